@@ -1,1 +1,9 @@
-//! x
+//! expunged makes data end on time.
+#![warn(clippy::pedantic)]
+#![allow(clippy::module_name_repetitions, clippy::must_use_candidate)]
+
+pub mod anonymize;
+pub mod clock;
+pub mod rule;
+pub mod schedule;
+pub mod types;
