@@ -104,9 +104,11 @@ impl Strategy {
             | Strategy::Constant { .. }
             | Strategy::TruncateDate { .. }
             | Strategy::GeneralizeNumber { .. }
-            | Strategy::GeneralizeIp { .. }
             | Strategy::Partial { .. } => true,
-            Strategy::Hmac | Strategy::Random | Strategy::Fake { .. } => false,
+            Strategy::GeneralizeIp { .. }
+            | Strategy::Hmac
+            | Strategy::Random
+            | Strategy::Fake { .. } => false,
         }
     }
 

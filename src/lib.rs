@@ -6,4 +6,5 @@ pub mod anonymize;
 pub mod clock;
 pub mod rule;
 pub mod schedule;
+pub mod store;
 pub mod types;
