@@ -4,6 +4,7 @@
 
 pub mod anonymize;
 pub mod clock;
+pub mod plan;
 pub mod rule;
 pub mod schedule;
 pub mod store;

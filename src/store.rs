@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::plan::Survey;
 use crate::rule::{Rule, StoreKind};
 use crate::types::{Key, Name};
 
 use sql::catalogue::Table;
 use sql::{
-    Access, Bounds, Database, Interrupted, Mismatch, Pace, Records, Replace, Resolution, Survey,
+    Access, Bounds, Database, Interrupted, Mismatch, Pace, Records, Replace, Resolution,
     SurveyDepth, TakeError, Target, Walk, Window,
 };
 

@@ -22,7 +22,7 @@ use crate::types::TableName;
 pub(crate) use batch::TakeError;
 pub use batch::{Interrupted, Records, Replace, Resolution, Window};
 pub(super) use batch::{next_window, resolve, take};
-pub use survey::{Dependents, Survey, SurveyDepth};
+pub use survey::SurveyDepth;
 pub(super) use survey::{next_start, sample, survey};
 pub use target::{Bounds, Mismatch, Target};
 pub use walk::{Pace, Walk, WalkKind};

@@ -1,7 +1,6 @@
 //! What a live catalogue says about a table: plain facts, the same for every dialect.
 
-use serde::Serialize;
-
+use crate::plan::OnDelete;
 use crate::rule::StoreKind;
 
 /// A table as it stands in the store.
@@ -94,20 +93,6 @@ pub struct Index {
     pub unique: bool,
     /// Whether it covers only part of the table, is invalid, or has no order.
     pub partial: bool,
-}
-
-/// What happens to a referencing row when the row it points at is deleted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnDelete {
-    /// It is deleted too.
-    Cascade,
-    /// Its reference is emptied.
-    SetNull,
-    /// Its reference is set to the default.
-    SetDefault,
-    /// The deletion fails.
-    Refuse,
 }
 
 /// A foreign key that points at the table.

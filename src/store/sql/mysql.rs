@@ -9,11 +9,12 @@ use sqlx::mysql::{
 };
 use sqlx::{Arguments, AssertSqlSafe, Column as _, Executor, MySqlPool, Row as _, TypeInfo};
 
+use crate::plan::OnDelete;
 use crate::rule::StoreKind;
 use crate::types::TableName;
 
 use super::catalogue::{
-    Column, ColumnKind, Index, OnDelete, Privileges, Reference, Shape, Statistics, Table, Trigger,
+    Column, ColumnKind, Index, Privileges, Reference, Shape, Statistics, Table, Trigger,
 };
 use super::statement::{Statement, Value};
 use super::{Access, Cell, Row};

@@ -6,11 +6,12 @@ use std::time::Duration;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, Column as _, Executor, PgPool, Row as _, TypeInfo};
 
+use crate::plan::OnDelete;
 use crate::rule::StoreKind;
 use crate::types::TableName;
 
 use super::catalogue::{
-    Column, ColumnKind, Index, OnDelete, Privileges, Reference, Shape, Statistics, Table, Trigger,
+    Column, ColumnKind, Index, Privileges, Reference, Shape, Statistics, Table, Trigger,
 };
 use super::statement::{Statement, Value};
 use super::{Access, Cell, Row};

@@ -8,11 +8,12 @@ use sqlx::sqlite::{
 };
 use sqlx::{Arguments, AssertSqlSafe, Executor, Row as _, SqlitePool, TypeInfo, ValueRef as _};
 
+use crate::plan::OnDelete;
 use crate::rule::StoreKind;
 use crate::types::TableName;
 
 use super::catalogue::{
-    Column, ColumnKind, Index, OnDelete, Privileges, Reference, Shape, Statistics, Table, Trigger,
+    Column, ColumnKind, Index, Privileges, Reference, Shape, Statistics, Table, Trigger,
 };
 use super::statement::{Statement, Value};
 use super::{Access, Cell, Row};
@@ -145,6 +146,14 @@ pub(super) async fn table(
         statistics: Statistics::default(),
         name: table_name,
     };
+    // A foreign key that names no columns points at the primary key.
+    for reference in &mut table.referenced_by {
+        for (place, column) in reference.target_columns.iter_mut().enumerate() {
+            if column.is_empty() {
+                *column = primary.get(place).cloned().unwrap_or_default();
+            }
+        }
+    }
     table.choose_key(&primary);
     Ok(Some(table))
 }

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 
+use crate::plan::{Dependents, Survey};
 use crate::types::Key;
 
 use super::Transaction;
 use super::batch::{read_key, select_key};
-use super::catalogue::{OnDelete, Reference};
+use super::catalogue::Reference;
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
 
@@ -20,48 +21,6 @@ pub enum SurveyDepth {
     Due,
     /// Also what is kept and why, subjects, and what a deletion takes along.
     Full,
-}
-
-/// What a table holds in the light of a rule.
-#[derive(Clone, Default, Debug)]
-pub struct Survey {
-    /// Records that are due.
-    pub due: u64,
-    /// The earliest starting point among them.
-    pub oldest: Option<Timestamp>,
-    /// The latest starting point among them.
-    pub newest: Option<Timestamp>,
-    /// Distinct subjects among them, where the rule names a subject.
-    pub subjects: Option<u64>,
-    /// All records of the table.
-    pub total: u64,
-    /// Whether `total` is the store's estimate.
-    pub total_is_estimate: bool,
-    /// Kept: no starting point.
-    pub no_start: u64,
-    /// Kept: the starting point cannot be read.
-    pub unreadable_start: u64,
-    /// Kept: the starting point is a placeholder.
-    pub placeholder_start: u64,
-    /// Kept: the starting point lies in the future.
-    pub future_start: u64,
-    /// Kept: old enough, but the rule's condition does not hold.
-    pub excluded: u64,
-    /// Kept: old enough, but anonymized already.
-    pub anonymized: u64,
-    /// Rows of other tables that point at due records, by foreign key.
-    pub dependents: Vec<Dependents>,
-}
-
-/// Rows of another table that point at due records.
-#[derive(Clone, Debug)]
-pub struct Dependents {
-    /// Their table.
-    pub table: String,
-    /// What a deletion does to them.
-    pub on_delete: OnDelete,
-    /// How many there are.
-    pub rows: u64,
 }
 
 /// Counts what is due and what is kept.
