@@ -6,6 +6,7 @@
 pub mod anonymize;
 pub mod audit;
 pub mod clock;
+pub mod keys;
 pub mod rule;
 pub mod schedule;
 pub mod types;

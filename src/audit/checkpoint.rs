@@ -125,10 +125,10 @@ mod tests {
     fn a_signed_checkpoint_is_only_good_for_its_own_log() {
         let signer = Signer::new("expunged/1", [7; 32]).unwrap();
         let note = checkpoint("expunged/1").sign(&signer);
-        let read = Checkpoint::open(&note, &signer.verifier());
+        let read = Checkpoint::open(&note, signer.verifier());
         assert_eq!(read, Ok(checkpoint("expunged/1")));
         let other = checkpoint("expunged/2").sign(&signer);
-        let read = Checkpoint::open(&other, &signer.verifier());
+        let read = Checkpoint::open(&other, signer.verifier());
         assert!(matches!(read, Err(CheckpointError::Origin { .. })), "{read:?}");
     }
 }

@@ -146,8 +146,8 @@ impl Signer {
     }
 
     /// The public half.
-    pub fn verifier(&self) -> Verifier {
-        self.verifier.clone()
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
     }
 
     /// The note: `text` and a signature. A text without a newline at its end gets one, as notes must.
