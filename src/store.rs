@@ -4,12 +4,14 @@
 //! together, survey it, walk through it in bounded batches that are taken but not yet committed, and
 //! say later what became of one.
 
+mod registry;
 pub mod sql;
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::config::SecretError;
 use crate::plan::Survey;
 use crate::rule::{Rule, StoreKind};
 use crate::types::{Key, Name};
@@ -19,6 +21,8 @@ use sql::{
     Access, Bounds, Database, Interrupted, Mismatch, Pace, Records, Replace, Resolution,
     SurveyDepth, TakeError, Target, Walk, Window,
 };
+
+pub use registry::Stores;
 
 /// A registered store, opened for reading or for acting.
 #[derive(Clone, Debug)]
@@ -50,6 +54,20 @@ pub enum StoreError {
         doing: &'static str,
         /// The driver's error. It may quote data; [`explain`] does not.
         source: sqlx::Error,
+    },
+    /// There is no such store.
+    #[error("there is no store `{store}`: add a table `[store.{store}]` to the configuration")]
+    NoStore {
+        /// Its name.
+        store: Name,
+    },
+    /// The URL is kept elsewhere and cannot be read.
+    #[error("store `{store}`: {source}")]
+    Secret {
+        /// The store.
+        store: Name,
+        /// Why.
+        source: SecretError,
     },
     /// There is no such table.
     #[error("store `{store}`: there is no table `{table}` that its user can see")]
@@ -238,6 +256,18 @@ impl Store {
         let table = self.inspect(rule).await?;
         Target::new(rule, table)
             .map_err(|mismatches| StoreError::Mismatch { store: self.name.clone(), mismatches })
+    }
+
+    /// Asks the store whether it understands the rule's condition, and how it would find due
+    /// records, without reading any.
+    ///
+    /// # Errors
+    /// When the store does not understand it, such as a column that is not there.
+    pub async fn try_condition(&self, target: &Target, bounds: Bounds) -> Result<(), StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::try_condition(&mut tx, target, bounds)
+            .await
+            .map_err(failed(&self.name, "trying the rule's `where`"))
     }
 
     /// Counts what is due and what is kept. Cannot write.

@@ -49,6 +49,19 @@ pub(crate) async fn survey(
     Ok(survey)
 }
 
+/// Runs the due clauses over no rows: the store parses and plans them.
+pub(crate) async fn try_condition(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+) -> Result<(), sqlx::Error> {
+    let mut s = Statement::new(target.dialect(), "SELECT 1 FROM ");
+    s.table(&target.table).push(" WHERE ");
+    target.due(&mut s, bounds);
+    s.push(" LIMIT 0");
+    tx.fetch(&s).await.map(drop)
+}
+
 fn positive(count: Option<i64>) -> u64 {
     count.and_then(|count| u64::try_from(count).ok()).unwrap_or_default()
 }
