@@ -14,7 +14,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlparser::dialect::{Dialect, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::parser::Parser;
-use sqlparser::tokenizer::Token;
+use sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
 
 use crate::anonymize::Anonymization;
 use crate::schedule::Schedule;
@@ -153,6 +153,9 @@ pub enum InvalidCondition {
     /// It is an expression followed by something else, which could change what is deleted.
     #[error("a condition is one expression, and this goes on with `{0}`")]
     Trailing(String),
+    /// It holds a comment, which could swallow what the statement puts after it.
+    #[error("a condition must not hold a comment")]
+    Comment,
 }
 
 impl Condition {
@@ -162,7 +165,7 @@ impl Condition {
     /// comment must not be able to change what surrounds it.
     ///
     /// # Errors
-    /// When it does not parse, or more follows the expression.
+    /// When it does not parse, more follows the expression, or it holds a comment.
     pub fn parse(kind: StoreKind, text: &str) -> Result<Self, InvalidCondition> {
         let dialect: &dyn Dialect = match kind {
             StoreKind::Postgres => &PostgreSqlDialect {},
@@ -173,7 +176,13 @@ impl Condition {
             let text = error.to_string();
             InvalidCondition::Syntax(text.trim_start_matches("sql parser error: ").to_owned())
         };
-        let mut parser = Parser::new(dialect).try_with_sql(text).map_err(syntax)?;
+        let tokens =
+            Tokenizer::new(dialect, text).tokenize().map_err(|error| syntax(error.into()))?;
+        // MySQL runs what stands in `/*! … */`; the tokenizer shows its content and not the comment.
+        if tokens.iter().any(is_comment) || kind == StoreKind::Mysql && text.contains("/*!") {
+            return Err(InvalidCondition::Comment);
+        }
+        let mut parser = Parser::new(dialect).with_tokens(tokens);
         parser.parse_expr().map_err(syntax)?;
         match parser.next_token().token {
             Token::EOF => Ok(Condition(text.trim().to_owned())),
@@ -185,6 +194,11 @@ impl Condition {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn is_comment(token: &Token) -> bool {
+    use Whitespace::{MultiLineComment, SingleLineComment};
+    matches!(token, Token::Whitespace(SingleLineComment { .. } | MultiLineComment(_)))
 }
 
 /// How long a record is kept: calendar years and months, days, then hours and less.
@@ -480,6 +494,22 @@ mod tests {
         {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_condition_holds_no_comment_that_could_swallow_the_rest_of_a_statement() {
+        let cases = [
+            (StoreKind::Postgres, "a = 1 -- all of them"),
+            (StoreKind::Postgres, "a = 1 /* free */ AND b = 2"),
+            (StoreKind::Sqlite, "a = 1 --"),
+            (StoreKind::Mysql, "a = 1 # all"),
+            (StoreKind::Mysql, "a = 1 /*!50000 OR 1 = 1 */"),
+        ];
+        for (kind, text) in cases {
+            assert_eq!(Condition::parse(kind, text), Err(InvalidCondition::Comment), "{text}");
+        }
+        assert!(Condition::parse(StoreKind::Postgres, "note <> '-- none /* */'").is_ok());
+        assert!(Condition::parse(StoreKind::Postgres, "data #> '{a}' IS NULL").is_ok());
     }
 
     fn zones() -> impl Strategy<Value = TimeZone> {
