@@ -4,6 +4,7 @@
 
 pub mod anonymize;
 pub mod clock;
+pub mod config;
 pub mod rule;
 pub mod schedule;
 pub mod types;
