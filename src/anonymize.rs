@@ -6,6 +6,7 @@
 //! not anonymized (GDPR Art. 4(5)), and says so wherever it is shown.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -104,9 +105,11 @@ impl Strategy {
             | Strategy::Constant { .. }
             | Strategy::TruncateDate { .. }
             | Strategy::GeneralizeNumber { .. }
-            | Strategy::GeneralizeIp { .. }
             | Strategy::Partial { .. } => true,
-            Strategy::Hmac | Strategy::Random | Strategy::Fake { .. } => false,
+            Strategy::GeneralizeIp { .. }
+            | Strategy::Hmac
+            | Strategy::Random
+            | Strategy::Fake { .. } => false,
         }
     }
 
@@ -198,6 +201,117 @@ impl Anonymization {
     }
 }
 
+/// What kind of value a column wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// Text of at most so many characters.
+    Text(usize),
+    /// An integer up to this one.
+    Integer(u32),
+    /// A UUID.
+    Uuid,
+}
+
+/// The new value of a column whose strategy is not carried out by the database. NULL stays NULL.
+///
+/// `pseudonym` is a keyed function of the old value; `random` gives fresh random bytes.
+pub fn replacement(
+    strategy: &Strategy,
+    wanted: Wanted,
+    old: Option<&str>,
+    pseudonym: &dyn Fn(&[u8]) -> [u8; 32],
+    random: &dyn Fn() -> [u8; 32],
+) -> Option<String> {
+    let old = old?;
+    let text = match strategy {
+        Strategy::Hmac => hex::encode(pseudonym(old.as_bytes())),
+        Strategy::Random => return Some(random_value(wanted, random())),
+        Strategy::Fake { kind, deterministic: true } => fake(*kind, pseudonym(old.as_bytes())),
+        Strategy::Fake { kind, deterministic: false } => fake(*kind, random()),
+        Strategy::GeneralizeIp { ipv4_prefix, ipv6_prefix } => {
+            network(old, *ipv4_prefix, *ipv6_prefix)
+        }
+        Strategy::Null
+        | Strategy::Constant { .. }
+        | Strategy::TruncateDate { .. }
+        | Strategy::GeneralizeNumber { .. }
+        | Strategy::Partial { .. } => return None,
+    };
+    match wanted {
+        Wanted::Text(most) => Some(text.chars().take(most).collect()),
+        Wanted::Integer(_) | Wanted::Uuid => Some(text),
+    }
+}
+
+fn random_value(wanted: Wanted, bytes: [u8; 32]) -> String {
+    let [a, b, c, d, ..] = bytes;
+    match wanted {
+        Wanted::Text(most) => hex::encode(&bytes[..16]).chars().take(most).collect(),
+        Wanted::Integer(most) => (u32::from_be_bytes([a, b, c, d]) % most.max(1)).to_string(),
+        Wanted::Uuid => {
+            let mut sixteen = [0; 16];
+            sixteen.copy_from_slice(&bytes[..16]);
+            uuid::Builder::from_random_bytes(sixteen).into_uuid().to_string()
+        }
+    }
+}
+
+const FIRST_NAMES: [&str; 16] = [
+    "Alex", "Robin", "Kim", "Sam", "Noor", "Jamie", "Charlie", "Sascha", "Yuki", "Toni", "Nikola",
+    "Andrea", "Ming", "Jules", "Amal", "Luca",
+];
+const LAST_NAMES: [&str; 16] = [
+    "Miller", "Garcia", "Nowak", "Rossi", "Silva", "Kaya", "Novak", "Larsen", "Tanaka", "Chen",
+    "Okafor", "Haddad", "Dubois", "Weber", "Ivanova", "Kumar",
+];
+const CITIES: [&str; 16] = [
+    "Riverton",
+    "Northfield",
+    "Lakeside",
+    "Easton",
+    "Westbrook",
+    "Hillview",
+    "Fairhaven",
+    "Oakdale",
+    "Brookfield",
+    "Ashford",
+    "Milltown",
+    "Greenport",
+    "Stonebridge",
+    "Clearwater",
+    "Maplewood",
+    "Summerfield",
+];
+
+fn fake(kind: FakeKind, bytes: [u8; 32]) -> String {
+    let pick = |list: [&'static str; 16], byte: u8| list[usize::from(byte) % list.len()];
+    let (first, last) = (pick(FIRST_NAMES, bytes[0]), pick(LAST_NAMES, bytes[1]));
+    match kind {
+        FakeKind::Name => format!("{first} {last}"),
+        FakeKind::FirstName => first.to_owned(),
+        FakeKind::LastName => last.to_owned(),
+        FakeKind::City => pick(CITIES, bytes[2]).to_owned(),
+        FakeKind::Phone => format!("+1 555 01{:02}", bytes[3] % 100),
+        FakeKind::Email => format!("{}@example.invalid", hex::encode(&bytes[4..14])),
+    }
+}
+
+/// The network of an address; `0.0.0.0` for what is not an address, so that nothing of it stays.
+fn network(address: &str, ipv4_prefix: u8, ipv6_prefix: u8) -> String {
+    let bare = address.split('/').next().unwrap_or(address).trim();
+    match bare.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(ipv4_prefix.min(32))).unwrap_or(0);
+            std::net::Ipv4Addr::from(u32::from(address) & mask).to_string()
+        }
+        Ok(IpAddr::V6(address)) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(ipv6_prefix.min(128))).unwrap_or(0);
+            std::net::Ipv6Addr::from(u128::from(address) & mask).to_string()
+        }
+        Err(_) => "0.0.0.0".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,5 +343,41 @@ mod tests {
         assert_eq!(Anonymization::new(BTreeMap::new(), None), Err(InvalidAnonymization::NoColumns));
         let clash = columns(&[("done_at", Strategy::Null)]);
         assert!(Anonymization::new(clash, Some("done_at".into())).is_err());
+    }
+
+    fn replace(strategy: &Strategy, wanted: Wanted, old: Option<&str>) -> Option<String> {
+        replacement(strategy, wanted, old, &|value| [value[0]; 32], &|| [7; 32])
+    }
+
+    #[test]
+    fn addresses_keep_only_their_network() {
+        let ip = Strategy::GeneralizeIp { ipv4_prefix: 24, ipv6_prefix: 48 };
+        let network = |old| replace(&ip, Wanted::Text(45), Some(old)).unwrap();
+        assert_eq!(network("203.0.113.77"), "203.0.113.0");
+        assert_eq!(network("2001:db8:1:2:3::4"), "2001:db8:1::");
+        assert_eq!(network("not an address"), "0.0.0.0");
+        let all = Strategy::GeneralizeIp { ipv4_prefix: 0, ipv6_prefix: 0 };
+        assert_eq!(replace(&all, Wanted::Text(45), Some("203.0.113.77")).unwrap(), "0.0.0.0");
+    }
+
+    #[test]
+    fn pseudonyms_follow_the_value_and_fakes_do_not() {
+        let wanted = Wanted::Text(200);
+        let hmac = |old| replace(&Strategy::Hmac, wanted, Some(old)).unwrap();
+        assert_eq!(hmac("ann"), hmac("a"));
+        assert_ne!(hmac("ann"), hmac("bob"));
+        let fake = Strategy::Fake { kind: FakeKind::Email, deterministic: false };
+        let invented = replace(&fake, wanted, Some("ann@example.com")).unwrap();
+        assert!(invented.ends_with("@example.invalid"), "{invented}");
+        assert_eq!(replace(&fake, wanted, None), None, "NULL stays NULL");
+    }
+
+    #[test]
+    fn values_fit_the_column() {
+        assert_eq!(replace(&Strategy::Hmac, Wanted::Text(10), Some("x")).unwrap().len(), 10);
+        let number = replace(&Strategy::Random, Wanted::Integer(100), Some("5")).unwrap();
+        assert!(number.parse::<u32>().unwrap() < 100);
+        let uuid = replace(&Strategy::Random, Wanted::Uuid, Some("x")).unwrap();
+        assert!(uuid.parse::<uuid::Uuid>().is_ok());
     }
 }

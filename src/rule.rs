@@ -349,6 +349,20 @@ fn instant(civil: DateTime, zone: &TimeZone, fold: Fold) -> Timestamp {
     }
 }
 
+/// The wall-clock time of `zone` such that every reading before it is before `at`.
+///
+/// While a change repeats an hour, its first pass cannot be told from its second: readings inside
+/// it count only once the second pass has shown them.
+pub fn wall_clock_before(at: Timestamp, zone: &TimeZone) -> DateTime {
+    let civil = zone.to_datetime(at);
+    let ambiguous = zone.to_ambiguous_timestamp(civil);
+    let AmbiguousOffset::Fold { after, .. } = ambiguous.offset() else { return civil };
+    match (ambiguous.later(), zone.following(at).next()) {
+        (Ok(later), Some(change)) if at < later => after.to_datetime(change.timestamp()),
+        _ => civil,
+    }
+}
+
 impl Rule {
     /// The cutoff of this rule at `now`.
     pub fn cutoff(&self, now: Timestamp) -> Timestamp {
@@ -466,6 +480,16 @@ mod tests {
             cutoff("1 day", "2026-10-26T01:30:00Z", "Europe/Berlin"),
             "2026-10-25T00:30:00Z"
         );
+    }
+
+    #[test]
+    fn a_wall_clock_without_a_zone_is_read_so_that_nothing_goes_early() {
+        let read = |text: &str| wall_clock_before(at(text), &zone("Europe/Berlin")).to_string();
+        assert_eq!(read("2026-07-01T10:00:00Z"), "2026-07-01T12:00:00");
+        // 02:30 comes twice on 25 October: in its first pass it could still be the second's.
+        assert_eq!(read("2026-10-25T00:30:00Z"), "2026-10-25T02:00:00");
+        assert_eq!(read("2026-10-25T01:30:00Z"), "2026-10-25T02:30:00");
+        assert_eq!(read("2026-10-25T02:30:00Z"), "2026-10-25T03:30:00");
     }
 
     #[test]

@@ -1,0 +1,238 @@
+//! The plan: what a rule would do now, decided before anything is touched, with a reason for each
+//! record that is kept.
+//!
+//! Pure. A store counts ([`Survey`]), and [`Plan::new`] puts the counts, the rule and the moment
+//! together. `plan`, `run` and rules in observe mode all use the same plan.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::rule::{Action, Mode, Rule};
+use crate::types::{Key, Name};
+
+/// What a table holds in the light of a rule.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Survey {
+    /// Records that are due.
+    pub due: u64,
+    /// The earliest starting point among them.
+    pub oldest: Option<Timestamp>,
+    /// The latest starting point among them.
+    pub newest: Option<Timestamp>,
+    /// Distinct subjects among them, where the rule names a subject.
+    pub subjects: Option<u64>,
+    /// All records of the table.
+    pub total: u64,
+    /// Whether `total` is the store's estimate.
+    pub total_is_estimate: bool,
+    /// Kept: no starting point.
+    pub no_start: u64,
+    /// Kept: the starting point cannot be read.
+    pub unreadable_start: u64,
+    /// Kept: the starting point is a placeholder.
+    pub placeholder_start: u64,
+    /// Kept: the starting point lies in the future.
+    pub future_start: u64,
+    /// Kept: old enough, but the rule's condition does not hold.
+    pub excluded: u64,
+    /// Kept: old enough, but anonymized already.
+    pub anonymized: u64,
+    /// Rows of other tables that point at due records, by foreign key.
+    pub dependents: Vec<Dependents>,
+}
+
+/// What happens to a referencing row when the row it points at is deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDelete {
+    /// It is deleted too.
+    Cascade,
+    /// Its reference is emptied.
+    SetNull,
+    /// Its reference is set to the default.
+    SetDefault,
+    /// The deletion fails.
+    Refuse,
+}
+
+impl OnDelete {
+    /// What happens to the rows, in words.
+    pub fn effect(self) -> &'static str {
+        match self {
+            OnDelete::Cascade => "deleted too",
+            OnDelete::SetNull => "reference set to NULL",
+            OnDelete::SetDefault => "reference set to its default",
+            OnDelete::Refuse => "the deletion fails",
+        }
+    }
+}
+
+/// Rows of another table that point at due records.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Dependents {
+    /// Their table.
+    pub table: String,
+    /// What a deletion does to them.
+    pub on_delete: OnDelete,
+    /// How many there are.
+    pub rows: u64,
+}
+
+/// Why records are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptReason {
+    /// The starting point is NULL.
+    NoStartingPoint,
+    /// The starting point cannot be read as a moment.
+    UnreadableStartingPoint,
+    /// The starting point is a zero or another placeholder before the rule's earliest day.
+    PlaceholderStartingPoint,
+    /// The starting point lies in the future.
+    FutureStartingPoint,
+    /// Old enough, but the rule's `where` does not hold.
+    Excluded,
+    /// Old enough, but anonymized already.
+    AlreadyAnonymized,
+}
+
+impl KeptReason {
+    /// The reason in words.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            KeptReason::NoStartingPoint => "no starting point",
+            KeptReason::UnreadableStartingPoint => "starting point cannot be read",
+            KeptReason::PlaceholderStartingPoint => "starting point is a placeholder",
+            KeptReason::FutureStartingPoint => "starting point in the future",
+            KeptReason::Excluded => "excluded by `where`",
+            KeptReason::AlreadyAnonymized => "anonymized already",
+        }
+    }
+}
+
+/// A number of records and why they are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Kept {
+    /// Why.
+    pub reason: KeptReason,
+    /// How many.
+    pub records: u64,
+}
+
+/// One due record, as an example.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Sample {
+    /// Its key, shown because a person asked for it.
+    pub key: Key,
+    /// From when its retention counts.
+    pub starting_point: Option<Timestamp>,
+}
+
+/// What a rule would do now.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The rule.
+    pub rule: Name,
+    /// Which version of the rule ([`Rule::digest`]).
+    pub rule_digest: String,
+    /// Its store.
+    pub store: Name,
+    /// Its table.
+    pub table: String,
+    /// `delete` or `anonymize`.
+    pub action: &'static str,
+    /// Whether a run would act.
+    pub mode: Mode,
+    /// The moment of the decision.
+    pub at: Timestamp,
+    /// The retention period as written.
+    pub retention: String,
+    /// Records whose starting point lies before it are due.
+    pub cutoff: Timestamp,
+    /// How many are due.
+    pub due: u64,
+    /// The earliest starting point among them.
+    pub oldest: Option<Timestamp>,
+    /// The latest starting point among them.
+    pub newest: Option<Timestamp>,
+    /// How many people they are about.
+    pub subjects: Option<u64>,
+    /// How many records the table has.
+    pub total: u64,
+    /// Whether that is the store's estimate.
+    pub total_is_estimate: bool,
+    /// The part of the table that is due, from 0 to 1.
+    pub share: f64,
+    /// Records that are kept though a glance might call them due, by reason. Only what occurs.
+    pub kept: Vec<Kept>,
+    /// Rows of other tables that a deletion takes along, empties or fails on.
+    pub dependents: Vec<Dependents>,
+    /// Columns that are only pseudonymized: whoever holds the key can still single a person out.
+    pub pseudonymized: Vec<String>,
+    /// How long a run would take, in seconds.
+    pub forecast_seconds: f64,
+    /// Whether the forecast rests on earlier runs of the rule, or is a guess.
+    pub forecast_from_history: bool,
+    /// Some of the due records, the oldest first.
+    pub sample: Vec<Sample>,
+}
+
+/// Records in a second that a database bears without haste; the guess before there is a history.
+const GUESSED_PACE: f64 = 10_000.0;
+
+impl Plan {
+    /// Decides what a rule would do at `now`. `pace` is records per second in earlier runs.
+    pub fn new(rule: &Rule, now: Timestamp, survey: Survey, pace: Option<f64>) -> Plan {
+        let kept = [
+            (KeptReason::NoStartingPoint, survey.no_start),
+            (KeptReason::UnreadableStartingPoint, survey.unreadable_start),
+            (KeptReason::PlaceholderStartingPoint, survey.placeholder_start),
+            (KeptReason::FutureStartingPoint, survey.future_start),
+            (KeptReason::Excluded, survey.excluded),
+            (KeptReason::AlreadyAnonymized, survey.anonymized),
+        ];
+        let kept = kept.into_iter().filter(|(_, records)| *records > 0);
+        let pseudonymized = match &rule.action {
+            Action::Delete => Vec::new(),
+            Action::Anonymize(change) => {
+                change.pseudonymized_columns().into_iter().map(str::to_owned).collect()
+            }
+        };
+        Plan {
+            rule: rule.name.clone(),
+            rule_digest: rule.digest(),
+            store: rule.store.clone(),
+            table: rule.table.to_string(),
+            action: rule.action.as_str(),
+            mode: rule.mode,
+            at: now,
+            retention: rule.retention.to_string(),
+            cutoff: rule.cutoff(now),
+            due: survey.due,
+            oldest: survey.oldest,
+            newest: survey.newest,
+            subjects: survey.subjects,
+            total: survey.total,
+            total_is_estimate: survey.total_is_estimate,
+            share: ratio(survey.due, survey.total),
+            kept: kept.map(|(reason, records)| Kept { reason, records }).collect(),
+            dependents: survey.dependents.into_iter().filter(|rows| rows.rows > 0).collect(),
+            pseudonymized,
+            forecast_seconds: ratio(survey.due, 1) / pace.unwrap_or(GUESSED_PACE).max(1.0),
+            forecast_from_history: pace.is_some(),
+            sample: Vec::new(),
+        }
+    }
+
+    /// The forecast as a duration.
+    pub fn forecast(&self) -> Duration {
+        Duration::try_from_secs_f64(self.forecast_seconds).unwrap_or(Duration::MAX)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share needs no more than 15 digits")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}

@@ -1,0 +1,339 @@
+//! Stores: what expunged looks at and deletes from.
+//!
+//! A [`Store`] offers the few steps that every kind of store can take: look at a table and a rule
+//! together, survey it, walk through it in bounded batches that are taken but not yet committed, and
+//! say later what became of one.
+
+pub mod sql;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::plan::Survey;
+use crate::rule::{Rule, StoreKind};
+use crate::types::{Key, Name};
+
+use sql::catalogue::Table;
+use sql::{
+    Access, Bounds, Database, Interrupted, Mismatch, Pace, Records, Replace, Resolution,
+    SurveyDepth, TakeError, Target, Walk, Window,
+};
+
+/// A registered store, opened for reading or for acting.
+#[derive(Clone, Debug)]
+pub struct Store {
+    name: Name,
+    database: Database,
+    access: Access,
+}
+
+/// What went wrong with a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL is not one.
+    #[error("store `{store}`: its url cannot be used ({reason}); write `{example}`")]
+    Url {
+        /// The store.
+        store: Name,
+        /// What is wrong with it, without the URL.
+        reason: String,
+        /// What a good one looks like.
+        example: &'static str,
+    },
+    /// The database refused or failed.
+    #[error("store `{store}`: {doing} failed: {}", explain(source))]
+    Database {
+        /// The store.
+        store: Name,
+        /// What was being done.
+        doing: &'static str,
+        /// The driver's error. It may quote data; [`explain`] does not.
+        source: sqlx::Error,
+    },
+    /// There is no such table.
+    #[error("store `{store}`: there is no table `{table}` that its user can see")]
+    NoTable {
+        /// The store.
+        store: Name,
+        /// The table.
+        table: String,
+    },
+    /// The rule does not fit the table.
+    #[error("store `{store}`: the rule does not fit the table: {}", list(mismatches))]
+    Mismatch {
+        /// The store.
+        store: Name,
+        /// Every way in which it does not.
+        mismatches: Vec<Mismatch>,
+    },
+    /// Rows changed between looking and acting; try again.
+    #[error("store `{store}`: rows changed while a batch was at work")]
+    Moved {
+        /// The store.
+        store: Name,
+    },
+}
+
+fn list(mismatches: &[Mismatch]) -> String {
+    mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// A database error in words that quote no data.
+///
+/// Messages about values (SQLSTATE classes 22 and 23, and MySQL's duplicate keys) quote them, and
+/// would carry personal data into logs; their code and constraint say enough.
+pub fn explain(error: &sqlx::Error) -> String {
+    let Some(database) = error.as_database_error() else {
+        return match error {
+            sqlx::Error::PoolTimedOut => {
+                "no connection within the time allowed: is it running, and reachable from here?"
+                    .to_owned()
+            }
+            other => other.to_string(),
+        };
+    };
+    let code = database.code().unwrap_or_default().into_owned();
+    let quotes_data = code.starts_with("22") || code.starts_with("23");
+    if !quotes_data {
+        return database.message().to_owned();
+    }
+    let constraint = database.constraint().map(|name| format!(", constraint {name}"));
+    let table = database.table().map(|name| format!(", table {name}"));
+    let what = if database.is_foreign_key_violation() {
+        "other rows point at the record"
+    } else if database.is_unique_violation() {
+        "the value exists already"
+    } else if code.starts_with("23") {
+        "a constraint refuses it"
+    } else {
+        "a value does not fit"
+    };
+    format!(
+        "{what} (SQLSTATE {code}{}{})",
+        table.unwrap_or_default(),
+        constraint.unwrap_or_default()
+    )
+}
+
+impl StoreError {
+    /// Whether the same step may succeed when tried again at once: a lock that others held, a
+    /// deadlock, a row that moved.
+    pub fn is_transient(&self) -> bool {
+        let StoreError::Database { source, .. } = self else {
+            return matches!(self, StoreError::Moved { .. });
+        };
+        let code = source.as_database_error().and_then(|error| error.code());
+        match code.as_deref() {
+            // PostgreSQL: lock_not_available, deadlock_detected, serialization_failure.
+            Some("55P03" | "40P01" | "40001") => true,
+            // SQLite: SQLITE_BUSY and its extended codes.
+            Some("5" | "261" | "517") => true,
+            // MySQL: ER_LOCK_WAIT_TIMEOUT comes as HY000 with number 1205.
+            Some("HY000") => source.to_string().contains("1205"),
+            _ => false,
+        }
+    }
+}
+
+/// A batch that is taken and not yet committed. Dropped, it is undone.
+pub struct Batch {
+    store: Name,
+    transaction: sql::Transaction,
+    /// What it took.
+    pub records: Records,
+    /// The window it took it from.
+    pub window: Window,
+}
+
+impl Batch {
+    /// Makes the batch last.
+    ///
+    /// # Errors
+    /// When it is not known whether it was committed: the intent stays open and is resolved later.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        let wrap = failed(&self.store, "committing a batch");
+        self.transaction.commit().await.map_err(wrap)
+    }
+
+    /// Undoes the batch.
+    ///
+    /// # Errors
+    /// When the connection is gone, in which case the server undoes it.
+    pub async fn rollback(self) -> Result<(), StoreError> {
+        let wrap = failed(&self.store, "rolling a batch back");
+        self.transaction.rollback().await.map_err(wrap)
+    }
+}
+
+fn failed(store: &Name, doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
+    let store = store.clone();
+    move |source| StoreError::Database { store: store.clone(), doing, source }
+}
+
+impl Store {
+    /// Prepares a store; it is connected to on first use.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub fn open(
+        name: Name,
+        kind: StoreKind,
+        url: &str,
+        access: Access,
+        connect_timeout: Duration,
+    ) -> Result<Store, StoreError> {
+        let example = match kind {
+            StoreKind::Postgres => "postgres://user@host/database",
+            StoreKind::Mysql => "mysql://user@host/database",
+            StoreKind::Sqlite => "sqlite:///path/to/file.db",
+        };
+        let schemes: &[&str] = match kind {
+            StoreKind::Postgres => &["postgres://", "postgresql://"],
+            StoreKind::Mysql => &["mysql://", "mariadb://"],
+            StoreKind::Sqlite => &["sqlite:"],
+        };
+        let unusable = |reason: String| StoreError::Url { store: name.clone(), reason, example };
+        if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(unusable(format!("it is not a {} url", kind.as_str())));
+        }
+        let database = Database::new(kind, url, access, connect_timeout)
+            // The driver's message quotes the URL, and with it the password.
+            .map_err(|_| unusable("it does not parse".to_owned()))?;
+        Ok(Store { name, database, access })
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Whether it was opened for reading or for acting.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    async fn begin(&self, access: Access) -> Result<sql::Transaction, StoreError> {
+        self.database.begin(access).await.map_err(failed(&self.name, "connecting"))
+    }
+
+    /// Reads what the catalogue knows about a rule's table.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, or has no such table.
+    pub async fn inspect(&self, rule: &Rule) -> Result<Table, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        let table =
+            tx.table(&rule.table).await.map_err(failed(&self.name, "reading the catalogue"))?;
+        let no_table =
+            || StoreError::NoTable { store: self.name.clone(), table: rule.table.to_string() };
+        table.ok_or_else(no_table)
+    }
+
+    /// Holds a rule against its live table.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, or the rule does not fit.
+    pub async fn target(&self, rule: &Rule) -> Result<Target, StoreError> {
+        let table = self.inspect(rule).await?;
+        Target::new(rule, table)
+            .map_err(|mismatches| StoreError::Mismatch { store: self.name.clone(), mismatches })
+    }
+
+    /// Counts what is due and what is kept. Cannot write.
+    ///
+    /// # Errors
+    /// When the store cannot be reached or refuses, for example a condition that names no column.
+    pub async fn survey(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        depth: SurveyDepth,
+    ) -> Result<Survey, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::survey(&mut tx, target, bounds, depth)
+            .await
+            .map_err(failed(&self.name, "counting records"))
+    }
+
+    /// Reads the keys of some due records, the oldest first. Cannot write.
+    ///
+    /// # Errors
+    /// As for [`Store::survey`].
+    pub async fn sample(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        limit: u32,
+    ) -> Result<Vec<(Key, Option<Timestamp>)>, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::sample(&mut tx, target, bounds, limit)
+            .await
+            .map_err(failed(&self.name, "sampling records"))
+    }
+
+    /// The starting point of the record that falls due next. Cannot write.
+    ///
+    /// # Errors
+    /// As for [`Store::survey`].
+    pub async fn next_start(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::next_start(&mut tx, target, bounds)
+            .await
+            .map_err(failed(&self.name, "looking for the next record"))
+    }
+
+    /// Takes the due records of the walk's next window, without committing. `None` at the end of the
+    /// walk. The walk does not move until [`Walk::advance`] is called.
+    ///
+    /// # Errors
+    /// When the store fails; nothing was changed then. See [`StoreError::is_transient`].
+    pub async fn take(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        walk: &mut Walk,
+        pace: &mut Pace,
+        replace: Replace<'_>,
+    ) -> Result<Option<Batch>, StoreError> {
+        let mut transaction = self.begin(Access::ReadWrite).await?;
+        let doing =
+            if target.change_is_deletion() { "deleting records" } else { "anonymizing records" };
+        let window = sql::next_window(&mut transaction, target, bounds, walk, pace)
+            .await
+            .map_err(failed(&self.name, "finding due records"))?;
+        let Some(window) = window else { return Ok(None) };
+        let records = sql::take(&mut transaction, target, bounds, &window, replace).await.map_err(
+            |error| match error {
+                TakeError::Moved => StoreError::Moved { store: self.name.clone() },
+                TakeError::Database(source) => failed(&self.name, doing)(source),
+            },
+        )?;
+        Ok(Some(Batch { store: self.name.clone(), transaction, records, window }))
+    }
+
+    /// Finds out what became of a batch whose process died.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn resolve(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        interrupted: &Interrupted,
+    ) -> Result<Resolution, StoreError> {
+        let mut tx = self.begin(Access::ReadWrite).await?;
+        sql::resolve(&mut tx, target, bounds, interrupted)
+            .await
+            .map_err(failed(&self.name, "resolving an interrupted batch"))
+    }
+
+    /// Closes its connections.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+}

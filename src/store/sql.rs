@@ -1,0 +1,237 @@
+//! SQL databases behind one door: a [`Database`] begins a [`Transaction`], and a transaction runs
+//! [`Statement`]s. Everything above this file is the same for all dialects.
+
+mod batch;
+pub mod catalogue;
+mod change;
+mod mysql;
+mod postgres;
+mod sqlite;
+mod statement;
+mod survey;
+mod target;
+mod walk;
+
+use std::time::Duration;
+
+use sqlx::{MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
+
+use crate::rule::StoreKind;
+use crate::types::TableName;
+
+pub(crate) use batch::TakeError;
+pub use batch::{Interrupted, Records, Replace, Resolution, Window};
+pub(super) use batch::{next_window, resolve, take};
+pub use survey::SurveyDepth;
+pub(super) use survey::{next_start, sample, survey};
+pub use target::{Bounds, Mismatch, Target};
+pub use walk::{Pace, Walk, WalkKind};
+
+use catalogue::Table;
+pub(crate) use statement::Statement;
+
+/// What a connection is for. A read-only one cannot write, and the database itself sees to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// For `check`, `plan` and rules that observe.
+    ReadOnly,
+    /// For runs that act.
+    ReadWrite,
+}
+
+/// A database with its pool of connections.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// PostgreSQL.
+    Postgres(PgPool),
+    /// MySQL or MariaDB.
+    Mysql(MySqlPool),
+    /// SQLite.
+    Sqlite(SqlitePool),
+}
+
+/// A transaction; dropped without a commit, it is rolled back.
+pub enum Transaction {
+    /// PostgreSQL.
+    Postgres(sqlx::Transaction<'static, Postgres>),
+    /// MySQL or MariaDB.
+    Mysql(sqlx::Transaction<'static, MySql>),
+    /// SQLite.
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+}
+
+/// One value read, of the few kinds that statements here select.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Cell {
+    Null,
+    Int(i64),
+    Float(f64),
+    Text(String),
+    Texts(Vec<String>),
+    Bytes(Vec<u8>),
+}
+
+/// One row read.
+pub(crate) struct Row(pub(crate) Vec<Cell>);
+
+impl Row {
+    pub(crate) fn int(&self, index: usize) -> Option<i64> {
+        match self.0.get(index) {
+            Some(Cell::Int(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn text(&self, index: usize) -> Option<String> {
+        match self.0.get(index) {
+            Some(Cell::Text(value)) => Some(value.clone()),
+            // MySQL hands some of its catalogue's texts out as bytes.
+            Some(Cell::Bytes(value)) => String::from_utf8(value.clone()).ok(),
+            _ => None,
+        }
+    }
+
+    /// A number or a text, as text.
+    pub(crate) fn scalar_text(&self, index: usize) -> Option<String> {
+        match self.0.get(index) {
+            Some(Cell::Int(value)) => Some(value.to_string()),
+            Some(Cell::Float(value)) => Some(value.to_string()),
+            _ => self.text(index),
+        }
+    }
+
+    pub(crate) fn texts(&self, index: usize) -> Vec<String> {
+        match self.0.get(index) {
+            Some(Cell::Texts(values)) => values.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Database {
+    /// Prepares the connections; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the URL does not parse.
+    pub fn new(
+        kind: StoreKind,
+        url: &str,
+        access: Access,
+        connect_timeout: Duration,
+    ) -> Result<Database, sqlx::Error> {
+        Ok(match kind {
+            StoreKind::Postgres => {
+                Database::Postgres(postgres::pool(url, access, connect_timeout)?)
+            }
+            StoreKind::Mysql => Database::Mysql(mysql::pool(url, access, connect_timeout)?),
+            StoreKind::Sqlite => Database::Sqlite(sqlite::pool(url, access, connect_timeout)?),
+        })
+    }
+
+    /// Begins a transaction: for reading, one snapshot that cannot write; for writing, one that
+    /// takes its locks at once where the dialect could otherwise fail half-way.
+    ///
+    /// # Errors
+    /// When no connection can be had.
+    pub async fn begin(&self, access: Access) -> Result<Transaction, sqlx::Error> {
+        let reading = access == Access::ReadOnly;
+        Ok(match self {
+            Database::Postgres(pool) => Transaction::Postgres(
+                pool.begin_with(if reading {
+                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+                } else {
+                    "BEGIN ISOLATION LEVEL READ COMMITTED"
+                })
+                .await?,
+            ),
+            Database::Mysql(pool) => Transaction::Mysql(
+                pool.begin_with(if reading {
+                    "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+                } else {
+                    "START TRANSACTION"
+                })
+                .await?,
+            ),
+            Database::Sqlite(pool) => Transaction::Sqlite(
+                pool.begin_with(if reading { "BEGIN" } else { "BEGIN IMMEDIATE" }).await?,
+            ),
+        })
+    }
+
+    /// Closes all connections.
+    pub async fn close(&self) {
+        match self {
+            Database::Postgres(pool) => pool.close().await,
+            Database::Mysql(pool) => pool.close().await,
+            Database::Sqlite(pool) => pool.close().await,
+        }
+    }
+}
+
+impl Transaction {
+    /// The dialect it speaks.
+    pub(crate) fn dialect(&self) -> StoreKind {
+        match self {
+            Transaction::Postgres(_) => StoreKind::Postgres,
+            Transaction::Mysql(_) => StoreKind::Mysql,
+            Transaction::Sqlite(_) => StoreKind::Sqlite,
+        }
+    }
+
+    /// Runs a statement and reads its rows.
+    pub(crate) async fn fetch(&mut self, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
+        match self {
+            Transaction::Postgres(tx) => postgres::fetch(tx, statement).await,
+            Transaction::Mysql(tx) => mysql::fetch(tx, statement).await,
+            Transaction::Sqlite(tx) => sqlite::fetch(tx, statement).await,
+        }
+    }
+
+    /// Runs a statement that gives exactly one row.
+    pub(crate) async fn fetch_row(&mut self, statement: &Statement) -> Result<Row, sqlx::Error> {
+        self.fetch(statement).await?.into_iter().next().ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// Runs a statement and says how many rows it touched.
+    pub(crate) async fn execute(&mut self, statement: &Statement) -> Result<u64, sqlx::Error> {
+        match self {
+            Transaction::Postgres(tx) => postgres::execute(tx, statement).await,
+            Transaction::Mysql(tx) => mysql::execute(tx, statement).await,
+            Transaction::Sqlite(tx) => sqlite::execute(tx, statement).await,
+        }
+    }
+
+    /// Reads everything the catalogue knows about a table; `None` when there is no such table.
+    pub(crate) async fn table(&mut self, name: &TableName) -> Result<Option<Table>, sqlx::Error> {
+        match self {
+            Transaction::Postgres(tx) => postgres::table(tx, name).await,
+            Transaction::Mysql(tx) => mysql::table(tx, name).await,
+            Transaction::Sqlite(tx) => sqlite::table(tx, name).await,
+        }
+    }
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// When the commit's outcome is not known to be good; the transaction may or may not have been
+    /// committed then.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        match self {
+            Transaction::Postgres(tx) => tx.commit().await,
+            Transaction::Mysql(tx) => tx.commit().await,
+            Transaction::Sqlite(tx) => tx.commit().await,
+        }
+    }
+
+    /// Rolls back.
+    ///
+    /// # Errors
+    /// When the connection is gone, in which case the server rolls back by itself.
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        match self {
+            Transaction::Postgres(tx) => tx.rollback().await,
+            Transaction::Mysql(tx) => tx.rollback().await,
+            Transaction::Sqlite(tx) => tx.rollback().await,
+        }
+    }
+}

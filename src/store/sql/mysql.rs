@@ -1,0 +1,334 @@
+//! MySQL and MariaDB: connecting, binding and reading values, and the catalogue.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::mysql::{
+    MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlPoolOptions, MySqlRow,
+};
+use sqlx::{Arguments, AssertSqlSafe, Column as _, Executor, MySqlPool, Row as _, TypeInfo};
+
+use crate::plan::OnDelete;
+use crate::rule::StoreKind;
+use crate::types::TableName;
+
+use super::catalogue::{
+    Column, ColumnKind, Index, Privileges, Reference, Shape, Statistics, Table, Trigger,
+};
+use super::statement::{Statement, Value};
+use super::{Access, Cell, Row};
+
+/// Connections that are kept at most: the deleting one, and one for looking on.
+const CONNECTIONS: u32 = 2;
+
+/// Prepares a pool; nothing is connected yet.
+pub(super) fn pool(
+    url: &str,
+    access: Access,
+    connect_timeout: Duration,
+) -> Result<MySqlPool, sqlx::Error> {
+    // READ COMMITTED takes no gap locks, so a batch blocks no inserts; a row that matches only since
+    // the batch looked makes the counts differ, and the batch is rolled back.
+    let session = match access {
+        Access::ReadOnly => {
+            ["SET SESSION TRANSACTION READ ONLY", "SET SESSION innodb_lock_wait_timeout = 2"]
+        }
+        Access::ReadWrite => [
+            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "SET SESSION innodb_lock_wait_timeout = 2",
+        ],
+    };
+    Ok(MySqlPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(connect_timeout)
+        .idle_timeout(Duration::from_secs(60))
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                for statement in session {
+                    connection.execute(statement).await?;
+                }
+                Ok(())
+            })
+        })
+        .connect_lazy_with(MySqlConnectOptions::from_str(url)?))
+}
+
+fn arguments(values: &[Value]) -> Result<MySqlArguments, sqlx::Error> {
+    let mut arguments = MySqlArguments::default();
+    for value in values {
+        match value.clone() {
+            Value::Int(value) => arguments.add(value),
+            Value::UInt(value) => arguments.add(value),
+            Value::Float(value) => arguments.add(value),
+            Value::Text(value) => arguments.add(value),
+            Value::Texts(value) => arguments.add(value.join(",")),
+            Value::Bytes(value) => arguments.add(value),
+            Value::Instant(value) => arguments.add(value),
+            Value::Civil(value) => arguments.add(value),
+            Value::Date(value) => arguments.add(value),
+            Value::Null => arguments.add(None::<String>),
+        }
+        .map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
+}
+
+/// Runs a statement and reads its rows.
+pub(super) async fn fetch(
+    connection: &mut MySqlConnection,
+    statement: &Statement,
+) -> Result<Vec<Row>, sqlx::Error> {
+    let query = sqlx::query_with(
+        AssertSqlSafe(statement.text().to_owned()),
+        arguments(statement.values())?,
+    )
+    .persistent(statement.is_reusable());
+    connection.fetch_all(query).await?.iter().map(read).collect()
+}
+
+/// Runs a statement and says how many rows it matched.
+pub(super) async fn execute(
+    connection: &mut MySqlConnection,
+    statement: &Statement,
+) -> Result<u64, sqlx::Error> {
+    let query = sqlx::query_with(
+        AssertSqlSafe(statement.text().to_owned()),
+        arguments(statement.values())?,
+    )
+    .persistent(statement.is_reusable());
+    Ok(connection.execute(query).await?.rows_affected())
+}
+
+fn read(row: &MySqlRow) -> Result<Row, sqlx::Error> {
+    let mut cells = Vec::with_capacity(row.columns().len());
+    for (index, column) in row.columns().iter().enumerate() {
+        let name = column.type_info().name();
+        cells.push(if name.contains("UNSIGNED") {
+            let value = row.try_get_unchecked::<Option<u64>, _>(index)?;
+            value.and_then(|value| i64::try_from(value).ok()).map_or(Cell::Null, Cell::Int)
+        } else if name.contains("INT") || name == "BOOLEAN" {
+            row.try_get_unchecked::<Option<i64>, _>(index)?.map_or(Cell::Null, Cell::Int)
+        } else if name.contains("BINARY") || name.contains("BLOB") {
+            row.try_get_unchecked::<Option<Vec<u8>>, _>(index)?.map_or(Cell::Null, Cell::Bytes)
+        } else {
+            row.try_get_unchecked::<Option<String>, _>(index)?.map_or(Cell::Null, Cell::Text)
+        });
+    }
+    Ok(Row(cells))
+}
+
+fn statement(sql: &'static str, schema: &str, table: &str) -> Statement {
+    let mut statement = Statement::new(StoreKind::Mysql, sql);
+    statement.set_values(vec![Value::Text(schema.to_owned()), Value::Text(table.to_owned())]);
+    statement
+}
+
+/// Reads everything the catalogue knows about a table; `None` when there is no such table.
+pub(super) async fn table(
+    connection: &mut MySqlConnection,
+    name: &TableName,
+) -> Result<Option<Table>, sqlx::Error> {
+    let schema = match &name.schema {
+        Some(schema) => schema.clone(),
+        None => {
+            let current = Statement::new(StoreKind::Mysql, "SELECT CAST(DATABASE() AS CHAR)");
+            let rows = fetch(connection, &current).await?;
+            rows.first().and_then(|row| row.text(0)).unwrap_or_default()
+        }
+    };
+    let find = statement(
+        "SELECT CAST(table_type AS CHAR), CAST(engine AS CHAR), CAST(table_rows AS SIGNED), \
+                CAST(data_length DIV 16384 AS SIGNED), CAST(table_schema AS CHAR), CAST(table_name AS CHAR) \
+         FROM information_schema.tables WHERE table_schema = ? AND table_name = ?",
+        &schema,
+        &name.table,
+    );
+    let rows = fetch(connection, &find).await?;
+    let Some(found) = rows.first() else { return Ok(None) };
+    let engine = found.text(1).unwrap_or_default();
+    let (schema, table_name) =
+        (found.text(4).unwrap_or(schema), found.text(5).unwrap_or_else(|| name.table.clone()));
+    let (indexes, primary) = indexes(connection, &schema, &table_name).await?;
+    let positive = |cell: Option<i64>| cell.and_then(|count| u64::try_from(count).ok());
+    let mut table = Table {
+        dialect: StoreKind::Mysql,
+        // Only a transactional engine can undo a batch; MyISAM and Aria cannot.
+        shape: if found.text(0).as_deref() == Some("BASE TABLE") && engine == "InnoDB" {
+            Shape::Keyed
+        } else {
+            Shape::Unsupported
+        },
+        columns: columns(connection, &schema, &table_name).await?,
+        key: Vec::new(),
+        indexes,
+        referenced_by: references(connection, &schema, &table_name).await?,
+        triggers: triggers(connection, &schema, &table_name).await?,
+        privileges: privileges(connection, &schema, &table_name).await?,
+        statistics: Statistics { rows: positive(found.int(2)), pages: positive(found.int(3)) },
+        schema: Some(schema),
+        name: table_name,
+    };
+    table.choose_key(&primary);
+    Ok(Some(table))
+}
+
+async fn columns(
+    connection: &mut MySqlConnection,
+    schema: &str,
+    table: &str,
+) -> Result<Vec<Column>, sqlx::Error> {
+    let query = statement(
+        "SELECT CAST(column_name AS CHAR), CAST(column_type AS CHAR), \
+                is_nullable = 'YES', CAST(data_type AS CHAR) \
+         FROM information_schema.columns WHERE table_schema = ? AND table_name = ? \
+         ORDER BY ordinal_position",
+        schema,
+        table,
+    );
+    let column = |row: &Row| Column {
+        name: row.text(0).unwrap_or_default(),
+        type_name: row.text(1).unwrap_or_default(),
+        nullable: row.int(2) == Some(1),
+        kind: match row.text(3).unwrap_or_default().to_lowercase().as_str() {
+            "tinyint" | "smallint" | "mediumint" | "int" | "bigint" => ColumnKind::Integer,
+            "decimal" | "float" | "double" => ColumnKind::Number,
+            "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => {
+                ColumnKind::Text
+            }
+            "uuid" => ColumnKind::Uuid,
+            "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => {
+                ColumnKind::Bytes
+            }
+            "timestamp" => ColumnKind::Instant,
+            "datetime" => ColumnKind::Civil,
+            "date" => ColumnKind::Date,
+            "inet4" | "inet6" => ColumnKind::Inet,
+            _ => ColumnKind::Other,
+        },
+    };
+    Ok(fetch(connection, &query).await?.iter().map(column).collect())
+}
+
+/// The indexes, and the primary key's columns.
+async fn indexes(
+    connection: &mut MySqlConnection,
+    schema: &str,
+    table: &str,
+) -> Result<(Vec<Index>, Vec<String>), sqlx::Error> {
+    let query = statement(
+        "SELECT CAST(index_name AS CHAR), CAST(non_unique AS SIGNED), \
+                CAST(COALESCE(column_name, '') AS CHAR), index_type <> 'BTREE', sub_part IS NOT NULL \
+         FROM information_schema.statistics WHERE table_schema = ? AND table_name = ? \
+         ORDER BY index_name, seq_in_index",
+        schema,
+        table,
+    );
+    let mut indexes: BTreeMap<String, Index> = BTreeMap::new();
+    for row in fetch(connection, &query).await? {
+        let name = row.text(0).unwrap_or_default();
+        let index = indexes.entry(name.clone()).or_insert_with(|| Index {
+            name,
+            columns: Vec::new(),
+            unique: row.int(1) == Some(0),
+            partial: row.int(3) == Some(1),
+        });
+        index.columns.push(row.text(2).unwrap_or_default());
+        // A prefix of a text is unique by itself only by chance, and orders only roughly.
+        index.partial |= row.int(4) == Some(1);
+    }
+    let primary = indexes.get("PRIMARY").map(|index| index.columns.clone()).unwrap_or_default();
+    Ok((indexes.into_values().collect(), primary))
+}
+
+async fn references(
+    connection: &mut MySqlConnection,
+    schema: &str,
+    table: &str,
+) -> Result<Vec<Reference>, sqlx::Error> {
+    // InnoDB demands an index for every foreign key, so the referencing side always has one.
+    let query = statement(
+        "SELECT CAST(k.constraint_name AS CHAR), CAST(k.table_schema AS CHAR), \
+                CAST(k.table_name AS CHAR), CAST(k.column_name AS CHAR), \
+                CAST(k.referenced_column_name AS CHAR), CAST(r.delete_rule AS CHAR) \
+         FROM information_schema.key_column_usage k \
+         JOIN information_schema.referential_constraints r \
+           ON r.constraint_schema = k.constraint_schema AND r.constraint_name = k.constraint_name \
+              AND r.table_name = k.table_name \
+         WHERE k.referenced_table_schema = ? AND k.referenced_table_name = ? \
+         ORDER BY k.constraint_name, k.ordinal_position",
+        schema,
+        table,
+    );
+    let mut references: BTreeMap<(String, String), Reference> = BTreeMap::new();
+    for row in fetch(connection, &query).await? {
+        let (name, table) = (row.text(0).unwrap_or_default(), row.text(2).unwrap_or_default());
+        let reference =
+            references.entry((table.clone(), name.clone())).or_insert_with(|| Reference {
+                name,
+                schema: row.text(1),
+                table,
+                columns: Vec::new(),
+                target_columns: Vec::new(),
+                on_delete: match row.text(5).as_deref() {
+                    Some("CASCADE") => OnDelete::Cascade,
+                    Some("SET NULL") => OnDelete::SetNull,
+                    Some("SET DEFAULT") => OnDelete::SetDefault,
+                    _ => OnDelete::Refuse,
+                },
+                indexed: true,
+            });
+        reference.columns.push(row.text(3).unwrap_or_default());
+        reference.target_columns.push(row.text(4).unwrap_or_default());
+    }
+    Ok(references.into_values().collect())
+}
+
+async fn triggers(
+    connection: &mut MySqlConnection,
+    schema: &str,
+    table: &str,
+) -> Result<Vec<Trigger>, sqlx::Error> {
+    let query = statement(
+        "SELECT CAST(trigger_name AS CHAR), event_manipulation = 'DELETE', \
+                event_manipulation = 'UPDATE' \
+         FROM information_schema.triggers \
+         WHERE event_object_schema = ? AND event_object_table = ? \
+           AND event_manipulation IN ('DELETE', 'UPDATE') ORDER BY trigger_name",
+        schema,
+        table,
+    );
+    let trigger = |row: &Row| Trigger {
+        name: row.text(0).unwrap_or_default(),
+        on_delete: row.int(1) == Some(1),
+        on_update: row.int(2) == Some(1),
+    };
+    Ok(fetch(connection, &query).await?.iter().map(trigger).collect())
+}
+
+/// What the connected user may do, by its own grants at every level. Rights that come through a
+/// role are not listed there, so what is not found is unknown, not refused.
+async fn privileges(
+    connection: &mut MySqlConnection,
+    schema: &str,
+    table: &str,
+) -> Result<Privileges, sqlx::Error> {
+    let query = statement(
+        "SELECT CAST(privilege_type AS CHAR) FROM information_schema.user_privileges \
+           WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''') \
+         UNION SELECT CAST(privilege_type AS CHAR) FROM information_schema.schema_privileges \
+           WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''') AND ? LIKE table_schema \
+         UNION SELECT CAST(privilege_type AS CHAR) FROM information_schema.table_privileges \
+           WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''') \
+             AND table_schema = DATABASE() AND table_name = ?",
+        schema,
+        table,
+    );
+    let rows = fetch(connection, &query).await?;
+    let granted: Vec<_> = rows.iter().filter_map(|row| row.text(0)).collect();
+    let has = |wanted: &str| granted.iter().any(|privilege| privilege == wanted);
+    // Roles and column grants do not show here; a user without any direct grant may still have them.
+    let known = granted.iter().any(|privilege| privilege != "USAGE");
+    let may = |wanted| if has(wanted) { Some(true) } else { known.then_some(false) };
+    Ok(Privileges { select: may("SELECT"), delete: may("DELETE"), update: may("UPDATE") })
+}

@@ -1,0 +1,206 @@
+//! Looking without touching: how many records are due, how many are kept and why.
+
+use jiff::Timestamp;
+
+use crate::plan::{Dependents, Survey};
+use crate::types::Key;
+
+use super::Transaction;
+use super::batch::{read_key, select_key};
+use super::catalogue::Reference;
+use super::statement::{Statement, Value};
+use super::target::{Bounds, Target};
+
+/// Above this the store's own estimate of a table's size is used instead of counting.
+const COUNT_EXACTLY_BELOW: u64 = 1_000_000;
+
+/// How much a survey finds out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SurveyDepth {
+    /// Only how many records are due: what a run needs.
+    Due,
+    /// Also what is kept and why, subjects, and what a deletion takes along.
+    Full,
+}
+
+/// Counts what is due and what is kept.
+pub(crate) async fn survey(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    depth: SurveyDepth,
+) -> Result<Survey, sqlx::Error> {
+    let mut survey = Survey::default();
+    count_due(tx, target, bounds, depth, &mut survey).await?;
+    count_total(tx, target, &mut survey).await?;
+    if depth == SurveyDepth::Full {
+        count_kept(tx, target, bounds, &mut survey).await?;
+        if target.change.is_none() && survey.due > 0 {
+            for reference in &target.table.referenced_by {
+                let rows = count_dependents(tx, target, bounds, reference).await?;
+                survey.dependents.push(Dependents {
+                    table: reference.table.clone(),
+                    on_delete: reference.on_delete,
+                    rows,
+                });
+            }
+        }
+    }
+    Ok(survey)
+}
+
+fn positive(count: Option<i64>) -> u64 {
+    count.and_then(|count| u64::try_from(count).ok()).unwrap_or_default()
+}
+
+async fn count_due(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    depth: SurveyDepth,
+    survey: &mut Survey,
+) -> Result<(), sqlx::Error> {
+    let mut s = Statement::new(target.dialect(), "SELECT count(*), ");
+    target.start_micros(&mut s, "min");
+    s.push(", ");
+    target.start_micros(&mut s, "max");
+    let subject = target.subject.as_ref().filter(|_| depth == SurveyDepth::Full);
+    if let Some(subject) = subject {
+        s.push(", count(DISTINCT ").name(&subject.name).push(")");
+    }
+    s.push(" FROM ").table(&target.table).push(" WHERE ");
+    target.due(&mut s, bounds);
+    let row = tx.fetch_row(&s).await?;
+    survey.due = positive(row.int(0));
+    survey.oldest = row.int(1).and_then(|micros| target.start_from_micros(micros));
+    survey.newest = row.int(2).and_then(|micros| target.start_from_micros(micros));
+    survey.subjects = subject.map(|_| positive(row.int(3)));
+    Ok(())
+}
+
+async fn count_total(
+    tx: &mut Transaction,
+    target: &Target,
+    survey: &mut Survey,
+) -> Result<(), sqlx::Error> {
+    match target.table.statistics.rows.filter(|rows| *rows >= COUNT_EXACTLY_BELOW) {
+        Some(rows) => {
+            // An estimate may be old; what was just counted is not.
+            survey.total = rows.max(survey.due);
+            survey.total_is_estimate = true;
+        }
+        None => {
+            let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
+            s.table(&target.table);
+            survey.total = positive(tx.fetch_row(&s).await?.int(0));
+        }
+    }
+    Ok(())
+}
+
+/// One sub-select per reason, so that each can use the index on the starting point.
+async fn count_kept(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    survey: &mut Survey,
+) -> Result<(), sqlx::Error> {
+    let mut s = Statement::new(target.dialect(), "SELECT ");
+    let reasons: [&dyn Fn(&mut Statement); 6] = [
+        &|s| target.has_no_start(s),
+        &|s| target.has_unreadable_start(s),
+        &|s| target.has_placeholder_start(s),
+        &|s| target.starts_in_future(s, bounds.now),
+        &|s| {
+            target.started_before_cutoff(s, bounds);
+            target.fails_condition(s);
+        },
+        &|s| {
+            target.started_before_cutoff(s, bounds);
+            target.meets_condition(s);
+            target.is_anonymized(s);
+        },
+    ];
+    s.separated(", ", reasons, |s, reason| {
+        s.push("(SELECT count(*) FROM ").table(&target.table).push(" WHERE ");
+        reason(s);
+        s.push(")");
+    });
+    let row = tx.fetch_row(&s).await?;
+    survey.no_start = positive(row.int(0));
+    survey.unreadable_start = positive(row.int(1));
+    survey.placeholder_start = positive(row.int(2));
+    survey.future_start = positive(row.int(3));
+    survey.excluded = positive(row.int(4));
+    survey.anonymized = positive(row.int(5));
+    Ok(())
+}
+
+async fn count_dependents(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    reference: &Reference,
+) -> Result<u64, sqlx::Error> {
+    let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
+    s.qualified(reference.schema.as_deref(), &reference.table)
+        .push(" AS dependent WHERE EXISTS (SELECT 1 FROM ");
+    s.table(&target.table).push(" AS due WHERE ");
+    s.separated(
+        " AND ",
+        reference.columns.iter().zip(&reference.target_columns),
+        |s, (from, to)| {
+            s.push("due.").name(to).push(" = dependent.").name(from);
+        },
+    );
+    s.push(" AND ");
+    target.due(&mut s, bounds);
+    s.push(")");
+    Ok(positive(tx.fetch_row(&s).await?.int(0)))
+}
+
+/// Some due records, the oldest first: their keys and starting points.
+pub(crate) async fn sample(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    limit: u32,
+) -> Result<Vec<(Key, Option<Timestamp>)>, sqlx::Error> {
+    let mut s = Statement::new(target.dialect(), "SELECT ");
+    select_key(&mut s, &target.table.key);
+    s.push(", ");
+    target.start_micros(&mut s, "");
+    s.push(" FROM ").table(&target.table).push(" WHERE ");
+    target.due(&mut s, bounds);
+    s.push(" ORDER BY ").name(&target.start.name).push(" LIMIT ");
+    s.bind(Value::Int(i64::from(limit)));
+    let columns = &target.table.key;
+    tx.fetch(&s)
+        .await?
+        .iter()
+        .map(|row| {
+            let micros = row.int(columns.len());
+            Ok((
+                read_key(row, columns)?,
+                micros.and_then(|micros| target.start_from_micros(micros)),
+            ))
+        })
+        .collect()
+}
+
+/// The starting point of the record that falls due next, after those that are due already.
+pub(crate) async fn next_start(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+) -> Result<Option<Timestamp>, sqlx::Error> {
+    let mut s = Statement::new(target.dialect(), "SELECT ");
+    target.start_micros(&mut s, "");
+    s.push(" FROM ").table(&target.table).push(" WHERE ");
+    target.starts_at_or_after_cutoff(&mut s, bounds);
+    target.meets_condition(&mut s);
+    target.is_fresh(&mut s);
+    s.push(" ORDER BY ").name(&target.start.name).push(" LIMIT 1");
+    let rows = tx.fetch(&s).await?;
+    Ok(rows.first().and_then(|row| row.int(0)).and_then(|micros| target.start_from_micros(micros)))
+}
