@@ -6,6 +6,7 @@
 pub mod anonymize;
 pub mod audit;
 pub mod clock;
+pub mod config;
 pub mod keys;
 pub mod plan;
 pub mod rule;
