@@ -7,6 +7,7 @@ pub mod anonymize;
 pub mod audit;
 pub mod clock;
 pub mod keys;
+pub mod ledger;
 pub mod rule;
 pub mod schedule;
 pub mod types;
