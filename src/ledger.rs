@@ -5,7 +5,6 @@
 //! through sqlx's `Any` driver. All writing goes through [`Ledger::begin`].
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,9 +35,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A write transaction on the ledger. Dropped without [`commit`], it is rolled back.
 pub type Transaction<'a> = sqlx::Transaction<'a, sqlx::Any>;
-
-/// A connection to the ledger, in or outside of a transaction.
-pub type LedgerConnection = AnyConnection;
 
 /// The ledger. Clones share its connections.
 #[derive(Clone)]
@@ -96,7 +92,7 @@ impl Ledger {
     pub async fn begin(&self) -> Result<Transaction<'static>, LedgerError> {
         let statement = match *self.place {
             Place::Sqlite { .. } => "BEGIN IMMEDIATE",
-            Place::Postgres { .. } => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+            Place::Postgres { .. } => "BEGIN ISOLATION LEVEL READ COMMITTED",
         };
         self.pool.begin_with(statement).await.doing("beginning a transaction")
     }
@@ -121,11 +117,6 @@ impl Ledger {
     /// Closes all connections; on SQLite, this folds the write-ahead log into the file.
     pub async fn close(&self) {
         self.pool.close().await;
-    }
-
-    /// The file of a SQLite ledger.
-    pub fn file(&self) -> Option<PathBuf> {
-        self.place.file().map(ToOwned::to_owned)
     }
 }
 
@@ -195,7 +186,7 @@ mod tests {
     fn spawnable<T: Send + 'static>(_: T) {}
 
     /// Whatever the ledger does can be done in a task of its own. Only to be compiled.
-    #[expect(dead_code, reason = "it is enough that it compiles")]
+    #[expect(dead_code, clippy::needless_pass_by_value, reason = "it is enough that it compiles")]
     fn all_can_be_spawned(ledger: Ledger, keys: Arc<Keys>, url: String, entry: Entry) {
         let (u, k) = (url.clone(), keys.clone());
         spawnable(async move { Ledger::open(&u, k).await.map(drop) });

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::audit::checkpoint::CheckpointError;
 use crate::audit::entry::EntryError;
+use crate::types::Name;
 
 /// Why something could not be done with the ledger.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +76,9 @@ pub enum LedgerError {
         /// Why it failed.
         source: sqlx::Error,
     },
+    /// The session that held a rule's lock has lost it.
+    #[error("the lock of rule `{0}` was lost: another process may be working on the rule")]
+    LockLost(Name),
     /// A row holds what expunged never writes.
     #[error("the ledger is damaged: column `{column}` holds {found}")]
     Damaged {

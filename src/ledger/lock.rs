@@ -62,15 +62,24 @@ impl RuleLock {
         &self.rule
     }
 
-    /// Makes sure that the lock is still held: the session that holds it may have been lost. To be
-    /// asked before each batch.
+    /// Makes sure that the lock is still held: its session may have been lost, or may never have
+    /// been one of our own behind a connection pooler. To be asked before each batch.
     ///
     /// # Errors
     /// When it is lost: somebody else may be working on the rule by now.
     pub async fn check(&mut self) -> Result<(), LedgerError> {
         match &mut self.held {
             Held::File(_) => Ok(()),
-            Held::Session(session) => session.ping().await.doing("holding the lock of a rule"),
+            Held::Session(session) => {
+                let held: bool = sqlx::query_scalar(
+                    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
+                     AND pid = pg_backend_pid())",
+                )
+                .fetch_one(&mut **session)
+                .await
+                .doing("holding the lock of a rule")?;
+                if held { Ok(()) } else { Err(LedgerError::LockLost(self.rule.clone())) }
+            }
         }
     }
 
@@ -135,6 +144,17 @@ async fn try_lock_session(
 ) -> Result<Option<AnyConnection>, LedgerError> {
     let doing = "locking a rule";
     let mut session = dedicated(place).await?;
+    // A machine that vanishes says no goodbye: the server is to notice within half a minute. And it
+    // is not to end a session because a batch takes long.
+    sqlx::query(
+        "SELECT set_config(name, CASE name WHEN 'tcp_keepalives_idle' THEN '10' \
+         WHEN 'tcp_keepalives_interval' THEN '5' WHEN 'tcp_keepalives_count' THEN '3' ELSE '0' END, \
+         false) FROM pg_settings WHERE name IN ('tcp_keepalives_idle', 'tcp_keepalives_interval', \
+         'tcp_keepalives_count', 'idle_session_timeout')",
+    )
+    .execute(&mut session)
+    .await
+    .doing(doing)?;
     // Advisory locks are one per database, and several ledgers may lie in schemas of one.
     let schema: String = sqlx::query_scalar("SELECT current_schema()::text")
         .fetch_one(&mut session)

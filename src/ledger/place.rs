@@ -43,8 +43,9 @@ impl Place {
         let options = SqliteConnectOptions::from_str(url)
             .map_err(|_| LedgerError::Url("is not one that SQLite understands"))?;
         let file = options.get_filename();
-        // Also its own name for databases that live in memory, which would forget what was deleted.
-        if file.as_os_str().is_empty() || file.as_os_str().as_bytes().starts_with(b"file:") {
+        let name = file.as_os_str().as_bytes();
+        // What lives in memory would forget what was deleted; `file:` is sqlx's name for that.
+        if name.is_empty() || name.starts_with(b"file:") || url.contains("mode=memory") {
             return Err(LedgerError::Url("names no file"));
         }
         let file = std::path::absolute(file).map_err(|_| LedgerError::Url("names no file"))?;
