@@ -580,6 +580,19 @@ async fn a_rule_is_locked_by_one_at_a_time(place: Place) {
     assert_valid(&one, 0).await;
 }
 
+/// A session that the server ends, as when the network or the server fails.
+#[tokio::test]
+async fn a_lost_lock_is_noticed() {
+    let place = Place::postgres().await;
+    let ledger = place.open().await;
+    let mut lock = ledger.lock_rule(&name("inactive")).await.unwrap().expect("nobody has it");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    place.connect().await.execute(end).await.unwrap();
+    lock_soon(&ledger, &name("inactive")).await;
+    assert!(lock.check().await.is_err());
+}
+
 async fn a_lock_vanishes_with_a_killed_process(place: Place) {
     let ledger = place.open().await;
     let mut holder = Command::new(std::env::current_exe().unwrap())

@@ -102,7 +102,7 @@ pub enum Problem {
         /// What the entries give.
         computed: Hash,
     },
-    /// The head of the log is missing or there are several.
+    /// The head of the log is missing or unreadable, or there are several.
     Head,
     /// The checkpoint is not one that this log's key has signed.
     Checkpoint {
@@ -149,7 +149,9 @@ impl fmt::Display for Problem {
                 f,
                 "the entries are not the signed ones: their root is {computed}, and {signed} was signed"
             ),
-            Problem::Head => write!(f, "the head of the log is missing or there are several"),
+            Problem::Head => {
+                write!(f, "the head of the log is missing or unreadable, or there are several")
+            }
             Problem::Checkpoint { reason } => write!(f, "the checkpoint is not good: {reason}"),
             Problem::HeadColumn { column } => {
                 write!(f, "column `{column}` of the log's head was changed")
@@ -232,7 +234,10 @@ impl Ledger {
         found: &mut Verification,
     ) -> Result<Head, LedgerError> {
         let query = sqlx::query("SELECT size, frontier, checkpoint FROM audit_head LIMIT 2");
-        let rows = query.fetch_all(&mut **snapshot).await.doing(VERIFYING)?;
+        let rows = match query.fetch_all(&mut **snapshot).await {
+            Err(error) if is_undecodable(&error) => Vec::new(),
+            rows => rows.doing(VERIFYING)?,
+        };
         let [row] = rows.as_slice() else {
             found.report(Problem::Head);
             return Ok(Head::default());
@@ -251,15 +256,19 @@ impl Ledger {
 }
 
 /// The next rows of the log, each with its position; a row that does not even decode is `None`.
+///
+/// The table may have been rebuilt without its constraints. Hence the upper bound and the cast:
+/// SQLite would let a position be text, which sorts after all numbers, or a fraction. Rows that
+/// this leaves out show in the count.
 async fn read_page(
     snapshot: &mut Transaction<'_>,
     from: i64,
 ) -> Result<Vec<(i64, Option<AnyRow>)>, LedgerError> {
     let query = sqlx::query(
-        "SELECT position, at, kind, rule, store, run_id, entry, leaf_hash FROM audit_entry \
-         WHERE position >= $1 ORDER BY position LIMIT $2",
+        "SELECT CAST(position AS BIGINT) AS position, at, kind, rule, store, run_id, entry, leaf_hash \
+         FROM audit_entry WHERE position BETWEEN $1 AND $2 ORDER BY audit_entry.position LIMIT $3",
     );
-    let rows = query.bind(from).bind(PAGE).fetch_all(&mut **snapshot).await;
+    let rows = query.bind(from).bind(i64::MAX).bind(PAGE).fetch_all(&mut **snapshot).await;
     match rows {
         Ok(rows) => {
             let with_position = |row: AnyRow| Ok((position(&row)?, Some(row)));
@@ -276,9 +285,11 @@ async fn read_page_singly(
     from: i64,
 ) -> Result<Vec<(i64, Option<AnyRow>)>, LedgerError> {
     let positions: Vec<i64> = sqlx::query_scalar(
-        "SELECT position FROM audit_entry WHERE position >= $1 ORDER BY position LIMIT $2",
+        "SELECT CAST(position AS BIGINT) FROM audit_entry WHERE position BETWEEN $1 AND $2 \
+         ORDER BY audit_entry.position LIMIT $3",
     )
     .bind(from)
+    .bind(i64::MAX)
     .bind(PAGE)
     .fetch_all(&mut **snapshot)
     .await
@@ -286,11 +297,11 @@ async fn read_page_singly(
     let mut page = Vec::new();
     for position in positions {
         let query = sqlx::query(
-            "SELECT position, at, kind, rule, store, run_id, entry, leaf_hash FROM audit_entry \
+            "SELECT at, kind, rule, store, run_id, entry, leaf_hash FROM audit_entry \
              WHERE position = $1",
         );
-        match query.bind(position).fetch_one(&mut **snapshot).await {
-            Ok(row) => page.push((position, Some(row))),
+        match query.bind(position).fetch_optional(&mut **snapshot).await {
+            Ok(row) => page.push((position, row)),
             Err(error) if is_undecodable(&error) => page.push((position, None)),
             Err(error) => return Err(error).doing(VERIFYING),
         }

@@ -170,3 +170,52 @@ async fn relabelled_entries_are_found(ledger: &Ledger, connection: &mut AnyConne
     assert!(matches!(problems[..], [Problem::Root { .. }]), "{problems:?}");
     restore(connection).await;
 }
+
+/// Somebody rebuilds the tables without what SQLite checks, and puts anything into them.
+#[tokio::test]
+async fn tables_without_constraints_hide_nothing() {
+    let place = Place::sqlite().await;
+    let ledger = place.open().await;
+    write(&ledger, &history()).await;
+    let mut connection = place.connect().await;
+    connection
+        .execute(
+            "CREATE TABLE loose (position, at, kind, rule, store, run_id, entry, leaf_hash); \
+             INSERT INTO loose SELECT * FROM audit_entry; DROP TABLE audit_entry; \
+             ALTER TABLE loose RENAME TO audit_entry; \
+             CREATE TABLE saved_entry AS SELECT * FROM audit_entry; \
+             CREATE TABLE loose (id, size, frontier, checkpoint); \
+             INSERT INTO loose SELECT * FROM audit_head; DROP TABLE audit_head; \
+             ALTER TABLE loose RENAME TO audit_head; \
+             CREATE TABLE saved_head AS SELECT * FROM audit_head",
+        )
+        .await
+        .unwrap();
+    assert_valid(&ledger, 6).await;
+    let copy = |position: &str| {
+        format!(
+            "INSERT INTO audit_entry SELECT {position}, at, kind, rule, store, run_id, entry, \
+             leaf_hash FROM audit_entry WHERE position = 5"
+        )
+    };
+    let columns = ["at", "kind", "rule", "store", "run_id", "entry", "leaf_hash"];
+    let odd = ["CAST(x'ff' AS TEXT)", "x'ff'", "7", "2.5", "NULL"];
+    let change = |(column, value): (&str, &str)| {
+        format!("UPDATE audit_entry SET {column} = {value} WHERE position = 3")
+    };
+    let mut statements: Vec<String> =
+        ["NULL", "'abc'", "x'00'", "2.5", "-1", "5", "9223372036854775807"].map(copy).into();
+    statements.extend(
+        columns.into_iter().flat_map(|column| odd.map(|value| (column, value))).map(change),
+    );
+    for column in ["size", "frontier", "checkpoint"] {
+        statements.extend(odd.map(|value| format!("UPDATE audit_head SET {column} = {value}")));
+    }
+    statements.push("INSERT INTO audit_head SELECT * FROM audit_head".into());
+    for statement in statements {
+        connection.execute(AssertSqlSafe(statement.clone())).await.unwrap();
+        assert!(!verify(&ledger).await.is_valid(), "{statement}");
+        restore(&mut connection).await;
+    }
+    assert_valid(&ledger, 6).await;
+}
