@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use sha2::{Digest, Sha256};
 
 use crate::rule::{Rule, StoreKind};
 use crate::types::Name;
@@ -168,6 +169,33 @@ impl Config {
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Config, ConfigError> {
         build(files, folder, environment, Problems::default())
+    }
+}
+
+impl Config {
+    /// SHA-256 over what the rules take, do, and when. Stores' addresses are not part of it, so that
+    /// nothing about them can be guessed from the audit log.
+    pub fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        for rule in self.rules.values() {
+            let line = format!(
+                "{}\0{}\0{}\0{}\n",
+                rule.name,
+                rule.digest(),
+                rule.schedule,
+                rule.mode
+            );
+            hasher.update(line);
+        }
+        for store in self.stores.values() {
+            hasher.update(format!("{}\0{}\n", store.name, store.kind.as_str()));
+        }
+        hex::encode(hasher.finalize())
+    }
+
+    /// Whether `other` has its ledger and its keys at the same place.
+    pub fn keeps_its_place(&self, other: &Config) -> bool {
+        self.ledger.url == other.ledger.url && self.keys == other.keys
     }
 }
 

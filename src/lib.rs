@@ -5,11 +5,18 @@
 
 pub mod anonymize;
 pub mod audit;
+pub mod check;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod keys;
+pub mod ledger;
+pub mod lifecycle;
 pub mod plan;
 pub mod rule;
+pub mod run;
 pub mod schedule;
 pub mod store;
+pub mod telemetry;
 pub mod types;

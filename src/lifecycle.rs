@@ -31,7 +31,6 @@ pub struct Received {
 }
 
 /// The signals of this process.
-#[derive(Debug)]
 pub struct Signals(SignalsInfo<WithOrigin>);
 
 impl Signals {

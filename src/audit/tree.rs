@@ -43,7 +43,7 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// A text that is not a [`Hash`].
+/// A text that is not a [`struct@Hash`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("this is not a hash: it takes 64 hexadecimal digits")]
 pub struct InvalidHash;
