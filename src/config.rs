@@ -178,13 +178,8 @@ impl Config {
     pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();
         for rule in self.rules.values() {
-            let line = format!(
-                "{}\0{}\0{}\0{}\n",
-                rule.name,
-                rule.digest(),
-                rule.schedule,
-                rule.mode
-            );
+            let line =
+                format!("{}\0{}\0{}\0{}\n", rule.name, rule.digest(), rule.schedule, rule.mode);
             hasher.update(line);
         }
         for store in self.stores.values() {

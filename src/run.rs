@@ -367,6 +367,13 @@ struct Prepared {
     total: u64,
 }
 
+impl Prepared {
+    /// Counts again what is due.
+    async fn survey(&self) -> Result<u64, StoreError> {
+        Ok(self.store.survey(&self.target, self.bounds, SurveyDepth::Due).await?.due)
+    }
+}
+
 /// A run under way.
 struct Execution<'a> {
     runner: &'a Runner,
@@ -395,8 +402,7 @@ impl Execution<'_> {
             Err(error) => (RunState::Failed, Some(error.to_string())),
         };
         // Read back: that a statement succeeded is weak evidence. What cannot be read is not known.
-        let again = self.survey().await.ok();
-        let remaining = again.as_ref().copied();
+        let remaining = self.prepared.survey().await.ok();
         let (end, reason) = match (&ended, state) {
             (Err(RunError::Store(_)), _) => (RunEnd::Failed, Some("the store failed")),
             (Err(RunError::Ledger(_)), _) => (RunEnd::Failed, Some("the ledger failed")),
@@ -422,11 +428,6 @@ impl Execution<'_> {
         })
     }
 
-    async fn survey(&self) -> Result<u64, StoreError> {
-        let Prepared { store, target, bounds, .. } = &self.prepared;
-        Ok(store.survey(target, *bounds, SurveyDepth::Due).await?.due)
-    }
-
     /// Walks the table until nothing is due, or a walk takes nothing.
     async fn walk(&mut self) -> Result<Ended, RunError> {
         let mut due = self.prepared.due;
@@ -445,7 +446,7 @@ impl Execution<'_> {
             if self.records == before {
                 break;
             }
-            due = self.survey().await?;
+            due = self.prepared.survey().await?;
         }
         Ok(Ended::Complete)
     }
