@@ -186,7 +186,7 @@ impl Daemon {
                 Ok(Some(request)) => self.start(&rule, Some(request)),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(rule = %name, %error, "an interrupted run is not resolved yet")
+                    tracing::error!(rule = %name, %error, "an interrupted run is not resolved yet");
                 }
             }
         }
@@ -222,7 +222,7 @@ impl Daemon {
                         // Another node was faster.
                         Ok(None) => {}
                         Err(error) => {
-                            tracing::error!(rule = %rule.name, %error, "a slot could not be claimed")
+                            tracing::error!(rule = %rule.name, %error, "a slot could not be claimed");
                         }
                     }
                 }
@@ -236,7 +236,7 @@ impl Daemon {
         let waiting = |rule: &&Name| !self.running.contains_key(*rule);
         let next =
             self.continuous.iter().filter(|(rule, _)| waiting(rule)).map(|(_, next)| *next).min();
-        let Some(next) = next else { return Duration::from_secs(3_600) };
+        let Some(next) = next else { return Duration::from_hours(1) };
         next.duration_since(clock::now()).try_into().unwrap_or(Duration::ZERO)
     }
 
@@ -286,7 +286,7 @@ impl Daemon {
                 ),
             },
             Err(error) => {
-                tracing::error!(rule, %error, "the ledger failed; the run is resolved at its next start")
+                tracing::error!(rule, %error, "the ledger failed; the run is resolved at its next start");
             }
         }
     }
@@ -315,7 +315,7 @@ impl Daemon {
                 match self.note_configuration().await {
                     Ok(()) => tracing::info!(rules = self.active.config.rules.len(), "reloaded"),
                     Err(error) => {
-                        tracing::error!(%error, "the new configuration is in force and could not be recorded")
+                        tracing::error!(%error, "the new configuration is in force and could not be recorded");
                     }
                 }
             }

@@ -88,7 +88,7 @@ pub mod systemd {
 
     /// The daemon is ready, or has finished a reload.
     pub fn ready(status: &str) {
-        tell(&[NotifyState::Ready, NotifyState::Status(status.into())]);
+        tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
     /// A reload begins.

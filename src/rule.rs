@@ -499,8 +499,8 @@ mod tests {
         assert!(matches!("soon".parse::<Retention>(), Err(InvalidRetention::Syntax(_))));
         assert!(matches!("".parse::<Retention>(), Err(InvalidRetention::Syntax(_))));
         assert!(matches!("0 days".parse::<Retention>(), Err(InvalidRetention::NotPositive(_))));
-        assert!(matches!("-2 years".parse::<Retention>(), Err(_)));
-        assert!(matches!("2 years ago".parse::<Retention>(), Err(_)));
+        assert!("-2 years".parse::<Retention>().is_err());
+        assert!("2 years ago".parse::<Retention>().is_err());
         assert!(matches!("4000 years".parse::<Retention>(), Err(InvalidRetention::TooLong(_))));
         assert!("6 minutes".parse::<Retention>().unwrap().is_sub_day());
         assert!(!"1 day".parse::<Retention>().unwrap().is_sub_day());

@@ -30,7 +30,7 @@ const MOST_WALKS: u32 = 3;
 /// How often a batch that met a lock is tried again before the run gives up.
 const MOST_ATTEMPTS: u32 = 6;
 /// How long a store may take to end the transaction of a process that died.
-const RESOLVE_WITHIN: Duration = Duration::from_secs(60);
+const RESOLVE_WITHIN: Duration = Duration::from_mins(1);
 
 /// What a run needs.
 #[derive(Clone, Debug)]

@@ -141,12 +141,11 @@ impl StoreError {
         let StoreError::Database { source, .. } = self else {
             return matches!(self, StoreError::Moved { .. });
         };
-        let code = source.as_database_error().and_then(|error| error.code());
+        let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code);
         match code.as_deref() {
-            // PostgreSQL: lock_not_available, deadlock_detected, serialization_failure.
-            Some("55P03" | "40P01" | "40001") => true,
-            // SQLite: SQLITE_BUSY and its extended codes.
-            Some("5" | "261" | "517") => true,
+            // PostgreSQL: lock_not_available, deadlock_detected, serialization_failure; SQLite:
+            // SQLITE_BUSY and its extended codes.
+            Some("55P03" | "40P01" | "40001" | "5" | "261" | "517") => true,
             // MySQL: ER_LOCK_WAIT_TIMEOUT comes as HY000 with number 1205.
             Some("HY000") => source.to_string().contains("1205"),
             _ => false,

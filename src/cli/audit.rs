@@ -116,7 +116,8 @@ fn describe(event: &Event) -> String {
         Event::DaemonStarted { version } => format!("version {version}"),
         Event::DaemonStopped { reason }
         | Event::ConfigurationRefused { reason }
-        | Event::RunRefused { reason, .. } => reason.to_string(),
+        | Event::RunRefused { reason, .. }
+        | Event::BatchUndone { reason, .. } => reason.to_string(),
         Event::ConfigurationLoaded { rules, stores, digest, .. } => {
             format!("{rules} rules, {stores} stores, digest {}", short(digest))
         }
@@ -139,7 +140,6 @@ fn describe(event: &Event) -> String {
             let root = commitments.to_string();
             format!("{action} of {}, commitments {}", output::records(*records), short(&root))
         }
-        Event::BatchUndone { reason, .. } => reason.to_string(),
         Event::RunFinished { state, records, remaining, reason, .. } => {
             let still = remaining.map(|due| format!(", {} still due", output::number(due)));
             let why = reason.as_ref().map(|reason| format!(": {reason}"));

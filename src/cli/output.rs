@@ -1,7 +1,7 @@
 //! Tables, numbers and moments for people.
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -17,9 +17,11 @@ pub(crate) const RESET: anstyle::Reset = anstyle::Reset;
 pub(crate) fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(headings.to_vec());
+        .set_header(
+            headings.iter().map(|heading| Cell::new(heading).add_attribute(Attribute::Bold)),
+        );
     if std::env::var_os("COLUMNS").is_none() && !table.is_tty() {
         table.set_width(110);
     }

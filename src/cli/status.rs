@@ -104,7 +104,7 @@ fn overdue_since(
 
 fn print(rules: &std::collections::BTreeMap<Name, Rule>, all: &[RuleStatus]) {
     let mut table =
-        output::table(&["rule", "mode", "schedule", "last run", "took", "next run", "overdue"]);
+        output::table(&["rule", "mode", "schedule", "last run", "records", "next run", "overdue"]);
     for status in all {
         let Some(rule) = rules.get(&status.rule) else { continue };
         let moment = |at: Option<Timestamp>| {

@@ -96,17 +96,14 @@ async fn count_total(
     target: &Target,
     survey: &mut Survey,
 ) -> Result<(), sqlx::Error> {
-    match target.table.statistics.rows.filter(|rows| *rows >= COUNT_EXACTLY_BELOW) {
-        Some(rows) => {
-            // An estimate may be old; what was just counted is not.
-            survey.total = rows.max(survey.due);
-            survey.total_is_estimate = true;
-        }
-        None => {
-            let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
-            s.table(&target.table);
-            survey.total = positive(tx.fetch_row(&s).await?.int(0));
-        }
+    if let Some(rows) = target.table.statistics.rows.filter(|rows| *rows >= COUNT_EXACTLY_BELOW) {
+        // An estimate may be old; what was just counted is not.
+        survey.total = rows.max(survey.due);
+        survey.total_is_estimate = true;
+    } else {
+        let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
+        s.table(&target.table);
+        survey.total = positive(tx.fetch_row(&s).await?.int(0));
     }
     Ok(())
 }
