@@ -134,8 +134,11 @@ async fn purge(store: TestDatabase) {
 
     let (code, verification, _) = expunged(&folder, &store, &["audit", "verify", "--json"]);
     assert_eq!((code, &verification["valid"]), (0, &true.into()), "{verification}");
-    let (_, batches, _) =
-        expunged(&folder, &store, &["audit", "log", "--kind", "batch_done", "--limit", "0", "--json"]);
+    let (_, batches, _) = expunged(
+        &folder,
+        &store,
+        &["audit", "log", "--kind", "batch_done", "--limit", "0", "--json"],
+    );
     let recorded: u64 =
         batches.as_array().unwrap().iter().map(|batch| batch["records"].as_u64().unwrap()).sum();
     assert_eq!(recorded, DUE, "every record is in the audit log, once");
