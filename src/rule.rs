@@ -14,7 +14,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlparser::dialect::{Dialect, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::parser::Parser;
-use sqlparser::tokenizer::Token;
+use sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::anonymize::Anonymization;
 use crate::schedule::Schedule;
@@ -153,6 +153,12 @@ pub enum InvalidCondition {
     /// It is an expression followed by something else, which could change what is deleted.
     #[error("a condition is one expression, and this goes on with `{0}`")]
     Trailing(String),
+    /// It has a parameter, which would take the value of another: expunged binds its own.
+    #[error("a condition cannot have parameters, and this has `{0}`: write the value itself")]
+    Parameter(String),
+    /// It has a comment that MySQL executes.
+    #[error("a condition cannot have comments that MySQL executes (`/*!`)")]
+    ExecutableComment,
 }
 
 impl Condition {
@@ -173,7 +179,23 @@ impl Condition {
             let text = error.to_string();
             InvalidCondition::Syntax(text.trim_start_matches("sql parser error: ").to_owned())
         };
-        let mut parser = Parser::new(dialect).try_with_sql(text).map_err(syntax)?;
+        if kind == StoreKind::Mysql && (text.contains("/*!") || text.contains("/*M!")) {
+            return Err(InvalidCondition::ExecutableComment);
+        }
+        let tokens = Tokenizer::new(dialect, text)
+            .tokenize()
+            .map_err(|error| InvalidCondition::Syntax(error.to_string()))?;
+        let is_parameter = |token: &&Token| match token {
+            Token::Placeholder(_) => true,
+            // SQLite's parameters also have names: `:a` and `@a`.
+            Token::Colon | Token::AtSign => kind == StoreKind::Sqlite,
+            Token::Word(word) => kind == StoreKind::Sqlite && word.value.starts_with('@'),
+            _ => false,
+        };
+        if let Some(token) = tokens.iter().find(is_parameter) {
+            return Err(InvalidCondition::Parameter(token.to_string()));
+        }
+        let mut parser = Parser::new(dialect).with_tokens(tokens);
         parser.parse_expr().map_err(syntax)?;
         match parser.next_token().token {
             Token::EOF => Ok(Condition(text.trim().to_owned())),

@@ -12,9 +12,12 @@ mod survey;
 mod target;
 mod walk;
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use sqlx::{MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::rule::StoreKind;
 use crate::types::TableName;
@@ -134,6 +137,7 @@ impl Database {
     /// # Errors
     /// When no connection can be had.
     pub async fn begin(&self, access: Access) -> Result<Transaction, sqlx::Error> {
+        self.is_listening().await?;
         let reading = access == Access::ReadOnly;
         Ok(match self {
             Database::Postgres(pool) => Transaction::Postgres(
@@ -156,6 +160,36 @@ impl Database {
                 pool.begin_with(if reading { "BEGIN" } else { "BEGIN IMMEDIATE" }).await?,
             ),
         })
+    }
+
+    /// Fails where nobody listens. The pool would take a refused connection for a server that is just
+    /// starting, and try again until its time is up.
+    async fn is_listening(&self) -> Result<(), sqlx::Error> {
+        let (host, port, patience) = match self {
+            Database::Postgres(pool) if pool.num_idle() == 0 => {
+                let options = pool.connect_options();
+                // A host that is a path is a socket's folder.
+                if options.get_socket().is_some() || options.get_host().starts_with('/') {
+                    return Ok(());
+                }
+                let patience = pool.options().get_acquire_timeout();
+                (options.get_host().to_owned(), options.get_port(), patience)
+            }
+            Database::Mysql(pool) if pool.num_idle() == 0 => {
+                let options = pool.connect_options();
+                if options.get_socket().is_some() {
+                    return Ok(());
+                }
+                let patience = pool.options().get_acquire_timeout();
+                (options.get_host().to_owned(), options.get_port(), patience)
+            }
+            _ => return Ok(()),
+        };
+        match timeout(patience, TcpStream::connect((host, port))).await {
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Err(error.into()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
     }
 
     /// Closes all connections.
