@@ -13,6 +13,7 @@ mod target;
 mod walk;
 
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::time::Duration;
 
 use sqlx::{MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
@@ -32,6 +33,9 @@ pub use walk::{Pace, Walk, WalkKind};
 
 use catalogue::Table;
 pub(crate) use statement::Statement;
+
+/// How long a connection takes at most where all is well.
+const PROMPT: Duration = Duration::from_millis(300);
 
 /// What a connection is for. A read-only one cannot write, and the database itself sees to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,7 +141,17 @@ impl Database {
     /// # Errors
     /// When no connection can be had.
     pub async fn begin(&self, access: Access) -> Result<Transaction, sqlx::Error> {
+        let mut begun = pin!(self.begin_patiently(access));
+        // The pool takes a refused connection for a server that is just starting, and tries again
+        // until its time is up.
+        if let Ok(begun) = timeout(PROMPT, &mut begun).await {
+            return begun;
+        }
         self.is_listening().await?;
+        begun.await
+    }
+
+    async fn begin_patiently(&self, access: Access) -> Result<Transaction, sqlx::Error> {
         let reading = access == Access::ReadOnly;
         Ok(match self {
             Database::Postgres(pool) => Transaction::Postgres(
@@ -162,11 +176,11 @@ impl Database {
         })
     }
 
-    /// Fails where nobody listens. The pool would take a refused connection for a server that is just
-    /// starting, and try again until its time is up.
+    /// Fails where nobody listens. Not asked before there is doubt: MySQL counts against a host what
+    /// connects and says nothing.
     async fn is_listening(&self) -> Result<(), sqlx::Error> {
         let (host, port, patience) = match self {
-            Database::Postgres(pool) if pool.num_idle() == 0 => {
+            Database::Postgres(pool) => {
                 let options = pool.connect_options();
                 // A host that is a path is a socket's folder.
                 if options.get_socket().is_some() || options.get_host().starts_with('/') {
@@ -175,7 +189,7 @@ impl Database {
                 let patience = pool.options().get_acquire_timeout();
                 (options.get_host().to_owned(), options.get_port(), patience)
             }
-            Database::Mysql(pool) if pool.num_idle() == 0 => {
+            Database::Mysql(pool) => {
                 let options = pool.connect_options();
                 if options.get_socket().is_some() {
                     return Ok(());
@@ -183,7 +197,7 @@ impl Database {
                 let patience = pool.options().get_acquire_timeout();
                 (options.get_host().to_owned(), options.get_port(), patience)
             }
-            _ => return Ok(()),
+            Database::Sqlite(_) => return Ok(()),
         };
         match timeout(patience, TcpStream::connect((host, port))).await {
             Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Err(error.into()),
