@@ -94,7 +94,7 @@ fn list(mismatches: &[Mismatch]) -> String {
 /// A database error in words that quote no data.
 ///
 /// Messages about values (SQLSTATE classes 22 and 23) quote them, those that a trigger raises
-/// (P0001, 45000) may, and both would carry personal data into logs; code and constraint say enough.
+/// (P0001, 45000) may, and all of them would carry personal data into logs; code and constraint say enough.
 pub fn explain(error: &sqlx::Error) -> String {
     let Some(database) = error.as_database_error() else {
         return match error {
@@ -110,7 +110,11 @@ pub fn explain(error: &sqlx::Error) -> String {
     // SQLite has numbers of its own, and its messages name columns, not values.
     let is_state = code.len() == 5 && database.try_downcast_ref::<SqliteError>().is_none();
     let class = if is_state { &code[..2] } else { "" };
-    let is_raised = is_state && (code == "P0001" || code == "45000" || number == Some(1644));
+    // 1811 is SQLite's SQLITE_CONSTRAINT_TRIGGER.
+    let is_raised = match is_state {
+        true => code == "P0001" || code == "45000" || number == Some(1644),
+        false => code == "1811",
+    };
     // 1366: a value that a column does not take, which MySQL files under no class.
     if !is_raised && !["22", "23"].contains(&class) && number != Some(1366) {
         return database.message().to_owned();
