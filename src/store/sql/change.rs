@@ -224,7 +224,8 @@ fn rounded_down(s: &mut Statement, column: &Column, step: u64) {
 
 fn masked(s: &mut Statement, column: &Column, first: u32, last: u32, mask: char) {
     let name = &column.name;
-    let number = |count: u32| Value::Int(i64::from(count));
+    // No text is longer than this, and the databases count in 32 bits.
+    let number = |count: u32| Value::Int(i64::from(count.min(0x3fff_ffff)));
     let length = |s: &mut Statement| {
         s.by_dialect("length(", "CHAR_LENGTH(", "length(").name(name).push(")");
     };
@@ -244,7 +245,8 @@ fn masked(s: &mut Statement, column: &Column, first: u32, last: u32, mask: char)
     let int = |s: &mut Statement, count: u32| {
         s.bind(number(count)).by_dialect("::int", "", "");
     };
-    s.push("CASE WHEN ");
+    // Said aloud, because SQLite makes nothing of NULL bytes, not NULL.
+    s.push("CASE WHEN ").name(name).push(" IS NULL THEN NULL WHEN ");
     length(s);
     s.push(" <= ");
     int(s, first.saturating_add(last));

@@ -541,7 +541,9 @@ fn form_of(dialect: StoreKind, column: &Column, encoding: Encoding) -> Result<Fo
         (Encoding::Native, _) if is_number => Err(wrong(
             "say what its numbers count, with `starting_point_unit = \"seconds\"` or `\"milliseconds\"` since 1970",
         )),
-        (Encoding::Native, _) if dialect == StoreKind::Sqlite => Ok(Form::Text),
+        (Encoding::Native, kind) if dialect == StoreKind::Sqlite && kind != ColumnKind::Bytes => {
+            Ok(Form::Text)
+        }
         (Encoding::Native, ColumnKind::Instant) => Ok(Form::Instant),
         (Encoding::Native, ColumnKind::Civil) => Ok(Form::Civil),
         (Encoding::Native, ColumnKind::Date) => Ok(Form::Date),
