@@ -18,7 +18,7 @@ on_each_database! {
     what_others_change_while_a_batch_waits_is_kept,
 }
 
-const ROWS: u32 = 20_000;
+const ROWS: u32 = 12_000;
 
 /// Ways to lay a table out: what stands between the columns and the end of `CREATE TABLE`, and after.
 fn layouts(database: &TestDatabase) -> Vec<(&'static str, &'static str, &'static str)> {
@@ -51,7 +51,7 @@ fn layouts(database: &TestDatabase) -> Vec<(&'static str, &'static str, &'static
 /// Which of the numbers below `ROWS` are due: scattered, together, and together after a long stretch
 /// of nothing, over which windows have grown wide.
 const PATTERNS: [&str; 4] =
-    ["(n * 7919) % 10 < 4", "n BETWEEN 7000 AND 12500", "n >= 13000", "n % 997 = 0"];
+    ["(n * 7919) % 10 < 4", "n BETWEEN 3000 AND 8500", "n >= 6500", "n % 997 = 0"];
 
 /// Fills a table: every third whole number is a key, and there is a wide gap.
 async fn fill(database: &TestDatabase, table: &str, due: &str) {
@@ -70,7 +70,7 @@ async fn fill(database: &TestDatabase, table: &str, due: &str) {
     };
     database
         .execute(&format!(
-            "INSERT INTO {into} SELECT {region}, n * 3 + CASE WHEN n > 9000 THEN 5000000 ELSE 0 END, \
+            "INSERT INTO {into} SELECT {region}, n * 3 + CASE WHEN n > 7000 THEN 5000000 ELSE 0 END, \
              CASE WHEN {due} THEN '2020-01-01 00:00:00' ELSE '2025-01-01 00:00:00' END{cast}, \
              'padding that makes rows a little longer than their keys' FROM {numbers} ORDER BY n"
         ))
@@ -111,6 +111,10 @@ async fn exactly_the_due_records_go(database: TestDatabase) {
     for (layout, end, more) in layouts(&database) {
         for due in PATTERNS {
             for kind in [WalkKind::Ranges, WalkKind::Index] {
+                // Along an index one dense pattern is like another.
+                if kind == WalkKind::Index && due.contains("BETWEEN") {
+                    continue;
+                }
                 number += 1;
                 let table = format!("walked_{number}");
                 let what = format!("{layout}, {due}, {kind:?}");
@@ -169,16 +173,16 @@ async fn a_walk_along_an_index_goes_on_beyond_what_it_looks_up_at_once(database:
 async fn the_way_follows_from_what_is_known(database: TestDatabase) {
     let (_, end, more) = layouts(&database)[0];
     create(&database, "events", end, more).await;
-    fill(&database, "events", "n = 15000").await;
+    fill(&database, "events", "n = 9000").await;
     let store = open(&database, Access::ReadOnly);
     let target = store.target(&rule("events")).await.unwrap();
-    assert_eq!(Walk::new(&target, 1, 20_000).kind, WalkKind::Ranges, "there is no index");
+    assert_eq!(Walk::new(&target, 1, 12_000).kind, WalkKind::Ranges, "there is no index");
     database.execute("CREATE INDEX events_at ON events (at)").await;
     let analyze = by_kind(&database, "ANALYZE events", "ANALYZE TABLE events", "ANALYZE");
     database.execute(analyze).await;
     let target = store.target(&rule("events")).await.unwrap();
-    assert_eq!(Walk::new(&target, 1, 20_000).kind, WalkKind::Index);
-    assert_eq!(Walk::new(&target, 10_000, 20_000).kind, WalkKind::Ranges, "half of all rows");
+    assert_eq!(Walk::new(&target, 1, 12_000).kind, WalkKind::Index);
+    assert_eq!(Walk::new(&target, 6_000, 12_000).kind, WalkKind::Ranges, "half of all rows");
 }
 
 /// A table of `rows` due records, and a walk over it of this kind.

@@ -463,7 +463,7 @@ pub(crate) async fn resolve(
         // An id that lies ahead is of another history of this database, before a restore: asking
         // for its fate would be an error.
         let mut s = Statement::new(StoreKind::Postgres, "SELECT CASE WHEN $1::text::xid8 < ");
-        s.push("pg_snapshot_xmax(pg_current_snapshot()) THEN pg_xact_status($1::text::xid8) END");
+        s.push("pg_current_xact_id() THEN pg_xact_status($1::text::xid8) END");
         s.set_values(vec![Value::Text(id.clone())]);
         match tx.fetch_row(&s).await?.text(0).as_deref() {
             Some("committed") => return Ok(Resolution::Done),
