@@ -1,11 +1,103 @@
-//! expunged makes data end on time.
+//! expunged makes data end on time: it finds the records that are past their retention, deletes or
+//! anonymizes them, and can prove what it did.
+//!
+//! This page is the map. It is read once, top to bottom, before anything else.
+//!
+//! # The way data takes
+//!
+//! ```text
+//! configuration -> rule -> plan -> run -> ledger -> audit log
+//!                   ^               |
+//!  cron slot, command, restart      '-> stores
+//! ```
+//!
+//! Whatever wakes a rule (a slot of its schedule, a record falling due, a command, a restart) leaves a
+//! *request* in the ledger, and one pass, [`run::Runner::work_off`], works requests off. There is no
+//! second path.
+//!
+//! A run takes due records in bounded batches, each in four steps that are durable one after the other:
+//! the batch is taken inside an open transaction of the store ([`store::Store::take`]); its *intent*,
+//! with the sealed keys, goes to the ledger ([`ledger::Ledger::intend`]); the store commits; the
+//! *outcome* and its audit entry go to the ledger in one transaction ([`ledger::Ledger::settle`]). A
+//! process that dies in between leaves an intent, and whoever holds the rule's lock next asks the
+//! store what became of it.
+//!
+//! # What always holds
+//!
+//! 1. In doubt nothing is deleted: a starting point that is NULL, unreadable, a placeholder or in the
+//!    future keeps its record, and the plan counts it with its reason.
+//! 2. A plan cannot write: it reads through transactions, sessions and, where configured, credentials
+//!    that the database itself keeps from writing.
+//! 3. The predicate is inside the deleting statement, so a record that changed after it was found stays.
+//! 4. Intent before effect, and each batch is settled exactly once.
+//! 5. Success is read back: after a run, what is due is counted again.
+//! 6. The audit log cannot be changed unnoticed and holds no personal data: keys appear in it only
+//!    as keyed commitments.
+//! 7. One bad thing stays one bad thing: rules, and stores, fail alone.
+//!
+//! # The modules, lowest first
+//!
+//! Each uses only what stands above it in this list; `tests/architecture.rs` guards that.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`types`] | names and keys that cannot be built wrong |
+//! | [`schedule`] | slots of a cron expression: next, previous, missed |
+//! | [`anonymize`] | the strategies, and which of them only pseudonymize |
+//! | [`rule`] | a rule, and the cutoff of its retention |
+//! | [`config`] | files as people write them, made into valid rules and stores |
+//! | [`plan`] | what a rule would do now, with a reason for everything kept |
+//! | [`clock`] | the only reader of time and of randomness |
+//! | [`audit`] | entries, Merkle tree, signed checkpoint: functions over bytes |
+//! | [`keys`] | expunged's own secrets |
+//! | [`store`] | the databases: catalogue, survey, walks and batches |
+//! | [`ledger`] | expunged's own database: requests, runs, batches, audit log |
+//! | [`check`] | a rule held against its live store |
+//! | [`run`] | the pass: request -> plan -> intent -> apply -> outcome -> read back |
+//! | [`lifecycle`] | signals and systemd |
+//! | [`daemon`] | timers and wake-ups -> passes |
+//! | [`telemetry`] | logs |
+//! | [`cli`] | one thin file per subcommand |
+//!
+//! # Choices worth knowing
+//!
+//! - **Parse once.** [`config`] stands above [`rule`] and decodes straight into it, with each error
+//!   at its place in the file; there is no half-checked rule that could travel.
+//! - **SQL for targets is built by [`store`]'s own small `Statement`**, not by a query builder: its
+//!   type lets nothing in but literals of the program, quoted names from the live catalogue, bound
+//!   values and the operator's parsed condition. `ctid` ranges, row comparisons and date functions of
+//!   three dialects would have been raw strings in a builder anyway.
+//! - **The ledger speaks to SQLite and PostgreSQL through one driver** (sqlx's `Any`), because its
+//!   schema is ours and holds only integers, text and bytes. Targets need typed adapters.
+//! - **A walk in physical order** is the default way through a table, because it wins by up to ten
+//!   times over the usual loop along an index; where few records are due, the index finds them
+//!   (`store/sql/walk.rs`).
+//! - **A rule's lock vanishes with its process** (a locked file, or a session of PostgreSQL), so there
+//!   are no leases to wait for and nothing to clean up after a crash.
+//! - **The ticker only wakes.** tokio-cron-scheduler calls the loop each minute; which slot is due is
+//!   computed by croner from the last one claimed, so daylight saving, downtime and two daemons on
+//!   one ledger come out right.
+//! - Deliberately absent so far: holds, erasure requests, recipients, backups, files and object
+//!   stores, and the HTTP interface.
+
 #![warn(clippy::pedantic)]
 #![allow(clippy::module_name_repetitions, clippy::must_use_candidate)]
+#![allow(clippy::doc_markdown, reason = "PostgreSQL, MariaDB and SQLite are names, not code")]
 
 pub mod anonymize;
+pub mod audit;
+pub mod check;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod keys;
+pub mod ledger;
+pub mod lifecycle;
 pub mod plan;
 pub mod rule;
+pub mod run;
 pub mod schedule;
 pub mod store;
+pub mod telemetry;
 pub mod types;

@@ -1,2 +1,15 @@
-//! x
-fn main() {}
+//! Arguments in, exit code out.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(expunged::cli::main()),
+        Err(error) => {
+            anstream::eprintln!("error: the runtime cannot be started: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -232,13 +232,22 @@ impl Plan {
         }
     }
 
+    /// Records that no decision can be made on: their starting point is missing, unreadable, a
+    /// placeholder or in the future.
+    pub fn undecided(&self) -> u64 {
+        use KeptReason::{AlreadyAnonymized, Excluded};
+        let decided = |kept: &&Kept| !matches!(kept.reason, Excluded | AlreadyAnonymized);
+        self.kept.iter().filter(decided).map(|kept| kept.records).sum()
+    }
+
     /// The forecast as a duration.
     pub fn forecast(&self) -> Duration {
         Duration::try_from_secs_f64(self.forecast_seconds).unwrap_or(Duration::MAX)
     }
 }
 
+/// A part of a whole; 0 of nothing.
 #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 15 digits")]
-fn ratio(part: u64, whole: u64) -> f64 {
+pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }

@@ -43,7 +43,7 @@ impl FromStr for Schedule {
         let fields = text.split_whitespace().count();
         if fields != 5 && !text.starts_with('@') {
             return Err(invalid(&format!(
-                "write five fields (minute hour day month weekday), such as `0 3 * * *`, or `continuous`; this has {fields}"
+                "it has {fields} fields, not the five of minute hour day month weekday"
             )));
         }
         let parser = CronParser::builder().seconds(Seconds::Disallowed).build();

@@ -4,6 +4,7 @@
 //! together, survey it, walk through it in bounded batches that are taken but not yet committed, and
 //! say later what became of one.
 
+mod registry;
 pub mod sql;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::sqlite::SqliteError;
 
+use crate::config::SecretError;
 use crate::plan::Survey;
 use crate::rule::{Rule, StoreKind};
 use crate::types::{Key, Name};
@@ -23,6 +25,8 @@ use sql::{
     Access, Bounds, Database, Interrupted, Mismatch, Pace, Records, Replace, Resolution,
     SurveyDepth, TakeError, Target, Walk, Window,
 };
+
+pub use registry::Stores;
 
 /// A registered store, opened for reading or for acting.
 #[derive(Clone, Debug)]
@@ -55,6 +59,20 @@ pub enum StoreError {
         /// The driver's error. It may quote data, so it is no `source` that a chain of errors would
         /// print; [`explain`] quotes none.
         cause: sqlx::Error,
+    },
+    /// There is no such store.
+    #[error("there is no store `{store}`: add a table `[store.{store}]` to the configuration")]
+    NoStore {
+        /// Its name.
+        store: Name,
+    },
+    /// The URL is kept elsewhere and cannot be read.
+    #[error("store `{store}`: {source}")]
+    Secret {
+        /// The store.
+        store: Name,
+        /// Why.
+        source: SecretError,
     },
     /// There is no such table.
     #[error("store `{store}`: there is no table `{table}` that its user can see")]
@@ -111,9 +129,10 @@ pub fn explain(error: &sqlx::Error) -> String {
     let is_state = code.len() == 5 && database.try_downcast_ref::<SqliteError>().is_none();
     let class = if is_state { &code[..2] } else { "" };
     // 1811 is SQLite's SQLITE_CONSTRAINT_TRIGGER.
-    let is_raised = match is_state {
-        true => code == "P0001" || code == "45000" || number == Some(1644),
-        false => code == "1811",
+    let is_raised = if is_state {
+        code == "P0001" || code == "45000" || number == Some(1644)
+    } else {
+        code == "1811"
     };
     // 1366: a value that a column does not take, which MySQL files under no class.
     if !is_raised && !["22", "23"].contains(&class) && number != Some(1366) {
@@ -148,13 +167,15 @@ impl StoreError {
         };
         let Some(error) = cause.as_database_error() else { return false };
         match (error.code().as_deref(), mysql_number(error)) {
-            // PostgreSQL: lock_not_available, deadlock_detected, serialization_failure (MySQL's
-            // deadlocks are of that last state, too).
-            (Some("55P03" | "40P01" | "40001"), _) => true,
-            // SQLite: SQLITE_BUSY, SQLITE_LOCKED and their extended codes.
-            (Some("5" | "261" | "517" | "773" | "6" | "262"), None) => true,
-            // MySQL: ER_LOCK_WAIT_TIMEOUT; MariaDB: ER_CHECKREAD, a row that changed since it was read.
-            (_, Some(1205 | 1020)) => true,
+            // MySQL: ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK; MariaDB: ER_CHECKREAD, a row that changed
+            // since it was read.
+            (_, Some(number)) => [1205, 1213, 1020].contains(&number),
+            // PostgreSQL: lock_not_available, deadlock_detected, serialization_failure; SQLite:
+            // SQLITE_BUSY, SQLITE_LOCKED and their extended codes.
+            (
+                Some("55P03" | "40P01" | "40001" | "5" | "261" | "517" | "773" | "6" | "262"),
+                None,
+            ) => true,
             _ => false,
         }
     }
@@ -266,6 +287,18 @@ impl Store {
         let table = self.inspect(rule).await?;
         Target::new(rule, table)
             .map_err(|mismatches| StoreError::Mismatch { store: self.name.clone(), mismatches })
+    }
+
+    /// Asks the store whether it understands the rule's condition, and how it would find due
+    /// records, without reading any.
+    ///
+    /// # Errors
+    /// When the store does not understand it, such as a column that is not there.
+    pub async fn try_condition(&self, target: &Target, bounds: Bounds) -> Result<(), StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::try_condition(&mut tx, target, bounds)
+            .await
+            .map_err(failed(&self.name, "trying the rule's `where`"))
     }
 
     /// Counts what is due and what is kept. Cannot write.

@@ -156,7 +156,8 @@ impl Key {
     /// Two keys have the same encoding only if they are equal, so a commitment to the encoding is a
     /// commitment to the key.
     pub fn encode_to(&self, out: &mut Vec<u8>) {
-        out.extend((self.0.len() as u32).to_be_bytes());
+        let length = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes();
+        out.extend(length(self.0.len()));
         for value in &self.0 {
             let (tag, bytes): (u8, Cow<'_, [u8]>) = match value {
                 KeyValue::Int(value) => (1, value.to_be_bytes().to_vec().into()),
@@ -165,7 +166,7 @@ impl Key {
                 KeyValue::Bytes(value) => (4, value.as_slice().into()),
             };
             out.push(tag);
-            out.extend((bytes.len() as u32).to_be_bytes());
+            out.extend(length(bytes.len()));
             out.extend_from_slice(&bytes);
         }
     }

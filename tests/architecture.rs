@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Every module, lowest first: each may use those before it and none after it. `src/lib.rs` declares them
 /// and `src/main.rs` stands outside, so neither is here.
-const MODULES: [&str; 16] = [
+const MODULES: [&str; 17] = [
     "types",
     "schedule",
     "anonymize",
@@ -19,6 +19,7 @@ const MODULES: [&str; 16] = [
     "keys",
     "store",
     "ledger",
+    "check",
     "run",
     "lifecycle",
     "daemon",

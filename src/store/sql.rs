@@ -27,7 +27,7 @@ pub(crate) use batch::TakeError;
 pub use batch::{Interrupted, Records, Replace, Resolution, Window};
 pub(super) use batch::{next_window, resolve, take};
 pub use survey::SurveyDepth;
-pub(super) use survey::{next_start, sample, survey};
+pub(super) use survey::{next_start, sample, survey, try_condition};
 pub use target::{Bounds, Mismatch, Target};
 pub use walk::{Pace, Walk, WalkKind};
 
@@ -113,6 +113,24 @@ impl Row {
             _ => Vec::new(),
         }
     }
+}
+
+/// The statement that makes an index on a column, for people to run.
+pub fn create_index(
+    dialect: StoreKind,
+    schema: Option<&str>,
+    table: &str,
+    columns: &[String],
+) -> String {
+    // In PostgreSQL, CONCURRENTLY lets others go on writing.
+    let mut s = Statement::new(dialect, "CREATE INDEX ");
+    if dialect == StoreKind::Postgres {
+        s.push("CONCURRENTLY ON ");
+    } else {
+        s.name(&format!("{table}_{}", columns.join("_"))).push(" ON ");
+    }
+    s.qualified(schema, table).push(" (").names(columns.iter().map(String::as_str)).push(");");
+    s.text().to_owned()
 }
 
 impl Database {

@@ -1,6 +1,9 @@
 //! What every SQL store must do, held against PostgreSQL, MariaDB and SQLite: one body per promise,
 //! run on each.
 
+// What fails here fails a test, and says where.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

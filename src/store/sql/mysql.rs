@@ -42,7 +42,7 @@ pub(super) fn pool(
     Ok(MySqlPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(connect_timeout)
-        .idle_timeout(Duration::from_secs(60))
+        .idle_timeout(Duration::from_mins(1))
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 for statement in session {
@@ -129,13 +129,12 @@ pub(super) async fn table(
     connection: &mut MySqlConnection,
     name: &TableName,
 ) -> Result<Option<Table>, sqlx::Error> {
-    let schema = match &name.schema {
-        Some(schema) => schema.clone(),
-        None => {
-            let current = Statement::new(StoreKind::Mysql, "SELECT CAST(DATABASE() AS CHAR)");
-            let rows = fetch(connection, &current).await?;
-            rows.first().and_then(|row| row.text(0)).unwrap_or_default()
-        }
+    let schema = if let Some(schema) = &name.schema {
+        schema.clone()
+    } else {
+        let current = Statement::new(StoreKind::Mysql, "SELECT CAST(DATABASE() AS CHAR)");
+        let rows = fetch(connection, &current).await?;
+        rows.first().and_then(|row| row.text(0)).unwrap_or_default()
     };
     let find = statement(
         "SELECT CAST(table_type AS CHAR), CAST(engine AS CHAR), CAST(table_rows AS SIGNED), \
@@ -332,9 +331,9 @@ async fn privileges(
     let rows = fetch(connection, &query).await?;
     let granted: Vec<_> = rows.iter().filter_map(|row| row.text(0)).collect();
     let has = |wanted: &str| granted.iter().any(|privilege| privilege == wanted);
-    let may = |wanted: &str, of_columns: &str| match has(wanted) || has(of_columns) {
-        true => Some(true),
-        false => (!has("a role")).then_some(false),
+    let may = |wanted: &str, of_columns: &str| {
+        let granted = has(wanted) || has(of_columns);
+        (granted || !has("a role")).then_some(granted)
     };
     Ok(Privileges {
         select: may("SELECT", "SELECT (columns)"),

@@ -39,7 +39,7 @@ pub(super) fn pool(
     Ok(SqlitePoolOptions::new()
         .max_connections(2)
         .acquire_timeout(connect_timeout)
-        .idle_timeout(Duration::from_secs(60))
+        .idle_timeout(Duration::from_mins(1))
         .connect_lazy_with(options))
 }
 

@@ -49,6 +49,19 @@ pub(crate) async fn survey(
     Ok(survey)
 }
 
+/// Runs the due clauses over no rows: the store parses and plans them.
+pub(crate) async fn try_condition(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+) -> Result<(), sqlx::Error> {
+    let mut s = Statement::new(target.dialect(), "SELECT 1 FROM ");
+    s.table(&target.table).push(" WHERE ");
+    target.due(&mut s, bounds);
+    s.push(" LIMIT 0");
+    tx.fetch(&s).await.map(drop)
+}
+
 fn positive(count: Option<i64>) -> u64 {
     count.and_then(|count| u64::try_from(count).ok()).unwrap_or_default()
 }
@@ -83,17 +96,14 @@ async fn count_total(
     target: &Target,
     survey: &mut Survey,
 ) -> Result<(), sqlx::Error> {
-    match target.table.statistics.rows.filter(|rows| *rows >= COUNT_EXACTLY_BELOW) {
-        Some(rows) => {
-            // An estimate may be old; what was just counted is not.
-            survey.total = rows.max(survey.due);
-            survey.total_is_estimate = true;
-        }
-        None => {
-            let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
-            s.table(&target.table);
-            survey.total = positive(tx.fetch_row(&s).await?.int(0));
-        }
+    if let Some(rows) = target.table.statistics.rows.filter(|rows| *rows >= COUNT_EXACTLY_BELOW) {
+        // An estimate may be old; what was just counted is not.
+        survey.total = rows.max(survey.due);
+        survey.total_is_estimate = true;
+    } else {
+        let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
+        s.table(&target.table);
+        survey.total = positive(tx.fetch_row(&s).await?.int(0));
     }
     Ok(())
 }

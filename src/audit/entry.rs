@@ -1,0 +1,420 @@
+//! Entries: what the audit log says happened, one line of JSON each.
+//!
+//! An append-only log cannot forget, so nothing goes in that could be personal data: no key, no
+//! subject, no condition, no text of an error that may quote a value. Reasons are [`Reason`]s, which
+//! are words from expunged's own source.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::tree::Hash;
+use crate::rule;
+use crate::types::Name;
+
+/// The longest entry in bytes: the limit of tlog-tiles, whose entries carry a 16-bit length.
+pub const MAX_BYTES: usize = 65_535;
+
+/// One thing that happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, to the microsecond.
+    #[serde(with = "moment")]
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Why an entry cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// Longer than [`MAX_BYTES`].
+    #[error("an audit entry of kind `{kind}` has {bytes} bytes, and {MAX_BYTES} is the most")]
+    TooLong {
+        /// The kind of the entry.
+        kind: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
+    /// Not JSON, or of a kind that this version does not know.
+    #[error("this is not an audit entry that this version can read")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Entry {
+    /// The entry as one line of JSON, without a newline: the bytes of its leaf. The same entry gives
+    /// the same bytes: `at`, `kind`, then the fields of the event in the order they are declared in.
+    ///
+    /// # Errors
+    /// When it would be longer than [`MAX_BYTES`].
+    pub fn to_json(&self) -> Result<String, EntryError> {
+        let json = serde_json::to_string(self)?;
+        if json.len() > MAX_BYTES {
+            return Err(EntryError::TooLong { kind: self.event.kind(), bytes: json.len() });
+        }
+        Ok(json)
+    }
+
+    /// Reads what [`Entry::to_json`] wrote.
+    ///
+    /// # Errors
+    /// When it is not an entry that this version knows.
+    pub fn from_json(json: &str) -> Result<Self, EntryError> {
+        Ok(serde_json::from_str(json)?)
+    }
+}
+
+/// What happened; `kind` in JSON.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields say what they are; a batch and a run are ids")]
+pub enum Event {
+    /// The daemon runs.
+    DaemonStarted { version: String },
+    /// The daemon ends.
+    DaemonStopped { reason: Reason },
+    /// A configuration took effect; `digest` is over all of it.
+    ConfigurationLoaded { digest: String, rules: u64, stores: u64, version: String },
+    /// A configuration was not taken; the one before stays.
+    ConfigurationRefused { reason: Reason },
+    /// A rule is new in the configuration.
+    RuleAdded { rule: Name, digest: String },
+    /// What a rule takes or does with it has changed.
+    RuleChanged { rule: Name, digest: String, previous: String },
+    /// A rule is gone from the configuration.
+    RuleRemoved { rule: Name, digest: String },
+    /// A rule may act from now on; `by` is the account that allowed it, where one did.
+    RuleArmed {
+        rule: Name,
+        digest: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// A rule only watches from now on.
+    RuleDisarmed { rule: Name },
+    /// A plan was made; `digest` is the saved plan's.
+    PlanMade {
+        rule: Name,
+        rule_digest: String,
+        #[serde(with = "moment")]
+        cutoff: Timestamp,
+        due: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
+    },
+    /// A rule begins to run.
+    RunStarted {
+        run: Uuid,
+        rule: Name,
+        rule_digest: String,
+        store: Name,
+        table: String,
+        action: ActionKind,
+        #[serde(with = "moment")]
+        cutoff: Timestamp,
+        cause: Cause,
+        mode: RunMode,
+    },
+    /// A batch is deleted or anonymized. `commitments` is the root of the Merkle tree over the keyed
+    /// commitments to its records; `pseudonymized` names columns whose new value still tells
+    /// persons apart.
+    BatchDone {
+        run: Uuid,
+        batch: Uuid,
+        rule: Name,
+        store: Name,
+        table: String,
+        action: ActionKind,
+        records: u64,
+        commitments: Hash,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pseudonymized: Vec<String>,
+    },
+    /// An intended batch was found not to be carried out.
+    BatchUndone { run: Uuid, batch: Uuid, rule: Name, store: Name, reason: Reason },
+    /// A run is over; `remaining` records were still due when expunged looked again.
+    RunFinished {
+        run: Uuid,
+        rule: Name,
+        store: Name,
+        state: RunEnd,
+        records: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        remaining: Option<u64>,
+        batches: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Reason>,
+    },
+    /// A rule that only watches has counted: `due` records would go, `undecided` ones have no usable
+    /// starting point and stay.
+    RunObserved {
+        run: Uuid,
+        rule: Name,
+        rule_digest: String,
+        store: Name,
+        table: String,
+        #[serde(with = "moment")]
+        cutoff: Timestamp,
+        due: u64,
+        undecided: u64,
+    },
+    /// A rule should have run and was not let to.
+    RunRefused { rule: Name, reason: Reason },
+}
+
+impl Event {
+    /// Every kind, in the order of the variants.
+    pub const KINDS: [&str; 16] = [
+        "daemon_started",
+        "daemon_stopped",
+        "configuration_loaded",
+        "configuration_refused",
+        "rule_added",
+        "rule_changed",
+        "rule_removed",
+        "rule_armed",
+        "rule_disarmed",
+        "plan_made",
+        "run_started",
+        "batch_done",
+        "batch_undone",
+        "run_finished",
+        "run_observed",
+        "run_refused",
+    ];
+
+    /// The kind, as JSON names it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Event::DaemonStarted { .. } => "daemon_started",
+            Event::DaemonStopped { .. } => "daemon_stopped",
+            Event::ConfigurationLoaded { .. } => "configuration_loaded",
+            Event::ConfigurationRefused { .. } => "configuration_refused",
+            Event::RuleAdded { .. } => "rule_added",
+            Event::RuleChanged { .. } => "rule_changed",
+            Event::RuleRemoved { .. } => "rule_removed",
+            Event::RuleArmed { .. } => "rule_armed",
+            Event::RuleDisarmed { .. } => "rule_disarmed",
+            Event::PlanMade { .. } => "plan_made",
+            Event::RunStarted { .. } => "run_started",
+            Event::BatchDone { .. } => "batch_done",
+            Event::BatchUndone { .. } => "batch_undone",
+            Event::RunFinished { .. } => "run_finished",
+            Event::RunObserved { .. } => "run_observed",
+            Event::RunRefused { .. } => "run_refused",
+        }
+    }
+
+    /// The rule that it is about.
+    pub fn rule(&self) -> Option<&Name> {
+        match self {
+            Event::DaemonStarted { .. }
+            | Event::DaemonStopped { .. }
+            | Event::ConfigurationLoaded { .. }
+            | Event::ConfigurationRefused { .. } => None,
+            Event::RuleAdded { rule, .. }
+            | Event::RuleChanged { rule, .. }
+            | Event::RuleRemoved { rule, .. }
+            | Event::RuleArmed { rule, .. }
+            | Event::RuleDisarmed { rule }
+            | Event::PlanMade { rule, .. }
+            | Event::RunStarted { rule, .. }
+            | Event::BatchDone { rule, .. }
+            | Event::BatchUndone { rule, .. }
+            | Event::RunFinished { rule, .. }
+            | Event::RunObserved { rule, .. }
+            | Event::RunRefused { rule, .. } => Some(rule),
+        }
+    }
+
+    /// The store that it happened in, and the run that it belongs to.
+    fn place(&self) -> Option<(&Name, Uuid)> {
+        match self {
+            Event::RunStarted { store, run, .. }
+            | Event::BatchDone { store, run, .. }
+            | Event::BatchUndone { store, run, .. }
+            | Event::RunFinished { store, run, .. }
+            | Event::RunObserved { store, run, .. } => Some((store, *run)),
+            _ => None,
+        }
+    }
+
+    /// The store that it happened in.
+    pub fn store(&self) -> Option<&Name> {
+        self.place().map(|(store, _)| store)
+    }
+
+    /// The run that it belongs to.
+    pub fn run(&self) -> Option<Uuid> {
+        self.place().map(|(_, run)| run)
+    }
+}
+
+/// A reason in expunged's own words.
+///
+/// It can only be made from text in the source (or read back from the log), so no value from a
+/// database or from the text of an error can slip in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Reason(Cow<'static, str>);
+
+impl Reason {
+    /// The words.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&'static str> for Reason {
+    fn from(words: &'static str) -> Self {
+        Reason(Cow::Borrowed(words))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A closed set of words, the same in the audit log and in the ledger's columns.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)+
+        }
+
+        impl $name {
+            /// The word for it.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word,)+
+                }
+            }
+
+            /// What the word stands for.
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some($name::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// What was done to records.
+    ActionKind {
+        /// They were deleted.
+        Delete = "delete",
+        /// Columns of theirs were changed.
+        Anonymize = "anonymize",
+    }
+}
+
+impl From<&rule::Action> for ActionKind {
+    fn from(action: &rule::Action) -> Self {
+        match action {
+            rule::Action::Delete => ActionKind::Delete,
+            rule::Action::Anonymize(_) => ActionKind::Anonymize,
+        }
+    }
+}
+
+words! {
+    /// Whether a run may change anything.
+    RunMode {
+        /// It only counts.
+        Observe = "observe",
+        /// It deletes or anonymizes.
+        Enforce = "enforce",
+    }
+}
+
+impl From<rule::Mode> for RunMode {
+    fn from(mode: rule::Mode) -> Self {
+        match mode {
+            rule::Mode::Observe => RunMode::Observe,
+            rule::Mode::Enforce => RunMode::Enforce,
+        }
+    }
+}
+
+words! {
+    /// Why a rule runs.
+    Cause {
+        /// Its schedule.
+        Slot = "slot",
+        /// Somebody's command.
+        Command = "command",
+        /// It runs whenever something falls due.
+        Continuous = "continuous",
+        /// An earlier run was interrupted.
+        Restart = "restart",
+    }
+}
+
+words! {
+    /// How a run ended.
+    RunEnd {
+        /// All that was due is gone.
+        Done = "done",
+        /// It was stopped between batches.
+        Stopped = "stopped",
+        /// An error ended it.
+        Failed = "failed",
+    }
+}
+
+/// Moments as RFC 3339 text in UTC with six digits of a second: always of one length, so that they
+/// sort as text.
+pub mod moment {
+    use jiff::Timestamp;
+    use jiff::fmt::temporal::DateTimePrinter;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+
+    /// The moment as text, cut to microseconds.
+    pub fn to_text(moment: Timestamp) -> String {
+        PRINTER.timestamp_to_string(&moment)
+    }
+
+    /// The moment that a text names.
+    ///
+    /// # Errors
+    /// When it names none.
+    pub fn from_text(text: &str) -> Result<Timestamp, jiff::Error> {
+        text.parse()
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        moment: &Timestamp,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&to_text(*moment))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        from_text(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+use super::*;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn at() -> Timestamp {
+    "2026-11-21T12:00:00.25Z".parse().unwrap()
+}
+
+/// One event of every kind, in the order of [`Event::KINDS`].
+fn one_of_each() -> Vec<Event> {
+    let (run, batch) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let (rule, store) = (name("inactive-accounts"), name("app"));
+    let (digest, table) = ("ab".repeat(32), "public.users".to_owned());
+    let (action, cutoff) = (ActionKind::Delete, at());
+    vec![
+        Event::DaemonStarted { version: "0.1.0".into() },
+        Event::DaemonStopped { reason: "asked to stop".into() },
+        Event::ConfigurationLoaded {
+            digest: digest.clone(),
+            rules: 3,
+            stores: 1,
+            version: "0.1.0".into(),
+        },
+        Event::ConfigurationRefused { reason: "it does not parse".into() },
+        Event::RuleAdded { rule: rule.clone(), digest: digest.clone() },
+        Event::RuleChanged { rule: rule.clone(), digest: digest.clone(), previous: digest.clone() },
+        Event::RuleRemoved { rule: rule.clone(), digest: digest.clone() },
+        Event::RuleArmed { rule: rule.clone(), digest: digest.clone(), by: None },
+        Event::RuleDisarmed { rule: rule.clone() },
+        Event::PlanMade {
+            rule: rule.clone(),
+            rule_digest: digest.clone(),
+            cutoff,
+            due: 7,
+            digest: Some(digest.clone()),
+        },
+        Event::RunStarted {
+            run,
+            rule: rule.clone(),
+            rule_digest: digest.clone(),
+            store: store.clone(),
+            table: table.clone(),
+            action,
+            cutoff,
+            cause: Cause::Slot,
+            mode: RunMode::Enforce,
+        },
+        Event::BatchDone {
+            run,
+            batch,
+            rule: rule.clone(),
+            store: store.clone(),
+            table: table.clone(),
+            action,
+            records: 2,
+            commitments: Hash([7; 32]),
+            pseudonymized: vec!["email".into()],
+        },
+        Event::BatchUndone {
+            run,
+            batch,
+            rule: rule.clone(),
+            store: store.clone(),
+            reason: "the target had not committed".into(),
+        },
+        Event::RunFinished {
+            run,
+            rule: rule.clone(),
+            store: store.clone(),
+            state: RunEnd::Done,
+            records: 2,
+            remaining: Some(0),
+            batches: 1,
+            reason: None,
+        },
+        Event::RunObserved {
+            run,
+            rule: rule.clone(),
+            rule_digest: digest,
+            store,
+            table,
+            cutoff,
+            due: u64::MAX,
+            undecided: 1,
+        },
+        Event::RunRefused { rule, reason: "too many records are due".into() },
+    ]
+}
+
+#[test]
+fn every_kind_reads_back_as_written_and_names_itself() {
+    let events = one_of_each();
+    let kinds: Vec<_> = events.iter().map(Event::kind).collect();
+    assert_eq!(kinds, Event::KINDS);
+    for event in events {
+        let entry = Entry { at: at(), event };
+        let json = entry.to_json().unwrap();
+        assert!(!json.contains('\n'));
+        assert_eq!(Entry::from_json(&json).unwrap(), entry);
+        assert_eq!(Entry::from_json(&json).unwrap().to_json().unwrap(), json);
+        let start =
+            format!(r#"{{"at":"2026-11-21T12:00:00.250000Z","kind":"{}""#, entry.event.kind());
+        assert!(json.starts_with(&start), "{json}");
+    }
+}
+
+#[test]
+fn accessors_give_what_the_json_says() {
+    for event in one_of_each() {
+        let json = serde_json::to_value(Entry { at: at(), event: event.clone() }).unwrap();
+        let text = |key: &str| json.get(key).and_then(|value| value.as_str());
+        assert_eq!(event.rule().map(Name::as_str), text("rule"));
+        assert_eq!(event.store().map(Name::as_str), text("store"));
+        assert_eq!(event.run().map(|run| run.to_string()).as_deref(), text("run"));
+    }
+}
+
+#[test]
+fn the_bytes_of_an_entry_are_fixed() {
+    let entry = Entry { at: at(), event: one_of_each().swap_remove(11) };
+    assert_eq!(
+        entry.to_json().unwrap(),
+        concat!(
+            r#"{"at":"2026-11-21T12:00:00.250000Z","kind":"batch_done","#,
+            r#""run":"00000000-0000-0000-0000-000000000001","#,
+            r#""batch":"00000000-0000-0000-0000-000000000002","#,
+            r#""rule":"inactive-accounts","store":"app","table":"public.users","#,
+            r#""action":"delete","records":2,"#,
+            r#""commitments":"0707070707070707070707070707070707070707070707070707070707070707","#,
+            r#""pseudonymized":["email"]}"#
+        )
+    );
+}
+
+#[test]
+fn an_entry_that_would_not_fit_a_tile_is_refused() {
+    let mut event = one_of_each().swap_remove(11);
+    if let Event::BatchDone { pseudonymized, .. } = &mut event {
+        pseudonymized.extend(std::iter::repeat_n("column".to_owned(), 8_000));
+    }
+    let refused = Entry { at: at(), event }.to_json();
+    assert!(matches!(refused, Err(EntryError::TooLong { kind: "batch_done", .. })));
+}
+
+#[test]
+fn unknown_kinds_and_other_json_are_refused() {
+    for bad in ["", "{}", r#"{"at":"2026-11-21T12:00:00Z","kind":"surprise"}"#, "[1]"] {
+        assert!(Entry::from_json(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn moments_sort_as_text() {
+    let texts = ["2026-11-21T12:00:00Z", "2026-11-21T12:00:00.000001Z", "2026-11-21T12:00:01Z"];
+    let written = texts.map(|text| moment::to_text(text.parse().unwrap()));
+    assert!(written.is_sorted());
+    assert!(written.iter().all(|text| text.len() == 27));
+    for moment in [Timestamp::MIN, Timestamp::UNIX_EPOCH] {
+        assert_eq!(moment::from_text(&moment::to_text(moment)).unwrap(), moment);
+    }
+    assert!(moment::from_text("yesterday").is_err());
+}

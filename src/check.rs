@@ -1,0 +1,316 @@
+//! Checks: a rule held against its live store, before anything runs.
+//!
+//! [`examine`] is pure: it looks at a rule and a table's facts and says what is fine, what deserves a
+//! look and what is wrong. [`check`] fetches the facts. A run refuses a rule with an error.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::plan::OnDelete;
+use crate::rule::{Action, Mode, Rule};
+use crate::store::sql::catalogue::Table;
+use crate::store::sql::{Access, Bounds, Target, create_index};
+use crate::store::{StoreError, Stores};
+use crate::types::Name;
+
+/// How grave a finding is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// As it should be.
+    Fine,
+    /// It works, and deserves a look.
+    Warning,
+    /// The rule cannot run.
+    Error,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Finding {
+    /// How grave it is.
+    pub severity: Severity,
+    /// What was looked at.
+    pub topic: &'static str,
+    /// What was found.
+    pub message: String,
+    /// What to do about it, such as a statement to run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
+impl Finding {
+    fn new(severity: Severity, topic: &'static str, message: impl Into<String>) -> Finding {
+        Finding { severity, topic, message: message.into(), help: None }
+    }
+
+    fn fine(topic: &'static str, message: impl Into<String>) -> Finding {
+        Finding::new(Severity::Fine, topic, message)
+    }
+
+    fn warning(topic: &'static str, message: impl Into<String>) -> Finding {
+        Finding::new(Severity::Warning, topic, message)
+    }
+
+    fn error(topic: &'static str, message: impl Into<String>) -> Finding {
+        Finding::new(Severity::Error, topic, message)
+    }
+
+    fn help(mut self, help: impl Into<String>) -> Finding {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// What was found about one rule.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The rule.
+    pub rule: Name,
+    /// Its store.
+    pub store: Name,
+    /// Its table.
+    pub table: String,
+    /// Its mode.
+    pub mode: Mode,
+    /// Everything that was looked at.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// The gravest finding.
+    pub fn severity(&self) -> Severity {
+        self.findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Fine)
+    }
+}
+
+/// Connects to a rule's store and examines the rule against its live table.
+///
+/// Whatever goes wrong is a finding: one store that is down does not keep others from being
+/// checked.
+pub async fn check(rule: &Rule, stores: &Stores, now: Timestamp) -> Report {
+    let mut report = Report {
+        rule: rule.name.clone(),
+        store: rule.store.clone(),
+        table: rule.table.to_string(),
+        mode: rule.mode,
+        findings: Vec::new(),
+    };
+    match inspect(rule, stores, now).await {
+        Ok(findings) => report.findings = findings,
+        Err(error) => report.findings.push(Finding::error("store", error.to_string())),
+    }
+    report
+}
+
+async fn inspect(rule: &Rule, stores: &Stores, now: Timestamp) -> Result<Vec<Finding>, StoreError> {
+    let table = stores.get(&rule.store, Access::ReadWrite)?.inspect(rule).await?;
+    let mut findings = examine(rule, &table);
+    let reader = stores.get(&rule.store, Access::ReadOnly)?;
+    if stores.configuration(&rule.store)?.read_only_url.is_some() {
+        match reader.inspect(rule).await {
+            Ok(seen) => findings.push(examine_reader(&seen)),
+            Err(error) => findings.push(Finding::error("read_only_url", error.to_string())),
+        }
+    } else {
+        findings.push(Finding::fine(
+            "read_only_url",
+            "none; plans use the url in sessions that the database keeps from writing",
+        ));
+    }
+    if let Ok(target) = Target::new(rule, table) {
+        let bounds = Bounds { cutoff: rule.cutoff(now), now };
+        findings.push(match (reader.try_condition(&target, bounds).await, &rule.condition) {
+            (Ok(()), None) => Finding::fine("where", "none; every record of the table counts"),
+            (Ok(()), Some(_)) => Finding::fine("where", "the database understands it"),
+            (Err(error), _) => Finding::error("where", error.to_string())
+                .help("correct the rule's `where`; it is in the store's own SQL"),
+        });
+    }
+    Ok(findings)
+}
+
+/// Examines a rule against the facts of its table, as the writing user sees them.
+pub fn examine(rule: &Rule, table: &Table) -> Vec<Finding> {
+    let name = table.display_name();
+    match Target::new(rule, table.clone()) {
+        Err(mismatches) => mismatches
+            .iter()
+            .map(|mismatch| Finding::error("table", mismatch.to_string()))
+            .collect(),
+        Ok(target) => {
+            let key: Vec<_> = table.key.iter().map(|column| column.name.as_str()).collect();
+            let mut findings = vec![
+                Finding::fine(
+                    "table",
+                    format!("{name} is there, with {} columns", table.columns.len()),
+                ),
+                Finding::fine("key", format!("records are named by {}", key.join(", "))),
+                Finding::fine(
+                    "starting point",
+                    format!("{} is of type {}", target.start.name, target.start.type_name),
+                ),
+                examine_index(&target, table),
+                examine_privileges(rule, table),
+            ];
+            findings.extend(examine_anonymization(rule, &target));
+            if rule.action == Action::Delete {
+                findings.extend(
+                    table
+                        .referenced_by
+                        .iter()
+                        .flat_map(|reference| examine_reference(table, reference)),
+                );
+            }
+            findings.extend(examine_triggers(rule, table));
+            findings
+        }
+    }
+}
+
+fn examine_index(target: &Target, table: &Table) -> Finding {
+    let column = &target.start.name;
+    match table.index_on(column) {
+        Some(index) => Finding::fine("index", format!("{} serves {column}", index.name)),
+        None => Finding::warning(
+            "index",
+            format!("no index starts with {column}: finding due records reads the whole table"),
+        )
+        .help(create_index(
+            table.dialect,
+            table.schema.as_deref(),
+            &table.name,
+            std::slice::from_ref(column),
+        )),
+    }
+}
+
+fn examine_privileges(rule: &Rule, table: &Table) -> Finding {
+    let granted = table.privileges;
+    let (verb, acting) = match rule.action {
+        Action::Delete => ("DELETE", granted.delete),
+        Action::Anonymize(_) => ("UPDATE", granted.update),
+    };
+    let severity = if rule.mode == Mode::Enforce { Severity::Error } else { Severity::Warning };
+    let missing = |verb: &str, severity| {
+        Finding::new(severity, "privileges", format!("the url's user may not {verb}"))
+            .help(format!("grant it: GRANT {verb} ON {} TO …;", table.display_name()))
+    };
+    match (granted.select, acting) {
+        (Some(false), _) => missing("SELECT", Severity::Error),
+        (_, Some(false)) => missing(verb, severity),
+        (_, None) => Finding::fine(
+            "privileges",
+            format!("the database does not tell whether the url's user may {verb}"),
+        ),
+        (_, Some(true)) => {
+            Finding::fine("privileges", format!("the url's user may SELECT and {verb}"))
+        }
+    }
+}
+
+fn examine_reader(table: &Table) -> Finding {
+    let granted = table.privileges;
+    if granted.select == Some(false) {
+        return Finding::error("read_only_url", "its user may not SELECT");
+    }
+    let writes: Vec<_> = [("DELETE", granted.delete), ("UPDATE", granted.update)]
+        .into_iter()
+        .filter(|(_, may)| *may == Some(true))
+        .map(|(verb, _)| verb)
+        .collect();
+    if writes.is_empty() {
+        Finding::fine("read_only_url", "its user may only read")
+    } else {
+        Finding::warning("read_only_url", format!("its user may {}", writes.join(" and ")))
+            .help("give plans a user that has nothing but SELECT; sessions are kept from writing in any case")
+    }
+}
+
+fn examine_anonymization(rule: &Rule, target: &Target) -> Vec<Finding> {
+    let Action::Anonymize(change) = &rule.action else { return Vec::new() };
+    let mut findings = Vec::new();
+    if let Some(how) = target.anonymized_is_known_by() {
+        findings.push(Finding::fine(
+            "anonymized",
+            format!("a record anonymized before is known by {how}"),
+        ));
+    }
+    let pseudonymized = change.pseudonymized_columns();
+    if !pseudonymized.is_empty() {
+        findings.push(Finding::warning(
+            "anonymized",
+            format!(
+                "{} only pseudonymized: whoever holds expunged's key can still single a person out (GDPR Art. 4(5))",
+                match pseudonymized.as_slice() {
+                    [one] => format!("{one} is"),
+                    many => format!("{} are", many.join(", ")),
+                }
+            ),
+        ));
+    }
+    findings
+}
+
+fn examine_reference(
+    table: &Table,
+    reference: &crate::store::sql::catalogue::Reference,
+) -> Vec<Finding> {
+    let child = &reference.table;
+    let columns = reference.columns.join(", ");
+    let message = match reference.on_delete {
+        OnDelete::Cascade => {
+            format!("deleting a record deletes the rows of {child} that point at it ({columns})")
+        }
+        OnDelete::SetNull => format!("deleting a record sets {columns} of {child} to NULL"),
+        OnDelete::SetDefault => {
+            format!("deleting a record sets {columns} of {child} to its default")
+        }
+        OnDelete::Refuse => {
+            format!("a record cannot be deleted while rows of {child} point at it ({columns})")
+        }
+    };
+    let mut found = Finding::warning("foreign key", message);
+    if reference.on_delete == OnDelete::Refuse {
+        found = found.help(format!(
+            "write a rule that ends the rows of {child} earlier, or exclude such records by `where`"
+        ));
+    }
+    let mut findings = vec![found];
+    if !reference.indexed {
+        findings.push(
+            Finding::warning(
+                "foreign key",
+                format!(
+                    "no index starts with {columns} of {child}: each deletion reads all of {child}"
+                ),
+            )
+            .help(create_index(
+                table.dialect,
+                reference.schema.as_deref(),
+                child,
+                &reference.columns,
+            )),
+        );
+    }
+    findings
+}
+
+fn examine_triggers(rule: &Rule, table: &Table) -> Option<Finding> {
+    let deletes = rule.action == Action::Delete;
+    let firing: Vec<_> = table
+        .triggers
+        .iter()
+        .filter(|trigger| if deletes { trigger.on_delete } else { trigger.on_update })
+        .map(|trigger| trigger.name.as_str())
+        .collect();
+    (!firing.is_empty()).then(|| {
+        Finding::warning(
+            "triggers",
+            format!(
+                "{} will fire for each record: make sure that they keep no copy of it",
+                firing.join(", ")
+            ),
+        )
+    })
+}

@@ -1,0 +1,202 @@
+//! `expunged audit`.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::audit::{Entry, Event};
+use crate::clock;
+use crate::ledger::{Verification, audit::AuditFilter};
+use crate::types::Name;
+
+use super::output::{self, BOLD, DIM, GREEN, RED, RESET};
+use super::{CliError, Common, Exit, parse_time, read_ledger};
+
+/// Read and verify the audit log.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Show entries, the newest last
+    Log(LogArgs),
+    /// Recompute the whole log and compare it with its signed checkpoint: exit code 0 when it is as
+    /// it was written, 1 when it was changed, 2 when it could not be checked
+    Verify,
+}
+
+/// Show entries of the audit log, the newest last.
+#[derive(clap::Args, Debug)]
+pub(crate) struct LogArgs {
+    /// Only about this rule.
+    #[arg(long, value_name = "RULE")]
+    rule: Option<Name>,
+    /// Only in this store.
+    #[arg(long, value_name = "STORE")]
+    store: Option<Name>,
+    /// Only of this kind, such as `batch_done`.
+    #[arg(long, value_name = "KIND", value_parser = clap::builder::PossibleValuesParser::new(Event::KINDS))]
+    kind: Option<String>,
+    /// From this moment on: a date or an RFC 3339 timestamp.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Before this moment.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// At most so many, the newest; 0 for all.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: u32,
+}
+
+pub(crate) async fn main(common: &Common, command: Command) -> Result<Exit, CliError> {
+    match command {
+        Command::Log(args) => log(common, args).await,
+        Command::Verify => verify(common).await,
+    }
+}
+
+#[derive(Serialize)]
+struct Positioned<'a> {
+    position: u64,
+    #[serde(flatten)]
+    entry: &'a Entry,
+}
+
+async fn log(common: &Common, args: LogArgs) -> Result<Exit, CliError> {
+    let config = common.load()?;
+    let now = clock::now();
+    let moment = |text: Option<String>| -> Result<Option<Timestamp>, CliError> {
+        text.map(|text| parse_time(&text, now)).transpose()
+    };
+    let filter = AuditFilter {
+        rule: args.rule,
+        store: args.store,
+        kind: args.kind,
+        since: moment(args.since)?,
+        until: moment(args.until)?,
+        limit: (args.limit > 0).then_some(args.limit),
+        newest_first: true,
+    };
+    let ledger = read_ledger(&config).await?;
+    let mut entries = ledger.audit_log(&filter).await?;
+    entries.reverse();
+    if common.json {
+        let positioned: Vec<_> = entries
+            .iter()
+            .map(|(position, entry)| Positioned { position: *position, entry })
+            .collect();
+        output::json(&positioned);
+    } else {
+        print(&entries);
+        if args.limit > 0 && entries.len() >= args.limit as usize {
+            anstream::println!(
+                "{DIM}Only the newest {} are shown; --limit 0 shows all.{RESET}",
+                args.limit
+            );
+        }
+    }
+    Ok(Exit::Fine)
+}
+
+/// Prints entries as a table.
+pub(crate) fn print(entries: &[(u64, Entry)]) {
+    let mut table = output::table(&["#", "when (UTC)", "kind", "rule", "what"]);
+    for (position, entry) in entries {
+        table.add_row(vec![
+            output::right(position),
+            entry.at.strftime("%Y-%m-%d %H:%M:%S").to_string().into(),
+            entry.event.kind().into(),
+            entry.event.rule().map(ToString::to_string).unwrap_or_default().into(),
+            describe(&entry.event).into(),
+        ]);
+    }
+    println!("{table}");
+}
+
+/// What an entry says, in a line.
+fn describe(event: &Event) -> String {
+    let short = |digest: &str| digest.chars().take(8).collect::<String>();
+    match event {
+        Event::DaemonStarted { version } => format!("version {version}"),
+        Event::DaemonStopped { reason }
+        | Event::ConfigurationRefused { reason }
+        | Event::RunRefused { reason, .. }
+        | Event::BatchUndone { reason, .. } => reason.to_string(),
+        Event::ConfigurationLoaded { rules, stores, digest, .. } => {
+            format!("{rules} rules, {stores} stores, digest {}", short(digest))
+        }
+        Event::RuleAdded { digest, .. } | Event::RuleRemoved { digest, .. } => {
+            format!("version {}", short(digest))
+        }
+        Event::RuleChanged { digest, previous, .. } => {
+            format!("from version {} to {}", short(previous), short(digest))
+        }
+        Event::RuleArmed { digest, .. } => format!("version {} may act", short(digest)),
+        Event::RuleDisarmed { .. } => "only observes from now on".to_owned(),
+        Event::PlanMade { due, cutoff, .. } => {
+            format!("{} due before {}", output::records(*due), cutoff.strftime("%Y-%m-%d %H:%M"))
+        }
+        Event::RunStarted { table, action, cause, cutoff, .. } => format!(
+            "{action} in {table} what is from before {}, by {cause}",
+            cutoff.strftime("%Y-%m-%d %H:%M")
+        ),
+        Event::BatchDone { records, action, commitments, .. } => {
+            let root = commitments.to_string();
+            format!("{action} of {}, commitments {}", output::records(*records), short(&root))
+        }
+        Event::RunFinished { state, records, remaining, reason, .. } => {
+            let still = remaining.map(|due| format!(", {} still due", output::number(due)));
+            let why = reason.as_ref().map(|reason| format!(": {reason}"));
+            format!(
+                "{state}, {}{}{}",
+                output::records(*records),
+                still.unwrap_or_default(),
+                why.unwrap_or_default()
+            )
+        }
+        Event::RunObserved { due, undecided, .. } => {
+            format!(
+                "{} due and left alone, {} undecided",
+                output::records(*due),
+                output::number(*undecided)
+            )
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct VerificationReport {
+    valid: bool,
+    entries: u64,
+    root: String,
+    problems: Vec<String>,
+}
+
+async fn verify(common: &Common) -> Result<Exit, CliError> {
+    let config = common.load()?;
+    let ledger = read_ledger(&config).await?;
+    let verification = ledger.verify_audit().await?;
+    if common.json {
+        output::json(&VerificationReport {
+            valid: verification.is_valid(),
+            entries: verification.entries,
+            root: verification.root.to_string(),
+            problems: verification.problems.iter().map(ToString::to_string).collect(),
+        });
+    } else {
+        print_verification(&verification, ledger.keys().origin());
+    }
+    Ok(if verification.is_valid() { Exit::Fine } else { Exit::Failed })
+}
+
+/// Prints what was verified.
+pub(crate) fn print_verification(verification: &Verification, origin: &str) {
+    if verification.is_valid() {
+        anstream::println!(
+            "{GREEN}{BOLD}valid{RESET}  {} entries of {origin}, root {}, as its signed checkpoint says",
+            output::number(verification.entries),
+            verification.root
+        );
+        return;
+    }
+    anstream::println!("{RED}the audit log was changed{RESET}");
+    for problem in &verification.problems {
+        println!("  {problem}");
+    }
+}

@@ -1,0 +1,124 @@
+//! Tables, numbers and moments for people.
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+pub(crate) const RED: anstyle::Style = AnsiColor::Red.on_default().bold();
+pub(crate) const YELLOW: Style = AnsiColor::Yellow.on_default();
+pub(crate) const GREEN: Style = AnsiColor::Green.on_default();
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const RESET: anstyle::Reset = anstyle::Reset;
+
+/// An empty table with these headings.
+pub(crate) fn table(headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(
+            headings.iter().map(|heading| Cell::new(heading).add_attribute(Attribute::Bold)),
+        );
+    if std::env::var_os("COLUMNS").is_none() && !table.is_tty() {
+        table.set_width(110);
+    }
+    table
+}
+
+/// A cell aligned to the right, for numbers.
+pub(crate) fn right(text: impl ToString) -> Cell {
+    Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn number(count: u64) -> String {
+    let digits = count.to_string();
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// `1 record`, `2 records`.
+pub(crate) fn records(count: u64) -> String {
+    format!("{} record{}", number(count), if count == 1 { "" } else { "s" })
+}
+
+/// A moment to the minute, in a rule's zone.
+pub(crate) fn moment(at: Timestamp, zone: &TimeZone) -> String {
+    at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string()
+}
+
+/// A day in UTC.
+pub(crate) fn day(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d").to_string())
+}
+
+/// A number of seconds, to two units at most.
+pub(crate) fn duration(seconds: f64) -> String {
+    if seconds < 1.0 {
+        return format!("{:.0} ms", (seconds * 1000.0).ceil());
+    }
+    if seconds < 60.0 {
+        return format!("{seconds:.1} s");
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^63")]
+    let seconds = seconds as u64;
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, minutes) => format!("{minutes} min {} s", seconds % 60),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+/// A share of the whole, as a percentage.
+pub(crate) fn percent(share: f64) -> String {
+    if share > 0.0 && share < 0.001 {
+        "<0.1 %".to_owned()
+    } else {
+        format!("{:.1} %", share * 100.0)
+    }
+}
+
+/// Prints a value as indented JSON.
+pub(crate) fn json(value: &impl Serialize) {
+    // The values are plain data with string keys: serializing them cannot fail.
+    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(number(0), "0");
+        assert_eq!(number(999), "999");
+        assert_eq!(number(1_000), "1,000");
+        assert_eq!(number(12_345_678), "12,345,678");
+    }
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        assert_eq!(duration(0.0123), "13 ms");
+        assert_eq!(duration(59.94), "59.9 s");
+        assert_eq!(duration(61.0), "1 min 1 s");
+        assert_eq!(duration(3_700.0), "1 h 1 min");
+        assert_eq!(duration(200_000.0), "2 d 7 h");
+    }
+
+    #[test]
+    fn a_small_share_is_not_nothing() {
+        assert_eq!(percent(0.0), "0.0 %");
+        assert_eq!(percent(0.000_01), "<0.1 %");
+        assert_eq!(percent(0.123_4), "12.3 %");
+    }
+}

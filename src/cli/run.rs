@@ -1,0 +1,133 @@
+//! `expunged run`.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config::Config;
+use crate::ledger::{Ledger, Loaded};
+use crate::lifecycle;
+use crate::run::{Progress, RunResult, RunState, Runner, run_by_command};
+use crate::types::Name;
+
+use super::output::{self, BOLD, GREEN, RED, RESET, YELLOW};
+use super::{CliError, Common, Exit, open_ledger, select, stores};
+
+/// Carry rules out now, each according to its mode: rules in enforce mode delete or anonymize what is
+/// due, rules in observe mode record what they would have done. Ctrl-C finishes the batch in flight.
+/// Exit code 0 when every rule was carried out, otherwise 1.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Only these rules; all of them when none is named.
+    rules: Vec<Name>,
+}
+
+pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> {
+    let config = common.load()?;
+    select(&config, &args.rules)?;
+    let stop = lifecycle::stop_on_signals()
+        .map_err(|source| CliError::Io { doing: "listen for signals".to_owned(), source })?;
+    let ledger = open_ledger(&config).await?;
+    let results = run(&config, &ledger, &args.rules, &stop, !common.json).await?;
+    ledger.close().await;
+    if common.json {
+        output::json(&results);
+    } else {
+        print(&results);
+    }
+    Ok(exit(&results))
+}
+
+fn exit(results: &[RunResult]) -> Exit {
+    let well = |result: &RunResult| matches!(result.state, RunState::Done | RunState::Observed);
+    if results.iter().all(well) { Exit::Fine } else { Exit::Failed }
+}
+
+/// Works the rules off one after the other.
+pub(crate) async fn run(
+    config: &Config,
+    ledger: &Ledger,
+    names: &[Name],
+    stop: &CancellationToken,
+    bars: bool,
+) -> Result<Vec<RunResult>, CliError> {
+    let loaded = Loaded {
+        rules: &config.rules,
+        stores: config.stores.len(),
+        digest: &config.digest(),
+        now: clock::now(),
+    };
+    ledger.load_rules(loaded).await?;
+    let runner = Runner { ledger: ledger.clone(), stores: stores(config) };
+    let mut results = Vec::new();
+    for rule in select(config, names)? {
+        if stop.is_cancelled() {
+            break;
+        }
+        let bar = bar(bars, &rule.name);
+        let report = |progress: Progress| {
+            bar.set_length(progress.due.max(progress.records));
+            bar.set_position(progress.records);
+        };
+        let result = run_by_command(&runner, rule, clock::now(), stop, &report).await;
+        bar.finish_and_clear();
+        results.push(result?);
+    }
+    runner.stores.close().await;
+    Ok(results)
+}
+
+/// A progress bar where somebody looks at one.
+fn bar(wanted: bool, rule: &Name) -> ProgressBar {
+    if !wanted || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(
+        "{msg:24} [{bar:32}] {human_pos:>10} of {human_len} records, {per_sec}, {eta} left",
+    );
+    let bar = ProgressBar::new(0).with_message(rule.to_string());
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    bar
+}
+
+/// Prints one line per rule.
+pub(crate) fn print(results: &[RunResult]) {
+    let mut table = output::table(&["rule", "outcome", "records", "batches", "still due", "took"]);
+    for result in results {
+        table.add_row(vec![
+            result.rule.to_string().into(),
+            outcome(result.state).into(),
+            output::right(output::number(result.records)),
+            output::right(output::number(result.batches)),
+            output::right(result.remaining.map_or_else(|| "?".to_owned(), output::number)),
+            output::right(output::duration(result.seconds)),
+        ]);
+    }
+    println!("{table}");
+    for result in results {
+        if let Some(error) = &result.error {
+            anstream::println!("{RED}{}{RESET}: {error}", result.rule);
+        }
+    }
+    let observed = results.iter().filter(|result| result.state == RunState::Observed).count();
+    if observed > 0 {
+        anstream::println!(
+            "{YELLOW}{observed}{RESET} in observe mode: recorded what would have been done, and did nothing."
+        );
+    }
+    let taken: u64 = results.iter().map(|result| result.records).sum();
+    anstream::println!("{GREEN}{BOLD}{}{RESET} deleted or anonymized.", output::records(taken));
+}
+
+fn outcome(state: RunState) -> &'static str {
+    match state {
+        RunState::Done => "done",
+        RunState::Observed => "observed",
+        RunState::Stopped => "stopped",
+        RunState::Failed => "failed",
+        RunState::Refused => "refused",
+        RunState::Busy => "busy",
+    }
+}

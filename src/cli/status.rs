@@ -1,0 +1,141 @@
+//! `expunged status`.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::clock;
+use crate::ledger::{LastRun, Ledger, RuleState};
+use crate::rule::{Mode, Rule};
+use crate::schedule::Schedule;
+use crate::types::Name;
+
+use super::output::{self, DIM, RED, RESET};
+use super::{CliError, Common, Exit, read_ledger, select};
+
+/// Show the rules, their last and next runs, and what is overdue: a rule is overdue from the first
+/// slot that no complete run has answered.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Only these rules; all of them when none is named.
+    rules: Vec<Name>,
+}
+
+#[derive(Serialize)]
+struct RuleStatus {
+    rule: Name,
+    mode: Mode,
+    schedule: String,
+    last_state: Option<String>,
+    last_started_at: Option<Timestamp>,
+    last_records: Option<u64>,
+    last_remaining: Option<u64>,
+    last_error: Option<String>,
+    next_slot: Option<Timestamp>,
+    overdue_since: Option<Timestamp>,
+    overdue_seconds: Option<i64>,
+    /// The configuration was changed and the daemon has not loaded it yet.
+    not_loaded: bool,
+}
+
+pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> {
+    let config = common.load()?;
+    let rules = select(&config, &args.rules)?;
+    let ledger = read_ledger(&config).await?;
+    let now = clock::now();
+    let states = ledger.rule_states().await?;
+    let mut all = Vec::new();
+    for rule in rules {
+        all.push(status(&ledger, rule, states.get(&rule.name), now).await?);
+    }
+    ledger.close().await;
+    if common.json {
+        output::json(&all);
+    } else {
+        print(&config.rules, &all);
+    }
+    Ok(Exit::Fine)
+}
+
+async fn status(
+    ledger: &Ledger,
+    rule: &Rule,
+    state: Option<&RuleState>,
+    now: Timestamp,
+) -> Result<RuleStatus, CliError> {
+    let last = ledger.last_run(&rule.name).await?;
+    let complete = ledger.last_complete_run(&rule.name).await?;
+    let overdue_since = overdue_since(rule, state, last.as_ref(), complete, now);
+    Ok(RuleStatus {
+        rule: rule.name.clone(),
+        mode: rule.mode,
+        schedule: rule.schedule.to_string(),
+        last_state: last.as_ref().map(|run| run.state.clone()),
+        last_started_at: last.as_ref().map(|run| run.started_at),
+        last_records: last.as_ref().map(|run| run.records),
+        last_remaining: last.as_ref().and_then(|run| run.remaining),
+        last_error: last.and_then(|run| run.error),
+        next_slot: rule.schedule.next_slot(&rule.time_zone, now),
+        overdue_since,
+        overdue_seconds: overdue_since.map(|since| now.duration_since(since).as_secs()),
+        not_loaded: state
+            .is_none_or(|state| state.digest != rule.digest() || state.mode != rule.mode),
+    })
+}
+
+/// Since when a rule has been waiting for a complete run.
+fn overdue_since(
+    rule: &Rule,
+    state: Option<&RuleState>,
+    last: Option<&LastRun>,
+    complete: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let state = state?;
+    match rule.schedule {
+        Schedule::Continuous => {
+            last.filter(|run| run.state == "failed").and_then(|run| run.finished_at)
+        }
+        Schedule::Cron(_) => {
+            let answered = complete.unwrap_or(state.first_seen);
+            rule.schedule.next_slot(&rule.time_zone, answered).filter(|slot| *slot <= now)
+        }
+    }
+}
+
+fn print(rules: &std::collections::BTreeMap<Name, Rule>, all: &[RuleStatus]) {
+    let mut table =
+        output::table(&["rule", "mode", "schedule", "last run", "records", "next run", "overdue"]);
+    for status in all {
+        let Some(rule) = rules.get(&status.rule) else { continue };
+        let moment = |at: Option<Timestamp>| {
+            at.map_or_else(|| "-".to_owned(), |at| output::moment(at, &rule.time_zone))
+        };
+        let last = match &status.last_state {
+            Some(state) => format!("{state} {}", moment(status.last_started_at)),
+            None => "never".to_owned(),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "an age for people")]
+        let overdue = status.overdue_seconds.map(|seconds| output::duration(seconds as f64));
+        table.add_row(vec![
+            status.rule.to_string().into(),
+            status.mode.to_string().into(),
+            status.schedule.clone().into(),
+            last.into(),
+            output::right(status.last_records.map_or_else(|| "-".to_owned(), output::number)),
+            moment(status.next_slot).into(),
+            overdue.unwrap_or_else(|| "-".to_owned()).into(),
+        ]);
+    }
+    println!("{table}");
+    for status in all {
+        if let Some(error) = &status.last_error {
+            anstream::println!("{RED}{}{RESET}: {error}", status.rule);
+        }
+        if status.not_loaded {
+            anstream::println!(
+                "{DIM}{}: the daemon has not loaded this version of the rule yet; reload it{RESET}",
+                status.rule
+            );
+        }
+    }
+}

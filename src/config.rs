@@ -1,0 +1,408 @@
+//! The configuration: files as people write them, made into types that cannot be wrong.
+//!
+//! ```text
+//! expunged.toml, conf.d/*.toml, EXPUNGED__… -> layers -> reader -> Config
+//!                                                 |        |
+//!                                                 '-> problems -> ConfigError
+//! ```
+//!
+//! [`Config::load`] reads the files, [`Config::parse`] does the rest and touches nothing outside. A
+//! later layer overrides an earlier one key by key. A wrong configuration is refused whole, with
+//! everything that is wrong in it, each thing at its place; a default never stands in for a value
+//! that was written and is wrong. Raw values go no further than this module.
+//!
+//! Deliberately absent: passwords. A [`Secret`] says where one is kept and reads it when needed.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use sha2::{Digest, Sha256};
+
+use crate::rule::{Rule, StoreKind};
+use crate::types::Name;
+
+mod columns;
+mod diagnostic;
+mod environment;
+mod layers;
+mod mask;
+mod reader;
+mod rules;
+mod secret;
+mod suggest;
+mod text;
+mod urls;
+
+pub use diagnostic::{ConfigError, Diagnostic, Related};
+pub use environment::process_environment;
+pub use layers::InputFile;
+pub use secret::{HasPassword, PlainUrl, Secret, SecretError};
+
+use diagnostic::{Problem, Problems};
+use layers::Merged;
+use reader::{Context, Located, Reader, Wrong, quoted};
+use text::{Entry, Kind, Table, Texts};
+
+/// The folder of expunged's own state, unless the configuration says otherwise.
+const STATE: &str = "/var/lib/expunged";
+
+/// The longest file that is read, in bytes.
+const MOST: u64 = 4 * 1024 * 1024;
+
+/// A whole and valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where expunged keeps its own records.
+    pub ledger: LedgerConfig,
+    /// The folder of expunged's own keys.
+    pub keys: PathBuf,
+    /// How the daemon behaves.
+    pub daemon: DaemonConfig,
+    /// The registered stores.
+    pub stores: BTreeMap<Name, StoreConfig>,
+    /// The rules; each names a store that is in `stores`.
+    pub rules: BTreeMap<Name, Rule>,
+    /// The files that it was read from, in the order in which they override each other.
+    pub files: Vec<PathBuf>,
+}
+
+/// Where expunged keeps its own records.
+#[derive(Clone, Debug)]
+pub struct LedgerConfig {
+    /// `sqlite:///absolute/path` or `postgres://…`; `sqlite:///var/lib/expunged/ledger.db` by default.
+    pub url: Secret,
+}
+
+/// A registered store.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Its name.
+    pub name: Name,
+    /// What it speaks.
+    pub kind: StoreKind,
+    /// Its URL, with the rights to delete.
+    pub url: Secret,
+    /// A URL with the right to read only, for plans and rules that observe.
+    pub read_only_url: Option<Secret>,
+    /// How long opening a connection may take; 10 seconds by default.
+    pub connect_timeout: Duration,
+}
+
+/// How the daemon behaves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DaemonConfig {
+    /// How long a batch in flight may take to finish when the daemon is told to stop; 30 seconds by
+    /// default.
+    pub stop_deadline: Duration,
+    /// The form of log lines.
+    pub log: LogFormat,
+}
+
+impl Default for DaemonConfig {
+    fn default() -> Self {
+        DaemonConfig { stop_deadline: Duration::from_secs(30), log: LogFormat::Auto }
+    }
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum LogFormat {
+    /// The journal under systemd, lines for people on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// Lines for people.
+    Human,
+    /// One JSON object per line.
+    Json,
+    /// The journal's own protocol, with fields.
+    Journald,
+}
+
+impl Config {
+    /// Reads `path` (an `expunged.toml`), `conf.d/*.toml` beside it in byte order of their names,
+    /// and the `EXPUNGED__…` variables among `environment` (see [`process_environment`]).
+    ///
+    /// Relative paths and SQLite URLs start at the folder of `path`, in all files alike, so that a
+    /// table means the same wherever it stands and the folder as a whole can be moved.
+    ///
+    /// # Errors
+    /// When a file cannot be read or anything in the configuration is wrong: with all of it.
+    pub fn load(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
+        let problems = Problems::default();
+        let mut files = Vec::new();
+        match read_file(path) {
+            Ok(bytes) => files.push(InputFile { path: path.to_owned(), bytes }),
+            Err(error) => problems.add(
+                unreadable(path, &error).help("name the configuration to use with `--config`"),
+            ),
+        }
+        for path in fragments(path, &problems) {
+            match read_file(&path) {
+                Ok(bytes) => files.push(InputFile { path, bytes }),
+                Err(error) => problems.add(unreadable(&path, &error)),
+            }
+        }
+        let folder = match std::path::absolute(path) {
+            Ok(path) => path.parent().unwrap_or(Path::new("/")).to_owned(),
+            Err(_) => PathBuf::from("/"),
+        };
+        build(files, &folder, environment, problems)
+    }
+
+    /// Makes a configuration of files that were already read, the later overriding the earlier, and
+    /// of the `EXPUNGED__…` variables among `environment`. `folder` is the absolute folder that
+    /// relative paths start at.
+    ///
+    /// # Errors
+    /// When anything is wrong: with all of it.
+    pub fn parse(
+        files: Vec<InputFile>,
+        folder: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
+        build(files, folder, environment, Problems::default())
+    }
+}
+
+impl Config {
+    /// SHA-256 over what the rules take, do, and when. Stores' addresses are not part of it, so that
+    /// nothing about them can be guessed from the audit log.
+    pub fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        for rule in self.rules.values() {
+            let line =
+                format!("{}\0{}\0{}\0{}\n", rule.name, rule.digest(), rule.schedule, rule.mode);
+            hasher.update(line);
+        }
+        for store in self.stores.values() {
+            hasher.update(format!("{}\0{}\n", store.name, store.kind.as_str()));
+        }
+        hex::encode(hasher.finalize())
+    }
+
+    /// Whether `other` has its ledger and its keys at the same place.
+    pub fn keeps_its_place(&self, other: &Config) -> bool {
+        self.ledger.url == other.ledger.url && self.keys == other.keys
+    }
+}
+
+/// `conf.d/*.toml` beside the main file. Hidden files are left to the editors that make them.
+fn fragments(main: &Path, problems: &Problems) -> Vec<PathBuf> {
+    let folder = main.with_file_name("conf.d");
+    let entries = match fs::read_dir(&folder).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            problems.add(unreadable(&folder, &error));
+            return Vec::new();
+        }
+    };
+    let is_hidden =
+        |path: &Path| path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
+    paths.retain(|path| path.extension() == Some(OsStr::new("toml")) && !is_hidden(path));
+    paths.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+    paths
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a plain file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        return Err(io::Error::other("it is longer than 4 MiB"));
+    }
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Problem {
+    Problem::of_file(path.display().to_string(), format!("cannot be read: {error}"))
+}
+
+fn build(
+    files: Vec<InputFile>,
+    folder: &Path,
+    environment: impl Iterator<Item = (String, String)>,
+    problems: Problems,
+) -> Result<Config, ConfigError> {
+    let paths = files.iter().map(|file| file.path.clone()).collect();
+    let Merged { texts, root } = layers::merge(files, environment, &problems);
+    let context = Context { texts: &texts, problems: &problems, folder };
+    let config = sections(context, &root, paths);
+    finish(config, problems, &texts)
+}
+
+/// A configuration, only if nothing at all is wrong.
+fn finish(
+    config: Option<Config>,
+    problems: Problems,
+    texts: &Texts,
+) -> Result<Config, ConfigError> {
+    match (problems.into_error(texts), config) {
+        (None, Some(config)) => Ok(config),
+        (Some(error), _) => Err(error),
+        // Reading gives up only after it has said why.
+        (None, None) => Err(ConfigError::unexplained()),
+    }
+}
+
+fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<Config> {
+    let mut reader = Reader::new(context, "the configuration", root).guarded();
+    let ledger = section(&mut reader, "ledger", |reader| {
+        urls::read(reader, "url", &[StoreKind::Sqlite, StoreKind::Postgres])
+    });
+    let keys = section(&mut reader, "keys", |reader| {
+        let directory = reader.word("directory", "\"/var/lib/expunged/keys\"")?;
+        Some(urls::absolute(reader.context, directory.value))
+    });
+    let daemon = section(&mut reader, "daemon", |reader| Some(daemon(reader)));
+    let stores = named(&mut reader, "store");
+    let rules = named(&mut reader, "rule");
+    reader.finish();
+
+    let mut kinds = rules::Stores::new();
+    let mut known = BTreeMap::new();
+    for (name, table) in stores {
+        let (kind, store) = store(context, &name, table, ledger.as_ref());
+        kinds.insert(name.clone(), kind);
+        known.extend(store.map(|store| (name, store)));
+    }
+    let read = |(name, table): (Name, &Table)| {
+        rules::read(context, &name, table, &kinds).map(|rule| (name, rule))
+    };
+    let rules = rules.into_iter().filter_map(read).collect();
+    let ledger = match ledger {
+        Some(url) => url.value,
+        None => Secret::Literal(PlainUrl::new(format!("sqlite://{STATE}/ledger.db")).ok()?),
+    };
+    let beside = || urls::sqlite_folder(&ledger).unwrap_or_else(|| STATE.into()).join("keys");
+    Some(Config {
+        keys: keys.unwrap_or_else(beside),
+        ledger: LedgerConfig { url: ledger },
+        daemon: daemon.unwrap_or_default(),
+        stores: known,
+        rules,
+        files,
+    })
+}
+
+/// Reads a table with fixed keys, if it is there.
+fn section<T>(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+) -> Option<T> {
+    let (_, table) = reader.table(key, "{ … }")?;
+    let mut inner = Reader::new(reader.context, format!("`[{key}]`"), table);
+    let value = read(&mut inner);
+    inner.finish();
+    value
+}
+
+/// The tables of `[store.NAME]` or `[rule.NAME]`.
+fn named<'a>(reader: &mut Reader<'a>, key: &'static str) -> Vec<(Name, &'a Table)> {
+    let context = reader.context;
+    let Some((_, table)) = reader.table(key, "{ NAME = { … } }") else { return Vec::new() };
+    let mut found = Vec::new();
+    for (name, Entry { key: place, place: value, kind }) in Reader::new(context, key, table).all() {
+        let Kind::Table(table) = kind else {
+            context.hide(*value);
+            let message = format!("a {key} is a table, and {} is not", quoted(name));
+            let help = format!("write `[{key}.NAME]`, and its keys below");
+            context.problems.add(Problem::new(*place, message).help(help));
+            continue;
+        };
+        if let Ok(name) = name.parse::<Name>() {
+            found.push((name, table));
+        } else {
+            let message = format!("{} cannot be the name of a {key}", quoted(name));
+            let help =
+                "use lower-case letters, digits, `-` and `_`, first a letter or digit, at most 63";
+            context.problems.add(Problem::new(*place, message).help(help));
+        }
+    }
+    found
+}
+
+fn daemon(reader: &mut Reader<'_>) -> DaemonConfig {
+    let default = DaemonConfig::default();
+    let formats = [
+        ("auto", LogFormat::Auto),
+        ("human", LogFormat::Human),
+        ("json", LogFormat::Json),
+        ("journald", LogFormat::Journald),
+    ];
+    let meant = [("text", "human"), ("pretty", "human"), ("journal", "journald")];
+    DaemonConfig {
+        stop_deadline: duration(reader, "stop_deadline", "\"30 seconds\"")
+            .unwrap_or(default.stop_deadline),
+        log: reader.choice("log", &formats, &meant).map_or(default.log, |log| log.value),
+    }
+}
+
+/// A length of time, from a millisecond to an hour.
+fn duration(reader: &mut Reader<'_>, key: &'static str, example: &str) -> Option<Duration> {
+    let duration = reader.parsed(key, example, |text| {
+        let wrong = || Wrong::new(format!("{} is not a length of time", quoted(text)));
+        let duration = text.parse::<SignedDuration>().map_err(|_| wrong())?;
+        let bounds = SignedDuration::from_millis(1)..=SignedDuration::from_hours(1);
+        if !bounds.contains(&duration) {
+            let message = format!("`{key}` is out of bounds");
+            return Err(Wrong::new(message).help("write a time from 1 millisecond to 1 hour"));
+        }
+        Duration::try_from(duration).map_err(|_| wrong())
+    });
+    duration.map(|duration| duration.value)
+}
+
+/// Reads one store; its kind is told even when the rest is wrong.
+fn store(
+    context: Context<'_>,
+    name: &Name,
+    table: &Table,
+    ledger: Option<&Located<Secret>>,
+) -> (Option<StoreKind>, Option<StoreConfig>) {
+    let mut reader = Reader::new(context, format!("store `{name}`"), table).guarded();
+    reader.expect(&[("kind", "\"postgres\""), ("url", "{ credential = \"app-db-url\" }")]);
+    let all = [StoreKind::Postgres, StoreKind::Mysql, StoreKind::Sqlite];
+    let words = all.map(|kind| (kind.as_str(), kind));
+    let meant = [
+        ("postgresql", "postgres"),
+        ("pg", "postgres"),
+        ("psql", "postgres"),
+        ("mariadb", "mysql"),
+        ("sqlite3", "sqlite"),
+    ];
+    let kind = reader.choice("kind", &words, &meant).map(|kind| kind.value);
+    let kinds = kind.as_ref().map_or(all.as_slice(), std::slice::from_ref);
+    let url = urls::read(&mut reader, "url", kinds);
+    let read_only_url = urls::read(&mut reader, "read_only_url", kinds);
+    let connect_timeout = duration(&mut reader, "connect_timeout", "\"10 seconds\"")
+        .unwrap_or(Duration::from_secs(10));
+    reader.finish();
+    if let (Some(url), Some(ledger)) = (&url, ledger)
+        && url.value == ledger.value
+    {
+        let message = format!("store `{name}` is expunged's own ledger");
+        let problem = Problem::new(url.place, message).related(ledger.place, "the ledger");
+        context.problems.add(problem.help("give the ledger a database of its own"));
+    }
+    let store = kind.zip(url).map(|(kind, url)| StoreConfig {
+        name: name.clone(),
+        kind,
+        url: url.value,
+        read_only_url: read_only_url.map(|url| url.value),
+        connect_timeout,
+    });
+    (kind, store)
+}

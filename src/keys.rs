@@ -1,0 +1,210 @@
+//! expunged's own secrets, in a folder that only it can read.
+//!
+//! | file | what for | when it is lost |
+//! |---|---|---|
+//! | `audit-signing.key` | signs the audit log's checkpoints | the log cannot go on under its name |
+//! | `audit-signing.pub` | the verifier key, for auditors | it can be made again from the key |
+//! | `commitment.key` | turns a record's key into a commitment | no record can be shown to be in the log |
+//! | `intent.key` | encrypts the keys in open intents | interrupted batches cannot be resolved |
+//! | `pseudonym.key` | makes pseudonyms | the same value gets a new pseudonym |
+//!
+//! So they are made once, together, and a missing one is never silently replaced. Destroying
+//! `commitment.key` on purpose makes the audit log forget what records it speaks of; nothing else in
+//! the log is lost by that.
+
+use std::fmt;
+use std::path::Path;
+
+use chacha20poly1305::aead::{Aead, Payload};
+use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
+use hmac::{Hmac, Mac};
+use secrecy::{ExposeSecret, SecretBox};
+use sha2::Sha256;
+
+use crate::audit::Commitments;
+use crate::audit::checkpoint::{Checkpoint, CheckpointError};
+use crate::audit::note::{Signer, Verifier};
+use crate::clock;
+use crate::types::{Key, Name};
+
+mod folder;
+
+pub use folder::KeysError;
+
+/// The first byte of what [`Keys::seal`] gives: what follows is a nonce and XChaCha20-Poly1305.
+const SEALED: u8 = 1;
+const NONCE: usize = 24;
+
+type Secret = SecretBox<[u8; 32]>;
+
+/// expunged's own secrets. `Debug` shows none of them, and they are wiped from memory on drop.
+pub struct Keys {
+    signer: Signer,
+    commitment: Secret,
+    intent: Secret,
+    pseudonym: Secret,
+}
+
+/// Sealed bytes that could not be opened.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "the sealed keys of an intent cannot be opened: they are damaged, belong to something else, or were \
+     sealed under another `intent.key`"
+)]
+pub struct UnsealError;
+
+impl Keys {
+    /// Reads the keys from their folder; makes the folder and all of them when none is there yet.
+    ///
+    /// A process that is killed while it makes them leaves either all of them or none, and of two
+    /// processes that make them at the same time both end up with the same ones.
+    ///
+    /// # Errors
+    /// As [`Keys::open`], and when the folder cannot be made or holds other files.
+    pub fn open_or_create(dir: &Path) -> Result<Self, KeysError> {
+        folder::open_or_create(dir)
+    }
+
+    /// Reads the keys from their folder.
+    ///
+    /// # Errors
+    /// When some or all of them are missing, when one is damaged, or when others than the owner may
+    /// read a secret or change the folder.
+    pub fn open(dir: &Path) -> Result<Self, KeysError> {
+        folder::open(dir)
+    }
+
+    /// New keys that live only as long as this value: for tests and demonstrations.
+    ///
+    /// # Panics
+    /// When the operating system has no randomness to give.
+    #[expect(clippy::expect_used, reason = "the name is one that notes can carry")]
+    pub fn generate() -> Self {
+        // Two installations must not have logs of the same name.
+        let name = format!("expunged/{}", hex::encode(clock::random_bytes::<8>()));
+        let secret = || SecretBox::init_with(clock::random_bytes::<32>);
+        let signer = Signer::new(&name, *secret().expose_secret()).expect("a good name");
+        Keys { signer, commitment: secret(), intent: secret(), pseudonym: secret() }
+    }
+
+    /// The name of the audit log: `expunged/` and random digits that came with the signing key.
+    pub fn origin(&self) -> &str {
+        self.signer.verifier().name()
+    }
+
+    /// The public key with which anyone can verify the audit log.
+    pub fn verifier(&self) -> &Verifier {
+        self.signer.verifier()
+    }
+
+    /// Signs a checkpoint of the audit log.
+    pub fn sign_checkpoint(&self, checkpoint: &Checkpoint) -> String {
+        checkpoint.sign(&self.signer)
+    }
+
+    /// Reads a checkpoint of this log that these keys have signed.
+    ///
+    /// # Errors
+    /// When it is none, or it was changed.
+    pub fn open_checkpoint(&self, note: &str) -> Result<Checkpoint, CheckpointError> {
+        Checkpoint::open(note, self.signer.verifier())
+    }
+
+    /// The commitment to one record: equal for equal records, and telling nothing without the key.
+    pub fn commitment(&self, store: &Name, table: &str, key: &Key) -> [u8; 32] {
+        let place = self.place(store, table);
+        commit(place, &key.encode())
+    }
+
+    /// The commitments to the records of a batch, which all lie in one table.
+    pub fn commitments<'a>(
+        &self,
+        store: &Name,
+        table: &str,
+        keys: impl IntoIterator<Item = &'a Key>,
+    ) -> Commitments {
+        let place = self.place(store, table);
+        let mut encoded = Vec::new();
+        let commitments = keys.into_iter().map(|key| {
+            encoded.clear();
+            key.encode_to(&mut encoded);
+            commit(place.clone(), &encoded)
+        });
+        Commitments::new(commitments.collect())
+    }
+
+    /// The state of the commitment's HMAC after store and table, which a batch has in common.
+    fn place(&self, store: &Name, table: &str) -> Hmac<Sha256> {
+        let mut mac = keyed(&self.commitment, "expunged commitment 1");
+        update_with_length(&mut mac, store.as_str().as_bytes());
+        update_with_length(&mut mac, table.as_bytes());
+        mac
+    }
+
+    /// The pseudonym of a value: stable within a scope, unrelated between scopes, and not to be
+    /// computed or guessed from the value without the key.
+    pub fn pseudonym(&self, scope: &str, value: &[u8]) -> [u8; 32] {
+        let mut mac = keyed(&self.pseudonym, "expunged pseudonym 1");
+        update_with_length(&mut mac, scope.as_bytes());
+        commit(mac, value)
+    }
+
+    /// Encrypts what only expunged may read, and binds it to where it belongs (`associated_data`,
+    /// such as the id of its batch): it cannot be opened anywhere else.
+    ///
+    /// # Panics
+    /// For a plaintext of more than 256 GiB, and when the operating system has no randomness to give.
+    #[expect(clippy::expect_used, reason = "it fails only for more than 256 GiB")]
+    pub fn seal(&self, plaintext: &[u8], associated_data: &[u8]) -> Vec<u8> {
+        // The nonce is random; at 24 bytes none will ever come twice.
+        let nonce = clock::random_bytes::<NONCE>();
+        let payload = Payload { msg: plaintext, aad: associated_data };
+        let sealed = self.cipher().encrypt(&nonce.into(), payload).expect("it is short enough");
+        [&[SEALED], nonce.as_slice(), &sealed].concat()
+    }
+
+    /// Opens what [`Keys::seal`] made with the same associated data.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub fn unseal(&self, sealed: &[u8], associated_data: &[u8]) -> Result<Vec<u8>, UnsealError> {
+        let sealed = sealed.strip_prefix(&[SEALED]).ok_or(UnsealError)?;
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE>().ok_or(UnsealError)?;
+        let payload = Payload { msg: sealed, aad: associated_data };
+        self.cipher().decrypt(&(*nonce).into(), payload).map_err(|_| UnsealError)
+    }
+
+    fn cipher(&self) -> XChaCha20Poly1305 {
+        XChaCha20Poly1305::new(self.intent.expose_secret().into())
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("signer", &self.signer).finish_non_exhaustive()
+    }
+}
+
+/// HMAC-SHA256 for one purpose.
+#[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+fn keyed(secret: &Secret, purpose: &str) -> Hmac<Sha256> {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(secret.expose_secret()).expect("any length is good");
+    update_with_length(&mut mac, purpose.as_bytes());
+    mac
+}
+
+/// Takes in a part after its length, so that no two lists of parts look the same.
+fn update_with_length(mac: &mut Hmac<Sha256>, part: &[u8]) {
+    mac.update(&(part.len() as u64).to_be_bytes());
+    mac.update(part);
+}
+
+/// Takes in the last part.
+fn commit(mut mac: Hmac<Sha256>, part: &[u8]) -> [u8; 32] {
+    update_with_length(&mut mac, part);
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests;

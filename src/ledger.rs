@@ -1,0 +1,221 @@
+//! The ledger: expunged's own database, with requests, runs, batches and the audit log.
+//!
+//! It is a SQLite file, or a PostgreSQL database that several nodes share. Its schema is ours and
+//! holds nothing but integers, text and bytes, so one SQL text with `$1` placeholders serves both
+//! through sqlx's `Any` driver. All writing goes through [`Ledger::begin`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor};
+
+use crate::keys::Keys;
+
+pub mod audit;
+mod error;
+mod lock;
+mod place;
+mod requests;
+pub(crate) mod row;
+mod rules;
+mod runs;
+mod schema;
+mod verify;
+
+pub(crate) use crate::audit::entry::moment::to_text;
+pub(crate) use error::Doing;
+pub use error::LedgerError;
+pub use lock::RuleLock;
+use place::Place;
+pub use requests::Request;
+pub use rules::{Loaded, RuleChange, RuleState};
+pub use runs::{Finish, LastRun, OpenBatch, Outcome, Run};
+pub use verify::{Problem, Verification};
+
+/// Connections to the ledger; a rule that runs needs one more of its own on PostgreSQL.
+const MAX_CONNECTIONS: u32 = 8;
+/// How long one waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A write transaction on the ledger. Dropped without [`commit`], it is rolled back.
+pub type Transaction<'a> = sqlx::Transaction<'a, sqlx::Any>;
+
+/// The ledger. Clones share its connections.
+#[derive(Clone)]
+pub struct Ledger {
+    pub(crate) pool: AnyPool,
+    pub(crate) keys: Arc<Keys>,
+    place: Arc<Place>,
+}
+
+/// Whether a connection may write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    ReadWrite,
+    ReadOnly,
+}
+
+impl Ledger {
+    /// Connects to the ledger that the URL names (`sqlite:///path/to/file` or `postgres://…`), after
+    /// making it or bringing its schema up to date.
+    ///
+    /// A new SQLite file is readable by its owner only; its folder is made if it is missing. On
+    /// PostgreSQL the tables go into the first schema of the search path, which must exist.
+    ///
+    /// # Errors
+    /// When there is something else at that place, which stays untouched; when a newer version of
+    /// expunged has been there; when the database does not answer.
+    pub async fn open(url: &str, keys: Arc<Keys>) -> Result<Self, LedgerError> {
+        let place = Place::parse(url)?;
+        schema::prepare(&place, &keys).await?;
+        Self::connect(place, keys, Access::ReadWrite).await
+    }
+
+    /// Connects to a ledger for reading alone. It must exist and be of this version.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`], and when there is no ledger or an older one.
+    pub async fn open_existing(url: &str, keys: Arc<Keys>) -> Result<Self, LedgerError> {
+        let place = Place::parse(url)?;
+        schema::check(&place).await?;
+        Self::connect(place, keys, Access::ReadOnly).await
+    }
+
+    async fn connect(place: Place, keys: Arc<Keys>, access: Access) -> Result<Self, LedgerError> {
+        let pool = pool(&place, access, MAX_CONNECTIONS).await?;
+        Ok(Ledger { pool, keys, place: Arc::new(place) })
+    }
+
+    /// Begins a write transaction.
+    ///
+    /// On SQLite it waits for the one writer there can be; on PostgreSQL it runs beside others until
+    /// [`audit::append`] makes it wait for its turn in the log, so append last and commit soon.
+    ///
+    /// # Errors
+    /// When the database does not answer, or other writers take too long.
+    pub async fn begin(&self) -> Result<Transaction<'static>, LedgerError> {
+        let statement = match *self.place {
+            Place::Sqlite { .. } => "BEGIN IMMEDIATE",
+            Place::Postgres { .. } => "BEGIN ISOLATION LEVEL READ COMMITTED",
+        };
+        self.pool.begin_with(statement).await.doing("beginning a transaction")
+    }
+
+    /// Begins a transaction that only reads, and sees one moment throughout.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn snapshot(&self) -> Result<Transaction<'static>, LedgerError> {
+        let statement = match *self.place {
+            Place::Sqlite { .. } => "BEGIN",
+            Place::Postgres { .. } => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
+        self.pool.begin_with(statement).await.doing("beginning to read")
+    }
+
+    /// The keys that sign its audit log.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Closes all connections; on SQLite, this folds the write-ahead log into the file.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ledger({})", self.place)
+    }
+}
+
+/// Makes what was written in a transaction durable.
+///
+/// # Errors
+/// When the database does not answer: whether it was made durable is then unknown.
+pub async fn commit(transaction: Transaction<'_>) -> Result<(), LedgerError> {
+    transaction.commit().await.doing("committing")
+}
+
+/// Connections that are set up as every one must be.
+async fn pool(place: &Place, access: Access, size: u32) -> Result<AnyPool, LedgerError> {
+    let is_sqlite = place.file().is_some();
+    let options = AnyPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
+    options
+        .after_connect(move |connection, _| Box::pin(set_up(connection, is_sqlite, access)))
+        .connect_with(place.options()?)
+        .await
+        .doing("connecting to it")
+}
+
+/// One connection outside the pool, set up for writing.
+async fn dedicated(place: &Place) -> Result<AnyConnection, LedgerError> {
+    let options: AnyConnectOptions = place.options()?;
+    let mut connection = AnyConnection::connect_with(&options).await.doing("connecting to it")?;
+    let is_sqlite = place.file().is_some();
+    set_up(&mut connection, is_sqlite, Access::ReadWrite).await.doing("setting up a connection")?;
+    Ok(connection)
+}
+
+/// What every connection is told first.
+async fn set_up(
+    connection: &mut AnyConnection,
+    is_sqlite: bool,
+    access: Access,
+) -> Result<(), sqlx::Error> {
+    let statements = match (is_sqlite, access) {
+        // `synchronous = FULL` makes each commit durable, `secure_delete` overwrites what is removed.
+        (true, Access::ReadWrite) => {
+            "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+             PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON"
+        }
+        (true, Access::ReadOnly) => "PRAGMA busy_timeout = 10000; PRAGMA query_only = ON",
+        // A server that is set up not to wait for its disk is told to: intents must be durable.
+        (false, Access::ReadWrite) => {
+            "SELECT set_config('synchronous_commit', 'on', false) \
+             WHERE current_setting('synchronous_commit') = 'off'"
+        }
+        (false, Access::ReadOnly) => "SET default_transaction_read_only = on",
+    };
+    connection.execute(statements).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::Entry;
+
+    fn spawnable<T: Send + 'static>(_: T) {}
+
+    /// Whatever the ledger does can be done in a task of its own. Only to be compiled.
+    #[expect(dead_code, clippy::needless_pass_by_value, reason = "it is enough that it compiles")]
+    fn all_can_be_spawned(ledger: Ledger, keys: Arc<Keys>, url: String, entry: Entry) {
+        let (u, k) = (url.clone(), keys.clone());
+        spawnable(async move { Ledger::open(&u, k).await.map(drop) });
+        let (u, k) = (url.clone(), keys.clone());
+        spawnable(async move { Ledger::open_existing(&u, k).await.map(drop) });
+        let l = ledger.clone();
+        spawnable(async move { l.begin().await.map(drop) });
+        let l = ledger.clone();
+        spawnable(async move {
+            let mut transaction = l.begin().await?;
+            audit::append(&mut transaction, l.keys(), &entry).await?;
+            commit(transaction).await
+        });
+        let l = ledger.clone();
+        spawnable(async move { l.verify_audit().await.map(drop) });
+        let l = ledger.clone();
+        spawnable(async move { l.audit_log(&audit::AuditFilter::default()).await.map(drop) });
+        let l = ledger.clone();
+        spawnable(async move {
+            let rule = "a".parse().expect("a name");
+            let Some(mut lock) = l.lock_rule(&rule).await? else { return Ok(()) };
+            lock.check().await?;
+            lock.release().await
+        });
+    }
+}

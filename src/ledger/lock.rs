@@ -1,0 +1,181 @@
+//! Locks that vanish with the process that holds them, however it ends.
+//!
+//! On SQLite they are locks on files beside the ledger, on PostgreSQL advisory locks of a session.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use sqlx::{AnyConnection, Connection};
+
+use super::error::Doing;
+use super::place::Place;
+use super::{Ledger, LedgerError, dedicated};
+use crate::types::Name;
+
+/// The right to work on a rule: nobody else has it, in this process or another, until it is dropped.
+#[derive(Debug)]
+pub struct RuleLock {
+    rule: Name,
+    held: Held,
+}
+
+/// What holds the lock.
+enum Held {
+    /// An open file: its lock goes when it is closed.
+    File(#[expect(dead_code, reason = "it is held, not read")] File),
+    /// A session: the server frees its locks when the connection ends.
+    Session(Box<AnyConnection>),
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Held::File(_) => "File",
+            Held::Session(_) => "Session",
+        })
+    }
+}
+
+impl Ledger {
+    /// Takes the right to work on a rule, or gives `None` when somebody else has it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be had, or the database does not answer.
+    pub async fn lock_rule(&self, rule: &Name) -> Result<Option<RuleLock>, LedgerError> {
+        let held = match &*self.place {
+            // Two openings of a file exclude each other even in one process.
+            Place::Sqlite { file } => try_lock_file(file, rule)?.map(Held::File),
+            place @ Place::Postgres { .. } => {
+                let session = try_lock_session(place, rule).await?;
+                session.map(|session| Held::Session(Box::new(session)))
+            }
+        };
+        Ok(held.map(|held| RuleLock { rule: rule.clone(), held }))
+    }
+}
+
+impl RuleLock {
+    /// The rule that is locked.
+    pub fn rule(&self) -> &Name {
+        &self.rule
+    }
+
+    /// Makes sure that the lock is still held: its session may have been lost, or may never have
+    /// been one of our own behind a connection pooler. To be asked before each batch.
+    ///
+    /// # Errors
+    /// When it is lost: somebody else may be working on the rule by now.
+    pub async fn check(&mut self) -> Result<(), LedgerError> {
+        match &mut self.held {
+            Held::File(_) => Ok(()),
+            Held::Session(session) => {
+                let held: bool = sqlx::query_scalar(
+                    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
+                     AND pid = pg_backend_pid())",
+                )
+                .fetch_one(&mut **session)
+                .await
+                .doing("holding the lock of a rule")?;
+                if held { Ok(()) } else { Err(LedgerError::LockLost(self.rule.clone())) }
+            }
+        }
+    }
+
+    /// Gives the lock up and returns when others can have it. Dropping it does the same, but may
+    /// return a moment earlier.
+    ///
+    /// # Errors
+    /// When the session had already been lost.
+    pub async fn release(self) -> Result<(), LedgerError> {
+        match self.held {
+            Held::File(_) => Ok(()),
+            Held::Session(mut session) => {
+                sqlx::query("SELECT pg_advisory_unlock_all()")
+                    .execute(&mut *session)
+                    .await
+                    .doing("giving up the lock of a rule")?;
+                session.close().await.doing("closing a connection")
+            }
+        }
+    }
+}
+
+/// Waits for the right to bring the schema of a SQLite ledger up to date.
+pub(super) async fn migration(ledger: &Path) -> Result<File, LedgerError> {
+    let (file, path) = open_lock_file(ledger, "migration.lock")?;
+    let waiting = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await;
+    let locked = waiting.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    locked.map_err(|source| LedgerError::Io { doing: "lock", path, source })
+}
+
+fn try_lock_file(ledger: &Path, rule: &Name) -> Result<Option<File>, LedgerError> {
+    let (file, path) = open_lock_file(ledger, &format!("rule.{rule}.lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(LedgerError::Io { doing: "lock", path, source }),
+    }
+}
+
+/// Opens a lock file, which is made once and stays: removing one would let two processes lock two
+/// files of the same name.
+fn open_lock_file(ledger: &Path, name: &str) -> Result<(File, PathBuf), LedgerError> {
+    let folder = Place::lock_folder(ledger);
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    made.map_err(|source| LedgerError::Io {
+        doing: "create the folder",
+        path: folder.clone(),
+        source,
+    })?;
+    let path = folder.join(name);
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+    match opened {
+        Ok(file) => Ok((file, path)),
+        Err(source) => Err(LedgerError::Io { doing: "open", path, source }),
+    }
+}
+
+async fn try_lock_session(
+    place: &Place,
+    rule: &Name,
+) -> Result<Option<AnyConnection>, LedgerError> {
+    let doing = "locking a rule";
+    let mut session = dedicated(place).await?;
+    // A machine that vanishes says no goodbye: the server is to notice within half a minute. And it
+    // is not to end a session because a batch takes long.
+    sqlx::query(
+        "SELECT set_config(name, CASE name WHEN 'tcp_keepalives_idle' THEN '10' \
+         WHEN 'tcp_keepalives_interval' THEN '5' WHEN 'tcp_keepalives_count' THEN '3' ELSE '0' END, \
+         false) FROM pg_settings WHERE name IN ('tcp_keepalives_idle', 'tcp_keepalives_interval', \
+         'tcp_keepalives_count', 'idle_session_timeout')",
+    )
+    .execute(&mut session)
+    .await
+    .doing(doing)?;
+    // Advisory locks are one per database, and several ledgers may lie in schemas of one.
+    let schema: String = sqlx::query_scalar("SELECT current_schema()::text")
+        .fetch_one(&mut session)
+        .await
+        .doing(doing)?;
+    let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+        .bind(advisory_key(&schema, rule))
+        .fetch_one(&mut session)
+        .await
+        .doing(doing)?;
+    if locked {
+        return Ok(Some(session));
+    }
+    session.close().await.doing("closing a connection")?;
+    Ok(None)
+}
+
+/// The number of a rule's advisory lock.
+fn advisory_key(schema: &str, rule: &Name) -> i64 {
+    let digest = Sha256::digest(format!("expunged rule lock\n{schema}\n{rule}"));
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    i64::from_be_bytes(first)
+}

@@ -1,0 +1,149 @@
+//! Requests: whatever wakes a rule leaves one, and the one pass that runs rules works them off.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::error::Doing;
+use super::row::Columns;
+use super::{Ledger, LedgerError, Transaction, commit, to_text};
+use crate::audit::entry::Cause;
+use crate::clock;
+use crate::types::Name;
+
+/// A wish for a run of a rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// Its id.
+    pub id: Uuid,
+    /// The rule to run.
+    pub rule: Name,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl Ledger {
+    /// Claims a slot of a rule; `None` when it was claimed before, by this process or another.
+    ///
+    /// # Errors
+    /// When the database does not answer; the slot is not claimed then.
+    pub async fn claim_slot(
+        &self,
+        rule: &Name,
+        slot: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Request>, LedgerError> {
+        let mut tx = self.begin().await?;
+        let request = Request { id: clock::new_id(), rule: rule.clone(), cause: Cause::Slot };
+        if !insert(&mut tx, &request, Some(slot), now).await? {
+            return Ok(None);
+        }
+        sqlx::query("UPDATE rule_state SET last_slot = $1 WHERE rule = $2")
+            .bind(to_text(slot))
+            .bind(rule.as_str())
+            .execute(&mut *tx)
+            .await
+            .doing("claiming a slot")?;
+        commit(tx).await?;
+        Ok(Some(request))
+    }
+
+    /// Leaves a request that its maker works off itself.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn request(
+        &self,
+        rule: &Name,
+        cause: Cause,
+        now: Timestamp,
+    ) -> Result<Request, LedgerError> {
+        let mut tx = self.begin().await?;
+        let request = Request { id: clock::new_id(), rule: rule.clone(), cause };
+        insert(&mut tx, &request, None, now).await?;
+        commit(tx).await?;
+        Ok(request)
+    }
+
+    /// The requests for which no run was finished: their process ended, or the rule was busy. The
+    /// oldest comes first.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn open_requests(&self) -> Result<Vec<Request>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query(
+            "SELECT id, rule, cause FROM request WHERE state IN ('pending', 'claimed') \
+             ORDER BY created_at",
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .doing("reading open requests")?;
+        rows.iter()
+            .map(|row| {
+                Ok(Request {
+                    id: row.id("id")?,
+                    rule: row.name("rule")?,
+                    cause: row.word("cause", Cause::from_word)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Gives up on a request, with a word on why.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn abandon_request(
+        &self,
+        request: &Request,
+        why: &'static str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let mut tx = self.begin().await?;
+        close(&mut tx, request.id, "abandoned", Some(why), now).await?;
+        commit(tx).await
+    }
+}
+
+async fn insert(
+    tx: &mut Transaction<'_>,
+    request: &Request,
+    slot: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<bool, LedgerError> {
+    let inserted = sqlx::query(
+        "INSERT INTO request (id, rule, cause, slot, state, created_at) \
+         VALUES ($1, $2, $3, $4, 'claimed', $5) ON CONFLICT (rule, slot) DO NOTHING",
+    )
+    .bind(request.id.to_string())
+    .bind(request.rule.as_str())
+    .bind(request.cause.as_str())
+    .bind(slot.map(to_text))
+    .bind(to_text(now))
+    .execute(&mut **tx)
+    .await
+    .doing("leaving a request")?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+/// Closes a request that is still open.
+pub(super) async fn close(
+    tx: &mut Transaction<'_>,
+    request: Uuid,
+    state: &'static str,
+    note: Option<&'static str>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    sqlx::query(
+        "UPDATE request SET state = $1, closed_at = $2, note = $3 \
+         WHERE id = $4 AND state IN ('pending', 'claimed')",
+    )
+    .bind(state)
+    .bind(to_text(now))
+    .bind(note)
+    .bind(request.to_string())
+    .execute(&mut **tx)
+    .await
+    .doing("closing a request")?;
+    Ok(())
+}

@@ -1,0 +1,546 @@
+//! Runs and their batches. Each step that matters is one transaction together with its audit entry.
+//!
+//! A batch is *intended* before it is committed in the store, and then settled as done or undone,
+//! exactly once: [`Ledger::settle`] changes a batch only from `intended`, so whoever comes second
+//! changes nothing and records nothing.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::error::Doing;
+use super::row::{Columns, to_integer};
+use super::{Ledger, LedgerError, Request, Transaction, audit, commit, requests, to_text};
+use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
+use crate::audit::{Entry, Event};
+use crate::clock;
+use crate::plan::Plan;
+use crate::rule::{Action, Rule};
+use crate::types::{Key, Name};
+
+/// A run that has begun.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its id.
+    pub id: Uuid,
+    /// The request that it works off.
+    pub request: Uuid,
+    /// Its rule.
+    pub rule: Name,
+    /// Its store.
+    pub store: Name,
+    /// Its table.
+    pub table: String,
+    /// What it does to records.
+    pub action: ActionKind,
+    /// Columns that it only pseudonymizes.
+    pub pseudonymized: Vec<String>,
+    /// Records whose starting point lies before it are due.
+    pub cutoff: Timestamp,
+    /// The moment of its decision.
+    pub started_at: Timestamp,
+}
+
+/// A batch whose outcome is not recorded yet.
+#[derive(Debug)]
+pub struct OpenBatch {
+    /// Its id.
+    pub id: Uuid,
+    /// The keys that it takes.
+    pub keys: Vec<Key>,
+    /// The name of its transaction in the store.
+    pub transaction_id: Option<String>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was carried out.
+    Done,
+    /// It was not, for a reason.
+    Undone(&'static str),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    /// In which state.
+    pub state: RunEnd,
+    /// Records still due when expunged looked again, where it could.
+    pub remaining: Option<u64>,
+    /// Why, in expunged's own words, for the audit log.
+    pub reason: Option<&'static str>,
+    /// Why, in words that may name tables and hosts but quote no data, for `status`.
+    pub error: Option<String>,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Ledger {
+    /// Begins a run.
+    ///
+    /// # Errors
+    /// When the database does not answer; there is no run then.
+    pub async fn start_run(
+        &self,
+        request: &Request,
+        rule: &Rule,
+        now: Timestamp,
+    ) -> Result<Run, LedgerError> {
+        let run = new_run(request.id, rule, now);
+        let mut tx = self.begin().await?;
+        insert_run(&mut tx, &run, rule, "running").await?;
+        let event = Event::RunStarted {
+            run: run.id,
+            rule: run.rule.clone(),
+            rule_digest: rule.digest(),
+            store: run.store.clone(),
+            table: run.table.clone(),
+            action: run.action,
+            cutoff: run.cutoff,
+            cause: request.cause,
+            mode: rule.mode.into(),
+        };
+        audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
+        commit(tx).await?;
+        Ok(run)
+    }
+
+    /// Records what a rule that only observes would have done, and closes the request.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn record_observation(
+        &self,
+        request: &Request,
+        rule: &Rule,
+        plan: &Plan,
+    ) -> Result<Run, LedgerError> {
+        let run = new_run(request.id, rule, plan.at);
+        let mut tx = self.begin().await?;
+        insert_run(&mut tx, &run, rule, "observed").await?;
+        sqlx::query("UPDATE run SET remaining = $1, finished_at = $2 WHERE id = $3")
+            .bind(to_integer(plan.due))
+            .bind(to_text(plan.at))
+            .bind(run.id.to_string())
+            .execute(&mut *tx)
+            .await
+            .doing("recording an observation")?;
+        requests::close(&mut tx, request.id, "done", None, plan.at).await?;
+        let event = Event::RunObserved {
+            run: run.id,
+            rule: run.rule.clone(),
+            rule_digest: rule.digest(),
+            store: run.store.clone(),
+            table: run.table.clone(),
+            cutoff: run.cutoff,
+            due: plan.due,
+            undecided: plan.undecided(),
+        };
+        audit::append(&mut tx, &self.keys, &Entry { at: plan.at, event }).await?;
+        commit(tx).await?;
+        Ok(run)
+    }
+
+    /// Records that a rule was not let to run, and closes the request.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn refuse_run(
+        &self,
+        request: &Request,
+        reason: &'static str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let mut tx = self.begin().await?;
+        requests::close(&mut tx, request.id, "abandoned", Some(reason), now).await?;
+        let event = Event::RunRefused { rule: request.rule.clone(), reason: reason.into() };
+        audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
+        commit(tx).await
+    }
+
+    /// Writes down, durably, which records a batch takes, before it is committed in the store.
+    ///
+    /// The keys are sealed. The intent is refused when the run is not running any more: somebody
+    /// resolved it because they took this process for dead.
+    ///
+    /// # Errors
+    /// When it could not be written; the batch must be rolled back then.
+    pub async fn intend(
+        &self,
+        run: &Run,
+        sequence: u64,
+        keys: &[Key],
+        transaction_id: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Uuid, LedgerError> {
+        let batch = clock::new_id();
+        let mut plain = Vec::new();
+        for key in keys {
+            key.encode_to(&mut plain);
+        }
+        let sealed = self.keys.seal(&plain, batch.as_bytes());
+        let mut tx = self.begin().await?;
+        let inserted = sqlx::query(
+            "INSERT INTO batch (id, run_id, seq, state, records, transaction_id, intent, intended_at) \
+             SELECT $1, id, $2, 'intended', $3, $4, $5, $6 FROM run WHERE id = $7 AND state = 'running'",
+        )
+        .bind(batch.to_string())
+        .bind(to_integer(sequence))
+        .bind(to_integer(keys.len() as u64))
+        .bind(transaction_id)
+        .bind(sealed)
+        .bind(to_text(now))
+        .bind(run.id.to_string())
+        .execute(&mut *tx)
+        .await
+        .doing("writing an intent")?;
+        if inserted.rows_affected() != 1 {
+            return Err(LedgerError::RunTakenOver);
+        }
+        commit(tx).await?;
+        Ok(batch)
+    }
+
+    /// Records what became of a batch, once: the batch, the run's count and the audit entry in one
+    /// transaction. Returns whether this call was the one that did.
+    ///
+    /// # Errors
+    /// When the database does not answer; the batch stays open then and is resolved later.
+    pub async fn settle(
+        &self,
+        run: &Run,
+        batch: Uuid,
+        keys: &[Key],
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Result<bool, LedgerError> {
+        let commitments = match outcome {
+            Outcome::Done => Some(self.keys.commitments(&run.store, &run.table, keys)),
+            Outcome::Undone(_) => None,
+        };
+        let mut tx = self.begin().await?;
+        let settled = sqlx::query(
+            "UPDATE batch SET state = $1, settled_at = $2, intent = NULL, commitments = $3 \
+             WHERE id = $4 AND state = 'intended'",
+        )
+        .bind(if commitments.is_some() { "done" } else { "undone" })
+        .bind(to_text(now))
+        .bind(commitments.as_ref().map(crate::audit::Commitments::to_bytes))
+        .bind(batch.to_string())
+        .execute(&mut *tx)
+        .await
+        .doing("settling a batch")?;
+        if settled.rows_affected() != 1 {
+            return Ok(false);
+        }
+        let (rule, store) = (run.rule.clone(), run.store.clone());
+        let event = match (outcome, &commitments) {
+            (Outcome::Undone(reason), _) => {
+                Event::BatchUndone { run: run.id, batch, rule, store, reason: reason.into() }
+            }
+            (Outcome::Done, commitments) => {
+                count_records(&mut tx, run, keys.len() as u64).await?;
+                Event::BatchDone {
+                    run: run.id,
+                    batch,
+                    rule,
+                    store,
+                    table: run.table.clone(),
+                    action: run.action,
+                    records: keys.len() as u64,
+                    commitments: commitments.as_ref().map_or_else(
+                        crate::audit::Hash::empty_root,
+                        crate::audit::Commitments::root,
+                    ),
+                    pseudonymized: run.pseudonymized.clone(),
+                }
+            }
+        };
+        audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
+        commit(tx).await?;
+        Ok(true)
+    }
+
+    /// Ends a run and closes its request. A run that was ended already stays as it is.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn finish_run(&self, run: &Run, finish: Finish) -> Result<(), LedgerError> {
+        let mut tx = self.begin().await?;
+        let finished = sqlx::query(
+            "UPDATE run SET state = $1, remaining = $2, finished_at = $3, error = $4 \
+             WHERE id = $5 AND state = 'running'",
+        )
+        .bind(finish.state.as_str())
+        .bind(finish.remaining.map(to_integer))
+        .bind(to_text(finish.now))
+        .bind(finish.error)
+        .bind(run.id.to_string())
+        .execute(&mut *tx)
+        .await
+        .doing("finishing a run")?;
+        if finished.rows_affected() != 1 {
+            return Ok(());
+        }
+        requests::close(&mut tx, run.request, "done", None, finish.now).await?;
+        let (records, batches) = totals(&mut tx, run.id).await?;
+        let event = Event::RunFinished {
+            run: run.id,
+            rule: run.rule.clone(),
+            store: run.store.clone(),
+            state: finish.state,
+            records,
+            remaining: finish.remaining,
+            batches,
+            reason: finish.reason.map(Reason::from),
+        };
+        audit::append(&mut tx, &self.keys, &Entry { at: finish.now, event }).await?;
+        commit(tx).await
+    }
+
+    /// The runs of a rule that were never ended: their process is gone, if the caller holds the
+    /// rule's lock.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn open_runs(&self, rule: &Name) -> Result<Vec<Run>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query(
+            "SELECT id, request_id, rule, store, table_name, action, cutoff, started_at FROM run \
+             WHERE rule = $1 AND state = 'running' ORDER BY started_at",
+        )
+        .bind(rule.as_str())
+        .fetch_all(&mut *tx)
+        .await
+        .doing("reading open runs")?;
+        rows.iter()
+            .map(|row| {
+                Ok(Run {
+                    id: row.id("id")?,
+                    request: row.id("request_id")?,
+                    rule: row.name("rule")?,
+                    store: row.name("store")?,
+                    table: row.text("table_name")?,
+                    action: row.word("action", ActionKind::from_word)?,
+                    pseudonymized: Vec::new(),
+                    cutoff: row.moment("cutoff")?,
+                    started_at: row.moment("started_at")?,
+                })
+            })
+            .collect()
+    }
+
+    /// The batches of a run whose outcome is not recorded.
+    ///
+    /// # Errors
+    /// When the database does not answer, or an intent cannot be opened with this installation's
+    /// keys.
+    pub async fn open_batches(&self, run: &Run) -> Result<Vec<OpenBatch>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query(
+            "SELECT id, transaction_id, intent FROM batch \
+             WHERE run_id = $1 AND state = 'intended' ORDER BY seq",
+        )
+        .bind(run.id.to_string())
+        .fetch_all(&mut *tx)
+        .await
+        .doing("reading open batches")?;
+        rows.iter()
+            .map(|row| {
+                let id = row.id("id")?;
+                let damaged = LedgerError::Damaged { column: "intent", found: "no keys that open" };
+                let opened = self.keys.unseal(&row.bytes("intent")?, id.as_bytes());
+                let Ok(plain) = opened else { return Err(damaged) };
+                let mut rest = plain.as_slice();
+                let mut keys = Vec::new();
+                while !rest.is_empty() {
+                    let Some(key) = Key::decode_from(&mut rest) else { return Err(damaged) };
+                    keys.push(key);
+                }
+                Ok(OpenBatch { id, keys, transaction_id: row.optional_text("transaction_id")? })
+            })
+            .collect()
+    }
+
+    /// The rules that have runs which were never ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rules_with_open_runs(&self) -> Result<Vec<Name>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query("SELECT DISTINCT rule FROM run WHERE state = 'running'")
+            .fetch_all(&mut *tx)
+            .await
+            .doing("looking for interrupted runs")?;
+        rows.iter().map(|row| row.name("rule")).collect()
+    }
+}
+
+fn new_run(request: Uuid, rule: &Rule, now: Timestamp) -> Run {
+    let pseudonymized = match &rule.action {
+        Action::Delete => Vec::new(),
+        Action::Anonymize(change) => {
+            change.pseudonymized_columns().into_iter().map(str::to_owned).collect()
+        }
+    };
+    Run {
+        id: clock::new_id(),
+        request,
+        rule: rule.name.clone(),
+        store: rule.store.clone(),
+        table: rule.table.to_string(),
+        action: ActionKind::from(&rule.action),
+        pseudonymized,
+        cutoff: rule.cutoff(now),
+        started_at: now,
+    }
+}
+
+async fn insert_run(
+    tx: &mut Transaction<'_>,
+    run: &Run,
+    rule: &Rule,
+    state: &'static str,
+) -> Result<(), LedgerError> {
+    sqlx::query(
+        "INSERT INTO run (id, request_id, rule, rule_digest, store, table_name, action, mode, cutoff, \
+                          state, records, started_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11)",
+    )
+    .bind(run.id.to_string())
+    .bind(run.request.to_string())
+    .bind(run.rule.as_str())
+    .bind(rule.digest())
+    .bind(run.store.as_str())
+    .bind(&run.table)
+    .bind(run.action.as_str())
+    .bind(rule.mode.to_string())
+    .bind(to_text(run.cutoff))
+    .bind(state)
+    .bind(to_text(run.started_at))
+    .execute(&mut **tx)
+    .await
+    .doing("beginning a run")?;
+    Ok(())
+}
+
+async fn count_records(
+    tx: &mut Transaction<'_>,
+    run: &Run,
+    records: u64,
+) -> Result<(), LedgerError> {
+    sqlx::query("UPDATE run SET records = records + $1 WHERE id = $2")
+        .bind(to_integer(records))
+        .bind(run.id.to_string())
+        .execute(&mut **tx)
+        .await
+        .doing("counting records")?;
+    Ok(())
+}
+
+/// Records and batches that a run has carried out.
+async fn totals(tx: &mut Transaction<'_>, run: Uuid) -> Result<(u64, u64), LedgerError> {
+    let row = sqlx::query(
+        "SELECT records, (SELECT count(*) FROM batch WHERE run_id = run.id AND state = 'done') AS batches \
+         FROM run WHERE id = $1",
+    )
+    .bind(run.to_string())
+    .fetch_one(&mut **tx)
+    .await
+    .doing("counting a run")?;
+    Ok((row.count("records")?, row.count("batches")?))
+}
+
+/// What `status` shows of a rule's runs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LastRun {
+    /// The run's id.
+    pub id: Uuid,
+    /// `running`, `done`, `stopped`, `failed` or `observed`.
+    pub state: String,
+    /// Records that it took.
+    pub records: u64,
+    /// Records still due afterwards, or, for one that observed, that were due.
+    pub remaining: Option<u64>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// Why it ran.
+    pub cause: Cause,
+}
+
+impl Ledger {
+    /// The latest run of a rule.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn last_run(&self, rule: &Name) -> Result<Option<LastRun>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let row = sqlx::query(
+            "SELECT run.id, run.state, records, remaining, started_at, finished_at, error, cause \
+             FROM run JOIN request ON request.id = run.request_id \
+             WHERE run.rule = $1 ORDER BY started_at DESC LIMIT 1",
+        )
+        .bind(rule.as_str())
+        .fetch_optional(&mut *tx)
+        .await
+        .doing("reading the last run")?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(LastRun {
+            id: row.id("id")?,
+            state: row.text("state")?,
+            records: row.count("records")?,
+            remaining: row.optional_count("remaining")?,
+            started_at: row.moment("started_at")?,
+            finished_at: row.optional_moment("finished_at")?,
+            error: row.optional_text("error")?,
+            cause: row.word("cause", Cause::from_word)?,
+        }))
+    }
+
+    /// When the latest run of a rule began that answered its slot: it went to its end, or observed.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn last_complete_run(&self, rule: &Name) -> Result<Option<Timestamp>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let row = sqlx::query(
+            "SELECT max(started_at) AS latest FROM run \
+             WHERE rule = $1 AND state IN ('done', 'observed')",
+        )
+        .bind(rule.as_str())
+        .fetch_one(&mut *tx)
+        .await
+        .doing("reading the last complete run")?;
+        row.optional_moment("latest")
+    }
+
+    /// Records per second in the latest runs of a rule, where there is enough to tell.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn pace(&self, rule: &Name) -> Result<Option<f64>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query(
+            "SELECT records, started_at, finished_at FROM run \
+             WHERE rule = $1 AND state IN ('done', 'stopped') AND records >= 1000 \
+             ORDER BY started_at DESC LIMIT 5",
+        )
+        .bind(rule.as_str())
+        .fetch_all(&mut *tx)
+        .await
+        .doing("reading the pace of earlier runs")?;
+        let (mut records, mut seconds) = (0.0, 0.0);
+        for row in &rows {
+            let Some(finished) = row.optional_moment("finished_at")? else { continue };
+            #[expect(clippy::cast_precision_loss, reason = "a forecast needs no more")]
+            let taken = row.count("records")? as f64;
+            records += taken;
+            seconds += finished.duration_since(row.moment("started_at")?).as_secs_f64();
+        }
+        Ok((seconds > 0.0).then(|| records / seconds))
+    }
+}

@@ -1,0 +1,581 @@
+//! The run: request -> plan -> intent -> apply -> outcome -> read back.
+//!
+//! One pass for whatever woke a rule. A run works in bounded batches; each is taken in an open
+//! transaction of the store, its intent is made durable in the ledger, then it is committed, then its
+//! outcome is recorded. A process that dies in between leaves an intent, and whoever next holds the
+//! rule's lock resolves it by asking the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::anonymize::{Strategy, Wanted, replacement};
+use crate::audit::entry::{Cause, RunEnd};
+use crate::check::{self, Severity};
+use crate::clock::{self, Stopwatch};
+use crate::keys::Keys;
+use crate::ledger::{Finish, Ledger, LedgerError, Outcome, Request, RuleLock, Run};
+use crate::plan::{Plan, Sample};
+use crate::rule::{Mode, Rule};
+use crate::store::sql::catalogue::{Column, ColumnKind};
+use crate::store::sql::{Access, Bounds, Interrupted, Pace, Resolution, SurveyDepth, Target, Walk};
+use crate::store::{Batch, Store, StoreError, Stores};
+use crate::types::Name;
+
+/// Walks over one table in one run: rows that moved under the first are found by the second.
+const MOST_WALKS: u32 = 3;
+/// How often a batch that met a lock is tried again before the run gives up.
+const MOST_ATTEMPTS: u32 = 6;
+/// How long a store may take to end the transaction of a process that died.
+const RESOLVE_WITHIN: Duration = Duration::from_mins(1);
+
+/// What a run needs.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    /// Where it is written down.
+    pub ledger: Ledger,
+    /// Where it is done.
+    pub stores: Arc<Stores>,
+}
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Records taken so far.
+    pub records: u64,
+    /// Records that were due at the start.
+    pub due: u64,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct RunResult {
+    /// The rule.
+    pub rule: Name,
+    /// The run's id, where there was one.
+    pub run: Option<Uuid>,
+    /// How it ended.
+    pub state: RunState,
+    /// Records deleted or anonymized.
+    pub records: u64,
+    /// Records still due when expunged looked again; for a rule that observes, those that are due.
+    pub remaining: Option<u64>,
+    /// Batches carried out.
+    pub batches: u64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// All that was due is gone.
+    Done,
+    /// It observed and did nothing.
+    Observed,
+    /// It was stopped between two batches.
+    Stopped,
+    /// An error ended it; what was done before is recorded.
+    Failed,
+    /// It was not let to run.
+    Refused,
+    /// Another process is running the rule.
+    Busy,
+}
+
+/// Why a run could not even be recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ledger failed: nothing is deleted without one.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The store does not say what became of an interrupted batch.
+    #[error(
+        "an interrupted batch of rule `{rule}` is still open in the store: end its transaction there, or wait until the server does"
+    )]
+    Unresolved {
+        /// The rule.
+        rule: Name,
+    },
+}
+
+/// What was found and settled of runs whose process died.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Recovered {
+    /// Runs that had not ended.
+    pub runs: u64,
+    /// Batches that had been carried out.
+    pub done: u64,
+    /// Batches that had not.
+    pub undone: u64,
+}
+
+/// Decides what a rule would do now. Touches nothing: the store is opened for reading alone.
+///
+/// # Errors
+/// When the store cannot be reached or the rule does not fit it.
+pub async fn plan(
+    rule: &Rule,
+    stores: &Stores,
+    now: Timestamp,
+    samples: u32,
+    pace: Option<f64>,
+) -> Result<Plan, StoreError> {
+    let store = stores.get(&rule.store, Access::ReadOnly)?;
+    let target = store.target(rule).await?;
+    let bounds = Bounds { cutoff: rule.cutoff(now), now };
+    let survey = store.survey(&target, bounds, SurveyDepth::Full).await?;
+    let mut plan = Plan::new(rule, now, survey, pace);
+    if samples > 0 && plan.due > 0 {
+        let found = store.sample(&target, bounds, samples).await?;
+        plan.sample =
+            found.into_iter().map(|(key, starting_point)| Sample { key, starting_point }).collect();
+    }
+    Ok(plan)
+}
+
+impl Runner {
+    /// Works off a request: the one way in which a rule runs.
+    ///
+    /// Whatever ends the run is in the result and in the ledger. `report` is told after each batch.
+    ///
+    /// # Errors
+    /// When the ledger does not answer: then nothing more is done, and what was begun is resolved
+    /// at the next start.
+    pub async fn work_off(
+        &self,
+        rule: &Rule,
+        request: &Request,
+        now: Timestamp,
+        stop: &CancellationToken,
+        report: &(dyn Fn(Progress) + Sync),
+    ) -> Result<RunResult, LedgerError> {
+        let watch = Stopwatch::start();
+        let Some(mut lock) = self.ledger.lock_rule(&rule.name).await? else {
+            self.ledger
+                .abandon_request(request, "another run of the rule was under way", now)
+                .await?;
+            return Ok(result(rule, RunState::Busy, watch));
+        };
+        let ended = self.work_off_locked(rule, request, now, stop, report, &mut lock).await;
+        // A lock that cannot be given up is gone with its connection.
+        lock.release().await.ok();
+        let mut ended = ended?;
+        ended.seconds = watch.elapsed().as_secs_f64();
+        Ok(ended)
+    }
+
+    async fn work_off_locked(
+        &self,
+        rule: &Rule,
+        request: &Request,
+        now: Timestamp,
+        stop: &CancellationToken,
+        report: &(dyn Fn(Progress) + Sync),
+        lock: &mut RuleLock,
+    ) -> Result<RunResult, LedgerError> {
+        let watch = Stopwatch::start();
+        let refuse = async |reason: &'static str, error: String| {
+            self.ledger.refuse_run(request, reason, now).await?;
+            tracing::error!(rule = %rule.name, %error, "{reason}");
+            Ok(RunResult { error: Some(error), ..result(rule, RunState::Refused, watch) })
+        };
+        match self.recover_locked(rule, now).await {
+            Ok(_) => {}
+            Err(RunError::Ledger(error)) => return Err(error),
+            Err(error) => {
+                return refuse("an earlier run could not be resolved", error.to_string()).await;
+            }
+        }
+        if rule.mode == Mode::Observe {
+            return match plan(rule, &self.stores, now, 0, None).await {
+                Ok(plan) => self.observe(rule, request, &plan, watch).await,
+                Err(error) => refuse("the store could not be surveyed", error.to_string()).await,
+            };
+        }
+        match self.prepare(rule, now).await {
+            Ok(Ok(prepared)) => {
+                let run = self.ledger.start_run(request, rule, now).await?;
+                Execution {
+                    runner: self,
+                    rule,
+                    run,
+                    prepared,
+                    stop,
+                    report,
+                    lock,
+                    records: 0,
+                    batches: 0,
+                }
+                .carry_out(watch)
+                .await
+            }
+            Ok(Err(findings)) => refuse("the rule does not fit its table", findings).await,
+            Err(error) => refuse("the store could not be surveyed", error.to_string()).await,
+        }
+    }
+
+    async fn observe(
+        &self,
+        rule: &Rule,
+        request: &Request,
+        plan: &Plan,
+        watch: Stopwatch,
+    ) -> Result<RunResult, LedgerError> {
+        let run = self.ledger.record_observation(request, rule, plan).await?;
+        Ok(RunResult {
+            run: Some(run.id),
+            remaining: Some(plan.due),
+            ..result(rule, RunState::Observed, watch)
+        })
+    }
+
+    /// Holds the rule against its live table and counts. The inner error is what `check` found.
+    async fn prepare(
+        &self,
+        rule: &Rule,
+        now: Timestamp,
+    ) -> Result<Result<Prepared, String>, StoreError> {
+        let store = self.stores.get(&rule.store, Access::ReadWrite)?;
+        let table = store.inspect(rule).await?;
+        let findings = check::examine(rule, &table);
+        let wrong: Vec<_> = findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(|finding| finding.message.as_str())
+            .collect();
+        let (true, Ok(target)) = (wrong.is_empty(), Target::new(rule, table)) else {
+            return Ok(Err(wrong.join("; ")));
+        };
+        let bounds = Bounds { cutoff: rule.cutoff(now), now };
+        let survey = store.survey(&target, bounds, SurveyDepth::Due).await?;
+        Ok(Ok(Prepared { store, target, bounds, due: survey.due, total: survey.total }))
+    }
+
+    /// Resolves what runs of a rule left behind when their process died, if nobody is running it.
+    ///
+    /// # Errors
+    /// When the ledger or the store cannot be asked; what is open stays open.
+    pub async fn recover(&self, rule: &Rule, now: Timestamp) -> Result<Recovered, RunError> {
+        let Some(lock) = self.ledger.lock_rule(&rule.name).await? else {
+            return Ok(Recovered::default());
+        };
+        let recovered = self.recover_locked(rule, now).await;
+        lock.release().await.ok();
+        recovered
+    }
+
+    /// Resolves what a process left that died, closes its requests, and leaves one of its own to
+    /// run the rule again. `None` when nothing was left, or somebody is running the rule.
+    ///
+    /// # Errors
+    /// As for [`Runner::recover`].
+    pub async fn take_over(
+        &self,
+        rule: &Rule,
+        now: Timestamp,
+    ) -> Result<Option<Request>, RunError> {
+        let Some(lock) = self.ledger.lock_rule(&rule.name).await? else { return Ok(None) };
+        let recovered = self.recover_locked(rule, now).await;
+        let left = self.abandon_requests(rule, now).await;
+        lock.release().await.ok();
+        if recovered?.runs == 0 && left? == 0 {
+            return Ok(None);
+        }
+        Ok(Some(self.ledger.request(&rule.name, Cause::Restart, now).await?))
+    }
+
+    async fn abandon_requests(&self, rule: &Rule, now: Timestamp) -> Result<usize, LedgerError> {
+        let open = self.ledger.open_requests().await?;
+        let open: Vec<_> = open.into_iter().filter(|request| request.rule == rule.name).collect();
+        for request in &open {
+            self.ledger.abandon_request(request, "its process ended before it did", now).await?;
+        }
+        Ok(open.len())
+    }
+
+    /// The caller holds the rule's lock, so an open run is nobody's.
+    async fn recover_locked(&self, rule: &Rule, now: Timestamp) -> Result<Recovered, RunError> {
+        let mut recovered = Recovered::default();
+        for run in self.ledger.open_runs(&rule.name).await? {
+            recovered.runs += 1;
+            for batch in self.ledger.open_batches(&run).await? {
+                let interrupted =
+                    Interrupted { keys: batch.keys, transaction_id: batch.transaction_id };
+                let outcome = self.resolve(rule, &run, &interrupted).await?;
+                self.ledger.settle(&run, batch.id, &interrupted.keys, outcome, now).await?;
+                match outcome {
+                    Outcome::Done => recovered.done += 1,
+                    Outcome::Undone(_) => recovered.undone += 1,
+                }
+            }
+            let finish = Finish {
+                state: RunEnd::Failed,
+                remaining: None,
+                reason: Some("its process ended before it did"),
+                error: Some("interrupted: its process ended before it did".to_owned()),
+                now,
+            };
+            self.ledger.finish_run(&run, finish).await?;
+            tracing::warn!(rule = %rule.name, run = %run.id, ?recovered, "resolved an interrupted run");
+        }
+        Ok(recovered)
+    }
+
+    /// Asks the store what became of a batch, and waits while it does not know itself.
+    async fn resolve(
+        &self,
+        rule: &Rule,
+        run: &Run,
+        interrupted: &Interrupted,
+    ) -> Result<Outcome, RunError> {
+        let store = self.stores.get(&run.store, Access::ReadWrite)?;
+        let target = store.target(rule).await?;
+        let watch = Stopwatch::start();
+        loop {
+            match store.resolve(&target, interrupted).await {
+                Ok(Resolution::Done) => return Ok(Outcome::Done),
+                Ok(Resolution::Undone) => return Ok(Outcome::Undone("the store rolled it back")),
+                Ok(Resolution::InProgress) => {}
+                Err(error) if error.is_transient() => {}
+                Err(error) => return Err(error.into()),
+            }
+            if watch.elapsed() > RESOLVE_WITHIN {
+                return Err(RunError::Unresolved { rule: rule.name.clone() });
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+/// A rule that fits its table, and what is due there.
+struct Prepared {
+    store: Store,
+    target: Target,
+    bounds: Bounds,
+    due: u64,
+    total: u64,
+}
+
+impl Prepared {
+    /// Counts again what is due.
+    async fn survey(&self) -> Result<u64, StoreError> {
+        Ok(self.store.survey(&self.target, self.bounds, SurveyDepth::Due).await?.due)
+    }
+}
+
+/// A run under way.
+struct Execution<'a> {
+    runner: &'a Runner,
+    rule: &'a Rule,
+    run: Run,
+    prepared: Prepared,
+    stop: &'a CancellationToken,
+    report: &'a (dyn Fn(Progress) + Sync),
+    lock: &'a mut RuleLock,
+    records: u64,
+    batches: u64,
+}
+
+/// What ended the batches of a run.
+enum Ended {
+    Complete,
+    Stopped,
+}
+
+impl Execution<'_> {
+    async fn carry_out(mut self, watch: Stopwatch) -> Result<RunResult, LedgerError> {
+        let ended = self.walk().await;
+        let (state, error) = match &ended {
+            Ok(Ended::Complete) => (RunState::Done, None),
+            Ok(Ended::Stopped) => (RunState::Stopped, None),
+            Err(error) => (RunState::Failed, Some(error.to_string())),
+        };
+        // Read back: that a statement succeeded is weak evidence. What cannot be read is not known.
+        let remaining = self.prepared.survey().await.ok();
+        let (end, reason) = match (&ended, state) {
+            (Err(RunError::Store(_)), _) => (RunEnd::Failed, Some("the store failed")),
+            (Err(RunError::Ledger(_)), _) => (RunEnd::Failed, Some("the ledger failed")),
+            (Err(RunError::Unresolved { .. }), _) => {
+                (RunEnd::Failed, Some("a batch could not be resolved"))
+            }
+            (_, RunState::Stopped) => (RunEnd::Stopped, Some("it was asked to stop")),
+            _ => (RunEnd::Done, None),
+        };
+        let now = clock::now();
+        // An intent without an outcome must be resolved before the run can end: leave it open.
+        if !matches!(ended, Err(RunError::Ledger(_) | RunError::Unresolved { .. })) {
+            let finish = Finish { state: end, remaining, reason, error: error.clone(), now };
+            self.runner.ledger.finish_run(&self.run, finish).await?;
+        }
+        Ok(RunResult {
+            run: Some(self.run.id),
+            records: self.records,
+            remaining,
+            batches: self.batches,
+            error,
+            ..result(self.rule, state, watch)
+        })
+    }
+
+    /// Walks the table until nothing is due, or a walk takes nothing.
+    async fn walk(&mut self) -> Result<Ended, RunError> {
+        let mut due = self.prepared.due;
+        for _ in 0..MOST_WALKS {
+            if due == 0 {
+                break;
+            }
+            let before = self.records;
+            let mut walk = Walk::new(&self.prepared.target, due, self.prepared.total);
+            let mut pace = walk.pace();
+            while self.batch(&mut walk, &mut pace).await? {
+                if self.stop.is_cancelled() {
+                    return Ok(Ended::Stopped);
+                }
+            }
+            if self.records == before {
+                break;
+            }
+            due = self.prepared.survey().await?;
+        }
+        Ok(Ended::Complete)
+    }
+
+    /// One window of the walk. Returns whether there may be more.
+    async fn batch(&mut self, walk: &mut Walk, pace: &mut Pace) -> Result<bool, RunError> {
+        let watch = Stopwatch::start();
+        let Some(batch) = self.take(walk, pace).await? else { return Ok(false) };
+        let taken = batch.records.keys.len() as u64;
+        let window = batch.window.clone();
+        if taken == 0 {
+            batch.rollback().await?;
+        } else {
+            self.settle(batch).await?;
+            self.records += taken;
+            self.batches += 1;
+            (self.report)(Progress { records: self.records, due: self.prepared.due });
+        }
+        walk.advance(&window, taken);
+        pace.note(watch.elapsed(), taken);
+        Ok(true)
+    }
+
+    /// Takes the next window, trying again with a smaller one while others hold locks.
+    async fn take(
+        &mut self,
+        walk: &mut Walk,
+        pace: &mut Pace,
+    ) -> Result<Option<Batch>, StoreError> {
+        let Prepared { store, target, bounds, .. } = &self.prepared;
+        let keys = self.runner.ledger.keys();
+        let scope = format!("{}/{}", self.run.store, self.run.table);
+        let replace = |strategy: &Strategy, column: &Column, old: Option<&str>| {
+            new_value(keys, &scope, strategy, column, old)
+        };
+        let mut attempt = 1;
+        loop {
+            match store.take(target, *bounds, walk, pace, &replace).await {
+                Err(error) if error.is_transient() && attempt < MOST_ATTEMPTS => {
+                    tracing::debug!(rule = %self.rule.name, %error, attempt, "trying a batch again");
+                    attempt += 1;
+                    pace.back_off();
+                    if self.stop.is_cancelled() {
+                        return Err(error);
+                    }
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Intent, effect, outcome: in this order, each durable before the next.
+    async fn settle(&mut self, batch: Batch) -> Result<(), RunError> {
+        let ledger = &self.runner.ledger;
+        self.lock.check().await?;
+        let keys = batch.records.keys.clone();
+        let transaction_id = batch.records.transaction_id.clone();
+        let id = ledger
+            .intend(&self.run, self.batches, &keys, transaction_id.as_deref(), clock::now())
+            .await?;
+        let outcome = match batch.commit().await {
+            Ok(()) => Outcome::Done,
+            // The answer got lost, or the commit failed: only the store knows.
+            Err(error) => {
+                tracing::warn!(rule = %self.rule.name, %error, "asking what became of a batch");
+                let interrupted = Interrupted { keys, transaction_id };
+                let outcome = self.runner.resolve(self.rule, &self.run, &interrupted).await;
+                let outcome =
+                    outcome.map_err(|_| RunError::Unresolved { rule: self.rule.name.clone() })?;
+                ledger.settle(&self.run, id, &interrupted.keys, outcome, clock::now()).await?;
+                return match outcome {
+                    Outcome::Done => Ok(()),
+                    Outcome::Undone(_) => Err(error.into()),
+                };
+            }
+        };
+        ledger.settle(&self.run, id, &keys, outcome, clock::now()).await?;
+        Ok(())
+    }
+}
+
+/// The new value of a column that this process computes.
+fn new_value(
+    keys: &Keys,
+    scope: &str,
+    strategy: &Strategy,
+    column: &Column,
+    old: Option<&str>,
+) -> Option<String> {
+    let wanted = match column.kind {
+        ColumnKind::Integer if column.type_name.starts_with("tiny") => Wanted::Integer(127),
+        ColumnKind::Integer if column.type_name.starts_with("small") => Wanted::Integer(32_767),
+        ColumnKind::Integer => Wanted::Integer(2_147_483_647),
+        ColumnKind::Uuid => Wanted::Uuid,
+        _ => Wanted::Text(length_of(&column.type_name)),
+    };
+    let pseudonym = |value: &[u8]| keys.pseudonym(scope, value);
+    replacement(strategy, wanted, old, &pseudonym, &clock::random_bytes::<32>)
+}
+
+/// The number in `character varying(40)`; without one there is no bound.
+fn length_of(type_name: &str) -> usize {
+    let number = type_name.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+    number.and_then(|(number, _)| number.trim().parse().ok()).unwrap_or(usize::MAX)
+}
+
+fn result(rule: &Rule, state: RunState, watch: Stopwatch) -> RunResult {
+    RunResult {
+        rule: rule.name.clone(),
+        run: None,
+        state,
+        records: 0,
+        remaining: None,
+        batches: 0,
+        seconds: watch.elapsed().as_secs_f64(),
+        error: None,
+    }
+}
+
+/// Makes a request for a command and works it off.
+///
+/// # Errors
+/// As for [`Runner::work_off`].
+pub async fn run_by_command(
+    runner: &Runner,
+    rule: &Rule,
+    now: Timestamp,
+    stop: &CancellationToken,
+    report: &(dyn Fn(Progress) + Sync),
+) -> Result<RunResult, LedgerError> {
+    let request = runner.ledger.request(&rule.name, Cause::Command, now).await?;
+    runner.work_off(rule, &request, now, stop, report).await
+}

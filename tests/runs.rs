@@ -1,0 +1,374 @@
+//! The run, end to end, on each database and with either ledger: exactly the due records go, rules
+//! that observe do nothing, and what a dead process left is settled once.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use expunged::audit::{Entry, Event};
+use expunged::clock;
+use expunged::config::{Config, InputFile};
+use expunged::keys::Keys;
+use expunged::ledger::audit::AuditFilter;
+use expunged::ledger::{Ledger, Loaded, Outcome};
+use expunged::rule::Rule;
+use expunged::run::{RunResult, RunState, Runner, plan, run_by_command};
+use expunged::store::sql::{Access, Bounds, Walk};
+use expunged::store::{Batch, Stores};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+mod support;
+use support::{Kind, TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
+
+/// A store with accounts of which some are due, its configuration, and a ledger.
+struct House {
+    store: TestDatabase,
+    // Dropped after the connections to it.
+    runner: Runner,
+    config: Config,
+    _ledger_store: Option<TestDatabase>,
+    _folder: TempDir,
+}
+
+const RULES: &str = r#"
+[rule.inactive]
+store = "app"
+table = "accounts"
+where = "status <> 'staff'"
+starting_point = "last_seen_at"
+retention = "2 years"
+action = "delete"
+subject = "id"
+mode = "enforce"
+
+[rule.watching]
+store = "app"
+table = "accounts"
+starting_point = "last_seen_at"
+retention = "1 year"
+action = "delete"
+
+[rule.mails]
+store = "app"
+table = "accounts"
+starting_point = "last_seen_at"
+retention = "1 year"
+action = "anonymize"
+marker = "anonymized_at"
+mode = "enforce"
+[rule.mails.columns]
+email = "hmac"
+name = "null"
+"#;
+
+impl House {
+    async fn new(store: TestDatabase, ledger_on_postgres: bool) -> House {
+        let kind = match store.kind {
+            Kind::Postgres => "postgres",
+            Kind::MySql => "mysql",
+            Kind::Sqlite => "sqlite",
+        };
+        let moment = match store.kind {
+            Kind::Postgres => "timestamptz",
+            Kind::MySql => "datetime",
+            Kind::Sqlite => "text",
+        };
+        store
+            .execute(&format!(
+                "CREATE TABLE accounts (id integer PRIMARY KEY, email varchar(200), name varchar(99), \
+                                        status varchar(9), last_seen_at {moment}, anonymized_at {moment});
+                 CREATE INDEX accounts_seen ON accounts (last_seen_at)"
+            ))
+            .await;
+        // 1 to 10 staff and old, 11 to 500 old, 501 to 700 in between, the rest fresh; two without a date.
+        for chunk in (1..=1000).collect::<Vec<u32>>().chunks(250) {
+            let rows: Vec<_> = chunk
+                .iter()
+                .map(|id| {
+                    let seen = match id {
+                        1..=500 => "2020-02-29 12:00:00",
+                        501..=700 => "2025-03-01 12:00:00",
+                        _ => "2026-11-01 12:00:00",
+                    };
+                    let status = if *id <= 10 { "staff" } else { "user" };
+                    format!("({id}, 'person{id}@example.org', 'Person {id}', '{status}', '{seen}', NULL)")
+                })
+                .collect();
+            store.execute(&format!("INSERT INTO accounts VALUES {}", rows.join(", "))).await;
+        }
+        store
+            .execute("INSERT INTO accounts (id, status) VALUES (2001, 'user'), (2002, 'user')")
+            .await;
+
+        let folder = tempfile::tempdir().unwrap();
+        let password = folder.path().join("url");
+        std::fs::write(&password, &store.url).unwrap();
+        restrict(&password);
+        let text = format!(
+            "[store.app]\nkind = \"{kind}\"\nurl = {{ file = \"{}\" }}\n{RULES}",
+            password.display()
+        );
+        let file = InputFile { path: "expunged.toml".into(), bytes: text.into_bytes() };
+        let config = Config::parse(vec![file], folder.path(), std::iter::empty()).unwrap();
+        let ledger_store = if ledger_on_postgres { Some(fresh_postgres().await) } else { None };
+        let url = match &ledger_store {
+            Some(database) => database.url.clone(),
+            None => format!("sqlite://{}", folder.path().join("ledger.db").display()),
+        };
+        let keys = Arc::new(Keys::open_or_create(&folder.path().join("keys")).unwrap());
+        let ledger = Ledger::open(&url, keys).await.unwrap();
+        let loaded =
+            Loaded { rules: &config.rules, stores: 1, digest: &config.digest(), now: clock::now() };
+        ledger.load_rules(loaded).await.unwrap();
+        let runner = Runner { ledger, stores: Arc::new(Stores::new(config.stores.clone())) };
+        House { store, runner, config, _ledger_store: ledger_store, _folder: folder }
+    }
+
+    fn rule(&self, name: &str) -> &Rule {
+        &self.config.rules[&name.parse().unwrap()]
+    }
+
+    async fn run(&self, rule: &str) -> RunResult {
+        let stop = CancellationToken::new();
+        run_by_command(&self.runner, self.rule(rule), clock::now(), &stop, &|_| {}).await.unwrap()
+    }
+
+    async fn ids(&self, condition: &str) -> i64 {
+        self.store.count(&format!("SELECT count(*) FROM accounts WHERE {condition}")).await
+    }
+
+    async fn events(&self, kind: &str) -> Vec<Event> {
+        let filter = AuditFilter { kind: Some(kind.into()), ..AuditFilter::default() };
+        let entries = self.runner.ledger.audit_log(&filter).await.unwrap();
+        entries.into_iter().map(|(_, Entry { event, .. })| event).collect()
+    }
+
+    /// The log is whole, and holds nothing of the data.
+    async fn assert_log_is_sound(&self) {
+        let verification = self.runner.ledger.verify_audit().await.unwrap();
+        assert!(verification.is_valid(), "{:?}", verification.problems);
+        let entries = self.runner.ledger.audit_log(&AuditFilter::default()).await.unwrap();
+        let text = serde_json::to_string(&entries).unwrap();
+        assert!(!text.contains("example.org") && !text.contains("Person"), "{text}");
+    }
+
+    /// Takes a batch of the rule, writes its intent, and hands both over: what a process has done
+    /// that is killed then.
+    async fn intend(&self, rule: &Rule) -> (Batch, expunged::ledger::Run) {
+        let now = clock::now();
+        let ledger = &self.runner.ledger;
+        let store = self.runner.stores.get(&rule.store, Access::ReadWrite).unwrap();
+        let target = store.target(rule).await.unwrap();
+        let bounds = Bounds { cutoff: rule.cutoff(now), now };
+        let mut walk = Walk::new(&target, 490, 1002);
+        let mut pace = walk.pace();
+        let batch = store
+            .take(&target, bounds, &mut walk, &mut pace, &|_, _, old| old.map(str::to_owned))
+            .await
+            .unwrap()
+            .expect("a first window");
+        let request =
+            ledger.request(&rule.name, expunged::audit::entry::Cause::Command, now).await.unwrap();
+        let run = ledger.start_run(&request, rule, now).await.unwrap();
+        let id = batch.records.transaction_id.as_deref();
+        ledger.intend(&run, 0, &batch.records.keys, id, now).await.unwrap();
+        (batch, run)
+    }
+}
+
+fn restrict(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Each test on each database; PostgreSQL also as the ledger.
+macro_rules! on_each_database {
+    ($($name:ident)+) => { $(
+        mod $name {
+            use super::*;
+
+            #[tokio::test]
+            async fn on_postgres() {
+                super::$name(House::new(fresh_postgres().await, false).await).await;
+            }
+            #[tokio::test]
+            async fn on_mysql() {
+                super::$name(House::new(fresh_mysql().await, false).await).await;
+            }
+            #[tokio::test]
+            async fn on_sqlite() {
+                super::$name(House::new(fresh_sqlite().await, false).await).await;
+            }
+            #[tokio::test]
+            async fn on_sqlite_with_its_ledger_on_postgres() {
+                super::$name(House::new(fresh_sqlite().await, true).await).await;
+            }
+        }
+    )+ };
+}
+
+on_each_database! {
+    exactly_the_due_records_are_deleted
+    a_rule_that_observes_does_nothing
+    anonymized_records_stay_and_are_not_due_again
+    a_batch_that_was_committed_before_the_process_died_is_recorded_once
+    a_batch_that_was_not_committed_is_recorded_as_undone
+    a_stopped_run_keeps_what_it_did
+    a_rule_that_is_running_is_not_run_twice
+}
+
+async fn exactly_the_due_records_are_deleted(house: House) {
+    let planned =
+        plan(house.rule("inactive"), &house.runner.stores, clock::now(), 3, None).await.unwrap();
+    assert_eq!((planned.due, planned.subjects, planned.undecided()), (490, Some(490), 2));
+    assert_eq!(planned.sample.len(), 3);
+
+    let result = house.run("inactive").await;
+    assert_eq!((result.state, result.records, result.remaining), (RunState::Done, 490, Some(0)));
+    assert_eq!(house.ids("id BETWEEN 11 AND 500").await, 0);
+    assert_eq!(house.ids("1 = 1").await, 1002 - 490);
+
+    let again = house.run("inactive").await;
+    assert_eq!((again.state, again.records), (RunState::Done, 0));
+    let recorded: u64 = house
+        .events("batch_done")
+        .await
+        .iter()
+        .map(|event| match event {
+            Event::BatchDone { records, .. } => *records,
+            _ => 0,
+        })
+        .sum();
+    assert_eq!(recorded, 490);
+    house.assert_log_is_sound().await;
+}
+
+async fn a_rule_that_observes_does_nothing(house: House) {
+    let result = house.run("watching").await;
+    assert_eq!(
+        (result.state, result.records, result.remaining),
+        (RunState::Observed, 0, Some(700))
+    );
+    assert_eq!(house.ids("1 = 1").await, 1002);
+    let events = house.events("run_observed").await;
+    assert!(
+        matches!(events.as_slice(), [Event::RunObserved { due: 700, undecided: 2, .. }]),
+        "{events:?}"
+    );
+    assert!(house.events("run_started").await.is_empty());
+}
+
+async fn anonymized_records_stay_and_are_not_due_again(house: House) {
+    let result = house.run("mails").await;
+    assert_eq!((result.state, result.records, result.remaining), (RunState::Done, 700, Some(0)));
+    assert_eq!(house.ids("1 = 1").await, 1002);
+    let changed = "anonymized_at IS NOT NULL AND name IS NULL AND email NOT LIKE '%@%'";
+    assert_eq!(house.ids(changed).await, 700);
+    let emails =
+        house.store.strings("SELECT email FROM accounts WHERE id <= 700 ORDER BY id").await;
+    let distinct: std::collections::BTreeSet<_> = emails.iter().collect();
+    assert_eq!(distinct.len(), 700, "a pseudonym follows its value");
+    assert!(emails.iter().all(|email| email.len() == 64));
+
+    let again = house.run("mails").await;
+    assert_eq!((again.state, again.records), (RunState::Done, 0));
+    let labelled = house.events("batch_done").await.iter().all(
+        |event| matches!(event, Event::BatchDone { pseudonymized, .. } if pseudonymized == &["email"]),
+    );
+    assert!(labelled, "the audit log says what is only pseudonymized");
+    house.assert_log_is_sound().await;
+}
+
+async fn a_batch_that_was_committed_before_the_process_died_is_recorded_once(house: House) {
+    let rule = house.rule("inactive").clone();
+    let (batch, _) = house.intend(&rule).await;
+    let taken = batch.records.keys.len();
+    batch.commit().await.unwrap();
+
+    let recovered = house.runner.recover(&rule, clock::now()).await.unwrap();
+    assert_eq!((recovered.runs, recovered.done, recovered.undone), (1, 1, 0));
+    let again = house.runner.recover(&rule, clock::now()).await.unwrap();
+    assert_eq!(again.runs, 0, "it is settled once");
+    let events = house.events("batch_done").await;
+    assert!(
+        matches!(events.as_slice(), [Event::BatchDone { records, .. }] if *records == taken as u64),
+        "{events:?}"
+    );
+    assert_eq!(house.run("inactive").await.records, 490 - taken as u64);
+    house.assert_log_is_sound().await;
+}
+
+async fn a_batch_that_was_not_committed_is_recorded_as_undone(house: House) {
+    let rule = house.rule("inactive").clone();
+    let (batch, run) = house.intend(&rule).await;
+    let keys = batch.records.keys.clone();
+    batch.rollback().await.unwrap();
+
+    // The next run settles what is open before it begins.
+    let result = house.run("inactive").await;
+    assert_eq!((result.state, result.records), (RunState::Done, 490));
+    assert_eq!(house.events("batch_undone").await.len(), 1);
+    let events = house.events("run_finished").await;
+    assert_eq!(events.len(), 2, "the interrupted run and the complete one: {events:?}");
+
+    // Whoever comes late with the old run changes nothing.
+    let ledger = &house.runner.ledger;
+    let late = ledger.intend(&run, 1, &keys, None, clock::now()).await;
+    assert!(late.is_err(), "the run was ended by somebody else");
+    let unknown = uuid::Uuid::nil();
+    assert!(!ledger.settle(&run, unknown, &keys, Outcome::Done, clock::now()).await.unwrap());
+    house.assert_log_is_sound().await;
+}
+
+async fn a_stopped_run_keeps_what_it_did(house: House) {
+    let stop = CancellationToken::new();
+    let report = |_| stop.cancel();
+    let rule = house.rule("inactive");
+    let result = run_by_command(&house.runner, rule, clock::now(), &stop, &report).await.unwrap();
+    assert_eq!((result.state, result.batches), (RunState::Stopped, 1));
+    let left = u64::try_from(house.ids("id BETWEEN 11 AND 500").await).unwrap();
+    assert_eq!((result.records + left, result.remaining), (490, Some(left)));
+    assert_eq!(house.run("inactive").await.records, left);
+    house.assert_log_is_sound().await;
+}
+
+async fn a_rule_that_is_running_is_not_run_twice(house: House) {
+    let rule = house.rule("inactive");
+    let lock = house.runner.ledger.lock_rule(&rule.name).await.unwrap().expect("nobody runs it");
+    assert_eq!(house.run("inactive").await.state, RunState::Busy);
+    assert_eq!(house.ids("1 = 1").await, 1002);
+    lock.release().await.unwrap();
+    assert_eq!(house.run("inactive").await.records, 490);
+}
+
+#[tokio::test]
+async fn a_foreign_key_that_refuses_fails_the_run_and_quotes_no_data() {
+    for store in [fresh_postgres().await, fresh_mysql().await, fresh_sqlite().await] {
+        let house = House::new(store, false).await;
+        house
+            .store
+            .execute(
+                "CREATE TABLE orders (id integer PRIMARY KEY, account_id integer, \
+                                      FOREIGN KEY (account_id) REFERENCES accounts (id));
+                 INSERT INTO orders VALUES (1, 400)",
+            )
+            .await;
+        let result = house.run("inactive").await;
+        assert_eq!(result.state, RunState::Failed);
+        let error = result.error.unwrap();
+        assert!(error.contains("point") || error.contains("FOREIGN KEY"), "{error}");
+        assert!(!error.contains("400"), "{error}");
+        assert_eq!(house.ids("id = 400").await, 1);
+        house.assert_log_is_sound().await;
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_does_not_fit_is_refused_and_recorded() {
+    let house = House::new(fresh_sqlite().await, false).await;
+    house.store.execute("ALTER TABLE accounts RENAME COLUMN status TO state").await;
+    let result = house.run("inactive").await;
+    assert_eq!((result.state, result.records), (RunState::Refused, 0));
+    assert_eq!(house.ids("1 = 1").await, 1002);
+    assert_eq!(house.events("run_refused").await.len(), 1);
+}
