@@ -39,6 +39,8 @@ pub struct Survey {
     pub excluded: u64,
     /// Kept: old enough, but anonymized already.
     pub anonymized: u64,
+    /// Kept: old enough, but the key holds NULL or a fraction and names no one record (SQLite).
+    pub no_key: u64,
     /// Rows of other tables that point at due records, by foreign key.
     pub dependents: Vec<Dependents>,
 }
@@ -96,6 +98,8 @@ pub enum KeptReason {
     Excluded,
     /// Old enough, but anonymized already.
     AlreadyAnonymized,
+    /// Old enough, but its key holds NULL or a fraction and names no one record.
+    NoKey,
 }
 
 impl KeptReason {
@@ -108,6 +112,7 @@ impl KeptReason {
             KeptReason::FutureStartingPoint => "starting point in the future",
             KeptReason::Excluded => "excluded by `where`",
             KeptReason::AlreadyAnonymized => "anonymized already",
+            KeptReason::NoKey => "key is NULL or a fraction",
         }
     }
 }
@@ -192,6 +197,7 @@ impl Plan {
             (KeptReason::FutureStartingPoint, survey.future_start),
             (KeptReason::Excluded, survey.excluded),
             (KeptReason::AlreadyAnonymized, survey.anonymized),
+            (KeptReason::NoKey, survey.no_key),
         ];
         let kept = kept.into_iter().filter(|(_, records)| *records > 0);
         let pseudonymized = match &rule.action {

@@ -153,6 +153,9 @@ pub enum InvalidCondition {
     /// It is an expression followed by something else, which could change what is deleted.
     #[error("a condition is one expression, and this goes on with `{0}`")]
     Trailing(String),
+    /// It has a parameter, which would take the value of another: expunged binds its own.
+    #[error("a condition cannot have parameters, and this has `{0}`: write the value itself")]
+    Parameter(String),
     /// It holds a comment, which could swallow what the statement puts after it.
     #[error("a condition must not hold a comment")]
     Comment,
@@ -181,6 +184,16 @@ impl Condition {
         // MySQL runs what stands in `/*! … */`; the tokenizer shows its content and not the comment.
         if tokens.iter().any(is_comment) || kind == StoreKind::Mysql && text.contains("/*!") {
             return Err(InvalidCondition::Comment);
+        }
+        let is_parameter = |token: &&Token| match token {
+            Token::Placeholder(_) => true,
+            // SQLite's parameters also have names: `:a` and `@a`.
+            Token::Colon | Token::AtSign => kind == StoreKind::Sqlite,
+            Token::Word(word) => kind == StoreKind::Sqlite && word.value.starts_with('@'),
+            _ => false,
+        };
+        if let Some(token) = tokens.iter().find(is_parameter) {
+            return Err(InvalidCondition::Parameter(token.to_string()));
         }
         let mut parser = Parser::new(dialect).with_tokens(tokens);
         parser.parse_expr().map_err(syntax)?;

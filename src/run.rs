@@ -340,10 +340,9 @@ impl Runner {
     ) -> Result<Outcome, RunError> {
         let store = self.stores.get(&run.store, Access::ReadWrite)?;
         let target = store.target(rule).await?;
-        let bounds = Bounds { cutoff: run.cutoff, now: run.started_at };
         let watch = Stopwatch::start();
         loop {
-            match store.resolve(&target, bounds, interrupted).await {
+            match store.resolve(&target, interrupted).await {
                 Ok(Resolution::Done) => return Ok(Outcome::Done),
                 Ok(Resolution::Undone) => return Ok(Outcome::Undone("the store rolled it back")),
                 Ok(Resolution::InProgress) => {}

@@ -7,9 +7,13 @@
 mod registry;
 pub mod sql;
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sqlx::error::DatabaseError;
+use sqlx::mysql::MySqlDatabaseError;
+use sqlx::sqlite::SqliteError;
 
 use crate::config::SecretError;
 use crate::plan::Survey;
@@ -33,7 +37,7 @@ pub struct Store {
 }
 
 /// What went wrong with a store.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum StoreError {
     /// The URL is not one.
     #[error("store `{store}`: its url cannot be used ({reason}); write `{example}`")]
@@ -46,14 +50,15 @@ pub enum StoreError {
         example: &'static str,
     },
     /// The database refused or failed.
-    #[error("store `{store}`: {doing} failed: {}", explain(source))]
+    #[error("store `{store}`: {doing} failed: {}", explain(cause))]
     Database {
         /// The store.
         store: Name,
         /// What was being done.
         doing: &'static str,
-        /// The driver's error. It may quote data; [`explain`] does not.
-        source: sqlx::Error,
+        /// The driver's error. It may quote data, so it is no `source` that a chain of errors would
+        /// print; [`explain`] quotes none.
+        cause: sqlx::Error,
     },
     /// There is no such store.
     #[error("there is no store `{store}`: add a table `[store.{store}]` to the configuration")]
@@ -93,14 +98,21 @@ pub enum StoreError {
     },
 }
 
+/// Shows what `Display` shows: a driver's error in full could carry data into a log.
+impl fmt::Debug for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 fn list(mismatches: &[Mismatch]) -> String {
     mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// A database error in words that quote no data.
 ///
-/// Messages about values (SQLSTATE classes 22 and 23, and MySQL's duplicate keys) quote them, and
-/// would carry personal data into logs; their code and constraint say enough.
+/// Messages about values (SQLSTATE classes 22 and 23) quote them, those that a trigger raises
+/// (P0001, 45000) may, and all of them would carry personal data into logs; code and constraint say enough.
 pub fn explain(error: &sqlx::Error) -> String {
     let Some(database) = error.as_database_error() else {
         return match error {
@@ -112,8 +124,18 @@ pub fn explain(error: &sqlx::Error) -> String {
         };
     };
     let code = database.code().unwrap_or_default().into_owned();
-    let quotes_data = code.starts_with("22") || code.starts_with("23");
-    if !quotes_data {
+    let number = mysql_number(database);
+    // SQLite has numbers of its own, and its messages name columns, not values.
+    let is_state = code.len() == 5 && database.try_downcast_ref::<SqliteError>().is_none();
+    let class = if is_state { &code[..2] } else { "" };
+    // 1811 is SQLite's SQLITE_CONSTRAINT_TRIGGER.
+    let is_raised = if is_state {
+        code == "P0001" || code == "45000" || number == Some(1644)
+    } else {
+        code == "1811"
+    };
+    // 1366: a value that a column does not take, which MySQL files under no class.
+    if !is_raised && !["22", "23"].contains(&class) && number != Some(1366) {
         return database.message().to_owned();
     }
     let constraint = database.constraint().map(|name| format!(", constraint {name}"));
@@ -122,7 +144,9 @@ pub fn explain(error: &sqlx::Error) -> String {
         "other rows point at the record"
     } else if database.is_unique_violation() {
         "the value exists already"
-    } else if code.starts_with("23") {
+    } else if is_raised {
+        "a trigger refuses it"
+    } else if class == "23" {
         "a constraint refuses it"
     } else {
         "a value does not fit"
@@ -138,19 +162,27 @@ impl StoreError {
     /// Whether the same step may succeed when tried again at once: a lock that others held, a
     /// deadlock, a row that moved.
     pub fn is_transient(&self) -> bool {
-        let StoreError::Database { source, .. } = self else {
+        let StoreError::Database { cause, .. } = self else {
             return matches!(self, StoreError::Moved { .. });
         };
-        let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code);
-        match code.as_deref() {
+        let Some(error) = cause.as_database_error() else { return false };
+        match (error.code().as_deref(), mysql_number(error)) {
+            // MySQL: ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK; MariaDB: ER_CHECKREAD, a row that changed
+            // since it was read.
+            (_, Some(number)) => [1205, 1213, 1020].contains(&number),
             // PostgreSQL: lock_not_available, deadlock_detected, serialization_failure; SQLite:
-            // SQLITE_BUSY and its extended codes.
-            Some("55P03" | "40P01" | "40001" | "5" | "261" | "517") => true,
-            // MySQL: ER_LOCK_WAIT_TIMEOUT comes as HY000 with number 1205.
-            Some("HY000") => source.to_string().contains("1205"),
+            // SQLITE_BUSY, SQLITE_LOCKED and their extended codes.
+            (
+                Some("55P03" | "40P01" | "40001" | "5" | "261" | "517" | "773" | "6" | "262"),
+                None,
+            ) => true,
             _ => false,
         }
     }
+}
+
+fn mysql_number(error: &dyn DatabaseError) -> Option<u16> {
+    error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
 }
 
 /// A batch that is taken and not yet committed. Dropped, it is undone.
@@ -185,7 +217,7 @@ impl Batch {
 
 fn failed(store: &Name, doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     let store = store.clone();
-    move |source| StoreError::Database { store: store.clone(), doing, source }
+    move |cause| StoreError::Database { store: store.clone(), doing, cause }
 }
 
 impl Store {
@@ -352,11 +384,10 @@ impl Store {
     pub async fn resolve(
         &self,
         target: &Target,
-        bounds: Bounds,
         interrupted: &Interrupted,
     ) -> Result<Resolution, StoreError> {
         let mut tx = self.begin(Access::ReadWrite).await?;
-        sql::resolve(&mut tx, target, bounds, interrupted)
+        sql::resolve(&mut tx, target, interrupted)
             .await
             .map_err(failed(&self.name, "resolving an interrupted batch"))
     }

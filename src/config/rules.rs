@@ -125,6 +125,7 @@ fn condition(reader: &mut Reader<'_>, kind: Option<StoreKind>) -> Option<Conditi
     let condition = reader.parsed("where", "\"status = 'closed'\"", |text| {
         Condition::parse(kind, text).map_err(|error| {
             let help = match &error {
+                InvalidCondition::Parameter(_) => "write the value itself; in a text it is fine",
                 InvalidCondition::Comment => "take the comment out; `description` is for people",
                 InvalidCondition::Trailing(_) => {
                     "write one expression, such as `status = 'closed' AND plan = 'free'`"

@@ -12,9 +12,13 @@ mod survey;
 mod target;
 mod walk;
 
+use std::io::ErrorKind;
+use std::pin::pin;
 use std::time::Duration;
 
 use sqlx::{MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::rule::StoreKind;
 use crate::types::TableName;
@@ -29,6 +33,9 @@ pub use walk::{Pace, Walk, WalkKind};
 
 use catalogue::Table;
 pub(crate) use statement::Statement;
+
+/// How long a connection takes at most where all is well.
+const PROMPT: Duration = Duration::from_millis(300);
 
 /// What a connection is for. A read-only one cannot write, and the database itself sees to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,6 +159,17 @@ impl Database {
     /// # Errors
     /// When no connection can be had.
     pub async fn begin(&self, access: Access) -> Result<Transaction, sqlx::Error> {
+        let mut begun = pin!(self.begin_patiently(access));
+        // The pool takes a refused connection for a server that is just starting, and tries again
+        // until its time is up.
+        if let Ok(begun) = timeout(PROMPT, &mut begun).await {
+            return begun;
+        }
+        self.is_listening().await?;
+        begun.await
+    }
+
+    async fn begin_patiently(&self, access: Access) -> Result<Transaction, sqlx::Error> {
         let reading = access == Access::ReadOnly;
         Ok(match self {
             Database::Postgres(pool) => Transaction::Postgres(
@@ -174,6 +192,36 @@ impl Database {
                 pool.begin_with(if reading { "BEGIN" } else { "BEGIN IMMEDIATE" }).await?,
             ),
         })
+    }
+
+    /// Fails where nobody listens. Not asked before there is doubt: MySQL counts against a host what
+    /// connects and says nothing.
+    async fn is_listening(&self) -> Result<(), sqlx::Error> {
+        let (host, port, patience) = match self {
+            Database::Postgres(pool) => {
+                let options = pool.connect_options();
+                // A host that is a path is a socket's folder.
+                if options.get_socket().is_some() || options.get_host().starts_with('/') {
+                    return Ok(());
+                }
+                let patience = pool.options().get_acquire_timeout();
+                (options.get_host().to_owned(), options.get_port(), patience)
+            }
+            Database::Mysql(pool) => {
+                let options = pool.connect_options();
+                if options.get_socket().is_some() {
+                    return Ok(());
+                }
+                let patience = pool.options().get_acquire_timeout();
+                (options.get_host().to_owned(), options.get_port(), patience)
+            }
+            Database::Sqlite(_) => return Ok(()),
+        };
+        match timeout(patience, TcpStream::connect((host, port))).await {
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Err(error.into()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
     }
 
     /// Closes all connections.

@@ -17,6 +17,9 @@ use super::{Cell, Row};
 /// Due records that are looked up along an index at once, before they are put into physical order.
 const COLLECT: u64 = 20_000;
 
+/// Values in one statement: SQLite takes 32,766, and a window's keys are not all that it holds.
+const MOST_VALUES: usize = 30_000;
+
 /// Keys that are asked for in one statement when an interrupted batch is resolved.
 const RESOLVE_CHUNK: usize = 500;
 
@@ -118,7 +121,9 @@ impl Walk {
         let pages = table.statistics.pages.filter(|pages| *pages > 0).unwrap_or(total / 40);
         let kind = WalkKind::choose(due, pages, table.index_on(&target.start.name).is_some());
         let position = match (kind, table.shape) {
-            (WalkKind::Index, _) => Position::Index { collected: Vec::new(), done: false },
+            (WalkKind::Index, _) => {
+                Position::Index { collected: Vec::new(), rounds: due / COLLECT + 2 }
+            }
             // The last page may have grown since: one more costs nothing.
             (WalkKind::Ranges, Shape::Heap) => Position::Page { next: 0, end: pages + 1 },
             (WalkKind::Ranges, _) => Position::Row { after: None, done: false },
@@ -148,11 +153,13 @@ impl Walk {
                 *done = upto.is_none();
                 after.clone_from(upto);
             }
-            (Position::Index { collected, done }, _) => {
+            (Position::Index { collected, rounds }, _) => {
                 collected.pop();
                 // Rows that were found and then were not there to take: others are at work on
                 // them. Looking again at once could go on forever.
-                *done |= taken == 0 && collected.is_empty();
+                if taken == 0 && collected.is_empty() {
+                    *rounds = 0;
+                }
             }
             _ => {}
         }
@@ -168,10 +175,10 @@ pub(crate) async fn next_window(
     walk: &mut Walk,
     pace: &mut Pace,
 ) -> Result<Option<Window>, sqlx::Error> {
-    if let Position::Index { collected, done } = &mut walk.position {
-        if collected.is_empty() && !*done {
+    if let Position::Index { collected, rounds } = &mut walk.position {
+        if collected.is_empty() && *rounds > 0 {
             *collected = collect(tx, target, bounds, pace.rows).await?;
-            *done = collected.is_empty();
+            *rounds = if collected.is_empty() { 0 } else { *rounds - 1 };
         }
         return Ok(collected.last().cloned());
     }
@@ -221,7 +228,6 @@ async fn boundary(
     width: u64,
 ) -> Result<Option<Key>, sqlx::Error> {
     let Locator::Columns(columns) = Locator::of(&target.table) else { return Ok(None) };
-    let names = || columns.iter().map(|column| column.name.as_str());
     let mut s = Statement::new(target.dialect(), "SELECT ");
     select_key(&mut s, &columns);
     s.push(" FROM ").table(&target.table);
@@ -229,8 +235,11 @@ async fn boundary(
         s.push(" WHERE ").key_beyond(&columns, after, false);
     }
     let offset = i64::try_from(width.saturating_sub(1)).unwrap_or(i64::MAX);
-    s.push(" ORDER BY ").names(names()).push(" LIMIT 1 OFFSET ").bind(Value::Int(offset));
-    tx.fetch(&s).await?.first().map(|row| read_key(row, &columns)).transpose()
+    s.push(" ORDER BY ").separated(", ", &columns, |s, column| {
+        s.column(&target.table, &column.name);
+    });
+    s.push(" LIMIT 1 OFFSET ").bind(Value::Int(offset));
+    tx.fetch(&s).await?.first().map(|row| read_key(target.dialect(), row, &columns)).transpose()
 }
 
 /// Due rows found along the index, in physical order, cut into windows of `rows`; the first window
@@ -251,18 +260,22 @@ async fn collect(
     }
     s.push(" FROM ").table(&target.table).push(" WHERE ");
     target.due(&mut s, bounds);
-    s.push(" ORDER BY ").name(&target.start.name).push(" LIMIT ");
+    s.push(" ORDER BY ").column(&target.table, &target.start.name).push(" LIMIT ");
     s.bind(Value::Int(i64::try_from(COLLECT).unwrap_or(i64::MAX)));
     let found = tx.fetch(&s).await?;
     let mut rows_found = found
         .iter()
         .map(|row| match &locator {
             Locator::Ctid => read_ctid(row),
-            Locator::Columns(columns) => read_key(row, columns),
+            Locator::Columns(columns) => read_key(target.dialect(), row, columns),
         })
         .collect::<Result<Vec<_>, _>>()?;
     rows_found.sort_unstable();
-    let size = usize::try_from(rows).unwrap_or(1_000).max(1);
+    let names = match &locator {
+        Locator::Ctid => 1,
+        Locator::Columns(columns) => columns.len(),
+    };
+    let size = usize::try_from(rows).unwrap_or(1_000).min(MOST_VALUES / names).max(1);
     Ok(rows_found.chunks(size).rev().map(|chunk| Window::Rows(chunk.to_vec())).collect())
 }
 
@@ -345,7 +358,7 @@ fn act(target: &Target, now: jiff::Timestamp) -> Statement {
 }
 
 fn read_keys(rows: &[Row], target: &Target) -> Result<Vec<Key>, sqlx::Error> {
-    rows.iter().map(|row| read_key(row, &target.table.key)).collect()
+    rows.iter().map(|row| read_key(target.dialect(), row, &target.table.key)).collect()
 }
 
 /// MySQL returns nothing from a DELETE: the due rows are locked and read first, and the statement
@@ -386,7 +399,7 @@ async fn take_one_by_one(
     let rows = lock(tx, target, bounds, window, &columns).await?;
     let mut keys = Vec::with_capacity(rows.len());
     for row in &rows {
-        let key = read_key(row, &target.table.key)?;
+        let key = read_key(target.dialect(), row, &target.table.key)?;
         let first = target.table.key.len();
         let values: Vec<_> = computed
             .iter()
@@ -439,17 +452,19 @@ async fn lock(
 /// Finds out what became of an interrupted batch.
 ///
 /// PostgreSQL remembers the fate of a transaction. The others do not; there, a batch was atomic, so
-/// its records are either all gone (or changed) or all there. They are read with locks, which waits
+/// its records were either all taken or all left. They are read with locks, which waits
 /// for a transaction that the server has not ended yet.
 pub(crate) async fn resolve(
     tx: &mut Transaction,
     target: &Target,
-    bounds: Bounds,
     interrupted: &Interrupted,
 ) -> Result<Resolution, sqlx::Error> {
     if let (StoreKind::Postgres, Some(id)) = (tx.dialect(), &interrupted.transaction_id) {
-        let mut s = Statement::new(StoreKind::Postgres, "SELECT pg_xact_status(");
-        s.bind(Value::Text(id.clone())).push("::text::xid8)");
+        // An id that lies ahead is of another history of this database, before a restore: asking
+        // for its fate would be an error.
+        let mut s = Statement::new(StoreKind::Postgres, "SELECT CASE WHEN $1::text::xid8 < ");
+        s.push("pg_current_xact_id() THEN pg_xact_status($1::text::xid8) END");
+        s.set_values(vec![Value::Text(id.clone())]);
         match tx.fetch_row(&s).await?.text(0).as_deref() {
             Some("committed") => return Ok(Resolution::Done),
             Some("aborted") => return Ok(Resolution::Undone),
@@ -458,29 +473,33 @@ pub(crate) async fn resolve(
             _ => {}
         }
     }
-    let (mut found, mut still_due) = (0, 0);
+    let (mut found, mut fresh) = (0, 0);
     for keys in interrupted.keys.chunks(RESOLVE_CHUNK) {
-        found += count_locked(tx, target, keys, None).await?;
-        still_due += count_locked(tx, target, keys, Some(bounds)).await?;
+        found += count_locked(tx, target, keys, false).await?;
+        if target.change.is_some() {
+            fresh += count_locked(tx, target, keys, true).await?;
+        }
     }
-    // All still there: nothing was committed. Some of them gone, and the rest not due any more:
-    // they came back after the commit. Anything due is something that the batch would have taken.
-    let all_there = target.change.is_none() && found == interrupted.keys.len();
-    Ok(if still_due > 0 || all_there { Resolution::Undone } else { Resolution::Done })
+    // What the records look like decides, not whether they are still due: they may have been used
+    // since. One by one they may also have gone or come back, so the greater part speaks for all.
+    let taken = match target.change {
+        None => interrupted.keys.len().saturating_sub(found) > found,
+        Some(_) => found.saturating_sub(fresh) > fresh || found == 0,
+    };
+    Ok(if taken { Resolution::Done } else { Resolution::Undone })
 }
 
 async fn count_locked(
     tx: &mut Transaction,
     target: &Target,
     keys: &[Key],
-    due: Option<Bounds>,
+    only_fresh: bool,
 ) -> Result<usize, sqlx::Error> {
     let mut s = Statement::new(target.dialect(), "SELECT ");
     select_key(&mut s, &target.table.key);
     s.push(" FROM ").table(&target.table).push(" WHERE ").key_in(&target.table.key, keys);
-    if let Some(bounds) = due {
-        s.push(" AND ");
-        target.due(&mut s, bounds);
+    if only_fresh {
+        target.is_fresh(&mut s);
     }
     s.by_dialect(" FOR UPDATE", " FOR UPDATE", "");
     Ok(tx.fetch(&s).await?.len())
@@ -499,7 +518,12 @@ pub(super) fn select_key(s: &mut Statement, columns: &[Column]) {
 }
 
 /// Reads a key from the first columns of a row.
-pub(super) fn read_key(row: &Row, columns: &[Column]) -> Result<Key, sqlx::Error> {
+pub(super) fn read_key(
+    dialect: StoreKind,
+    row: &Row,
+    columns: &[Column],
+) -> Result<Key, sqlx::Error> {
+    let sqlite = dialect == StoreKind::Sqlite;
     let values = columns.iter().enumerate().map(|(place, column)| {
         let unreadable = || {
             sqlx::Error::Decode(
@@ -507,6 +531,8 @@ pub(super) fn read_key(row: &Row, columns: &[Column]) -> Result<Key, sqlx::Error
             )
         };
         let value = match (row.0.get(place), column.kind) {
+            // SQLite's columns hold any type; the value's own is the one that finds it again.
+            (Some(Cell::Text(text)), _) if sqlite => Some(KeyValue::Text(text.clone())),
             (Some(Cell::Int(number)), _) => Some(KeyValue::Int(i128::from(*number))),
             (Some(Cell::Text(text)), ColumnKind::Integer) => text.parse().ok().map(KeyValue::Int),
             (Some(Cell::Text(text)), ColumnKind::Uuid) => text.parse().ok().map(KeyValue::Uuid),

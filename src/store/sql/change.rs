@@ -10,7 +10,7 @@ use crate::rule::StoreKind;
 
 use super::catalogue::{Column, ColumnKind};
 use super::statement::{Statement, Value};
-use super::target::{Change, Form, value_of};
+use super::target::{Change, value_of};
 
 impl Change {
     /// Why a strategy does not fit a column, if it does not.
@@ -79,10 +79,7 @@ impl Change {
             }
         });
         if let Some((marker, form)) = &self.marker {
-            let at = match form {
-                Form::Civil | Form::Date => value_of(*form, now, &jiff::tz::TimeZone::UTC),
-                form => value_of(*form, now, &jiff::tz::TimeZone::UTC),
-            };
+            let at = value_of(*form, now, &jiff::tz::TimeZone::UTC);
             s.push(", ").name(&marker.name).push(" = ").bind(at);
         }
     }
@@ -108,11 +105,13 @@ fn differs(s: &mut Statement, column: &Column, strategy: &Strategy) {
             new_value(s, column, strategy);
             s.push(")::text");
         }
-        // By bytes: a collation would take `ANNA` and `anna` for the same.
+        // By bytes: a collation would take `ANNA` and `anna` for the same. In one encoding, because
+        // the column's may be another than the connection's.
         (_, StoreKind::Mysql) if as_text => {
-            s.push("NOT (CAST(").name(name).push(" AS BINARY) <=> CAST(");
+            s.push("NOT (CAST(CONVERT(").name(name).push(" USING utf8mb4) AS BINARY) <=> ");
+            s.push("CAST(CONVERT(");
             new_value(s, column, strategy);
-            s.push(" AS BINARY))");
+            s.push(" USING utf8mb4) AS BINARY))");
         }
         (_, StoreKind::Mysql) => {
             s.push("NOT (").name(name).push(" <=> ");
@@ -196,9 +195,25 @@ fn rounded_down(s: &mut Statement, column: &Column, step: u64) {
         s.push(") % ");
         bound(s);
     } else {
-        s.push("floor(").name(name).push(" / ");
-        bound(s);
-        s.push(") * ");
+        // SQLite has no `floor`: cut towards zero, and one less where that went up.
+        let quotient = |s: &mut Statement| {
+            s.by_dialect("", "", "1.0 * ").name(name).push(" / ");
+            bound(s);
+        };
+        if s.dialect() == StoreKind::Sqlite {
+            s.push("(CAST(");
+            quotient(s);
+            s.push(" AS INTEGER) - (");
+            quotient(s);
+            s.push(" < CAST(");
+            quotient(s);
+            s.push(" AS INTEGER)))");
+        } else {
+            s.push("floor(");
+            quotient(s);
+            s.push(")");
+        }
+        s.push(" * ");
         bound(s);
     }
     s.push(")");
@@ -209,7 +224,8 @@ fn rounded_down(s: &mut Statement, column: &Column, step: u64) {
 
 fn masked(s: &mut Statement, column: &Column, first: u32, last: u32, mask: char) {
     let name = &column.name;
-    let number = |count: u32| Value::Int(i64::from(count));
+    // No text is longer than this, and the databases count in 32 bits.
+    let number = |count: u32| Value::Int(i64::from(count.min(0x3fff_ffff)));
     let length = |s: &mut Statement| {
         s.by_dialect("length(", "CHAR_LENGTH(", "length(").name(name).push(")");
     };
@@ -229,10 +245,11 @@ fn masked(s: &mut Statement, column: &Column, first: u32, last: u32, mask: char)
     let int = |s: &mut Statement, count: u32| {
         s.bind(number(count)).by_dialect("::int", "", "");
     };
-    s.push("CASE WHEN ");
+    // Said aloud, because SQLite makes nothing of NULL bytes, not NULL.
+    s.push("CASE WHEN ").name(name).push(" IS NULL THEN NULL WHEN ");
     length(s);
     s.push(" <= ");
-    int(s, first + last);
+    int(s, first.saturating_add(last));
     s.push(" THEN ");
     masks(s, &length);
     s.push(" ELSE ").by_dialect("", "CONCAT(", "");
@@ -244,7 +261,7 @@ fn masked(s: &mut Statement, column: &Column, first: u32, last: u32, mask: char)
     masks(s, &|s| {
         length(s);
         s.by_dialect(" - ", " - ", " - ");
-        int(s, first + last);
+        int(s, first.saturating_add(last));
     });
     if last > 0 {
         s.by_dialect(" || right(", ", RIGHT(", " || substr(")

@@ -51,7 +51,8 @@ pub(super) fn pool(
                 Ok(())
             })
         })
-        .connect_lazy_with(MySqlConnectOptions::from_str(url)?))
+        // The server's own meaning of `||`, which is the one that an operator's condition was written in.
+        .connect_lazy_with(MySqlConnectOptions::from_str(url)?.pipes_as_concat(false)))
 }
 
 fn arguments(values: &[Value]) -> Result<MySqlArguments, sqlx::Error> {
@@ -60,7 +61,6 @@ fn arguments(values: &[Value]) -> Result<MySqlArguments, sqlx::Error> {
         match value.clone() {
             Value::Int(value) => arguments.add(value),
             Value::UInt(value) => arguments.add(value),
-            Value::Float(value) => arguments.add(value),
             Value::Text(value) => arguments.add(value),
             Value::Texts(value) => arguments.add(value.join(",")),
             Value::Bytes(value) => arguments.add(value),
@@ -305,29 +305,39 @@ async fn triggers(
     Ok(fetch(connection, &query).await?.iter().map(trigger).collect())
 }
 
-/// What the connected user may do, by its own grants at every level. Rights that come through a
-/// role are not listed there, so what is not found is unknown, not refused.
+/// What the connected user may do, by its own grants at every level. What a role brings is not listed
+/// there, so for a user with a role what is not found is unknown, not refused.
 async fn privileges(
     connection: &mut MySqlConnection,
     schema: &str,
     table: &str,
 ) -> Result<Privileges, sqlx::Error> {
-    let query = statement(
+    let mut query = Statement::new(
+        StoreKind::Mysql,
         "SELECT CAST(privilege_type AS CHAR) FROM information_schema.user_privileges \
            WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''') \
          UNION SELECT CAST(privilege_type AS CHAR) FROM information_schema.schema_privileges \
            WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''') AND ? LIKE table_schema \
          UNION SELECT CAST(privilege_type AS CHAR) FROM information_schema.table_privileges \
            WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''') \
-             AND table_schema = DATABASE() AND table_name = ?",
-        schema,
-        table,
+             AND table_schema = ? AND table_name = ? \
+         UNION SELECT CONCAT(CAST(privilege_type AS CHAR), ' (columns)') FROM information_schema.column_privileges \
+           WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''') \
+             AND table_schema = ? AND table_name = ? \
+         UNION SELECT 'a role' FROM information_schema.applicable_roles",
     );
+    let (schema, table) = (Value::Text(schema.to_owned()), Value::Text(table.to_owned()));
+    query.set_values(vec![schema.clone(), schema.clone(), table.clone(), schema, table]);
     let rows = fetch(connection, &query).await?;
     let granted: Vec<_> = rows.iter().filter_map(|row| row.text(0)).collect();
     let has = |wanted: &str| granted.iter().any(|privilege| privilege == wanted);
-    // Roles and column grants do not show here; a user without any direct grant may still have them.
-    let known = granted.iter().any(|privilege| privilege != "USAGE");
-    let may = |wanted| if has(wanted) { Some(true) } else { known.then_some(false) };
-    Ok(Privileges { select: may("SELECT"), delete: may("DELETE"), update: may("UPDATE") })
+    let may = |wanted: &str, of_columns: &str| {
+        let granted = has(wanted) || has(of_columns);
+        (granted || !has("a role")).then_some(granted)
+    };
+    Ok(Privileges {
+        select: may("SELECT", "SELECT (columns)"),
+        delete: may("DELETE", ""),
+        update: may("UPDATE", "UPDATE (columns)"),
+    })
 }

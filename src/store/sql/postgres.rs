@@ -51,7 +51,6 @@ fn arguments(values: &[Value]) -> Result<PgArguments, sqlx::Error> {
         match value.clone() {
             Value::Int(value) => arguments.add(value),
             Value::UInt(value) => arguments.add(value.to_string()),
-            Value::Float(value) => arguments.add(value),
             Value::Text(value) => arguments.add(value),
             Value::Texts(value) => arguments.add(value),
             Value::Bytes(value) => arguments.add(value),
@@ -125,9 +124,10 @@ pub(super) async fn table(
     let find = statement(
         "SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, \
                 c.reltuples::bigint, pg_relation_size(c.oid) / current_setting('block_size')::bigint, \
-                has_table_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'DELETE'), \
+                has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'DELETE'), \
                 has_table_privilege(c.oid, 'UPDATE') OR has_any_column_privilege(c.oid, 'UPDATE'), \
-                am.amname::text \
+                am.amname::text, \
+                EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = c.oid) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
               LEFT JOIN pg_am am ON am.oid = c.relam \
          WHERE c.relname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
@@ -143,8 +143,9 @@ pub(super) async fn table(
         dialect: StoreKind::Postgres,
         schema: found.text(1),
         name: found.text(2).unwrap_or_default(),
+        // A table that others inherit from has more rows than its own pages hold.
         shape: match (found.text(3).as_deref(), found.text(9).as_deref()) {
-            (Some("r"), Some("heap")) => Shape::Heap,
+            (Some("r"), Some("heap")) if found.int(10) == Some(0) => Shape::Heap,
             (Some("r" | "p"), _) => Shape::Keyed,
             _ => Shape::Unsupported,
         },

@@ -3,6 +3,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlparser::dialect::SQLiteDialect;
+use sqlparser::keywords::Keyword;
+use sqlparser::tokenizer::{Token, Tokenizer};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePoolOptions, SqliteRow,
 };
@@ -46,7 +49,6 @@ fn arguments(values: &[Value]) -> Result<SqliteArguments, sqlx::Error> {
         match value.clone() {
             Value::Int(value) => arguments.add(value),
             Value::UInt(value) => arguments.add(value.to_string()),
-            Value::Float(value) => arguments.add(value),
             Value::Text(value) => arguments.add(value),
             Value::Texts(value) => arguments.add(value.join(",")),
             Value::Bytes(value) => arguments.add(value),
@@ -164,7 +166,8 @@ async fn columns(
     table: &str,
 ) -> Result<(Vec<Column>, Vec<String>), sqlx::Error> {
     let query = statement(
-        "SELECT name, type, \"notnull\", pk FROM pragma_table_info(?) ORDER BY cid",
+        // Generated columns (2 and 3) can be starting points; hidden ones (1) are a virtual table's.
+        "SELECT name, type, \"notnull\", pk FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid",
         table,
     );
     let rows = fetch(connection, &query).await?;
@@ -283,15 +286,29 @@ async fn triggers(
     table: &str,
 ) -> Result<Vec<Trigger>, sqlx::Error> {
     let query = statement(
-        "SELECT name, upper(sql) LIKE '%DELETE ON%', upper(sql) LIKE '%UPDATE%ON%' \
-         FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY name",
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY name",
         table,
     );
-    let trigger = |row: &Row| Trigger {
-        name: row.text(0).unwrap_or_default(),
-        on_delete: row.int(1) == Some(1),
-        on_update: row.int(2) == Some(1),
+    let trigger = |row: &Row| {
+        let event = trigger_event(&row.text(1).unwrap_or_default());
+        Trigger {
+            name: row.text(0).unwrap_or_default(),
+            on_delete: event == Some(Keyword::DELETE),
+            on_update: event == Some(Keyword::UPDATE),
+        }
     };
     let found = fetch(connection, &query).await?;
     Ok(found.iter().map(trigger).filter(|t| t.on_delete || t.on_update).collect())
+}
+
+/// The event that a trigger fires on: the first such word outside of quotes and comments.
+fn trigger_event(sql: &str) -> Option<Keyword> {
+    let tokens = Tokenizer::new(&SQLiteDialect {}, sql).tokenize().ok()?;
+    let events = [Keyword::DELETE, Keyword::UPDATE, Keyword::INSERT];
+    tokens.into_iter().find_map(|token| match token {
+        Token::Word(word) if word.quote_style.is_none() && events.contains(&word.keyword) => {
+            Some(word.keyword)
+        }
+        _ => None,
+    })
 }

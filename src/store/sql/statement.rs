@@ -20,8 +20,6 @@ pub(crate) enum Value {
     Int(i64),
     /// An unsigned integer beyond the signed ones (MySQL).
     UInt(u64),
-    /// A floating-point number.
-    Float(f64),
     /// Text.
     Text(String),
     /// A list of texts, one parameter (PostgreSQL).
@@ -155,6 +153,12 @@ impl Statement {
             self.name(schema).push(".");
         }
         self.name(table)
+    }
+
+    /// Appends a column with its table, for `ORDER BY`: there a bare name means a selected
+    /// expression first, and the key `id` is selected as text.
+    pub(crate) fn column(&mut self, table: &Table, name: &str) -> &mut Self {
+        self.name(&table.name).push(".").name(name)
     }
 
     /// Appends names, separated by commas.

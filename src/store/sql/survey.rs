@@ -116,7 +116,7 @@ async fn count_kept(
     survey: &mut Survey,
 ) -> Result<(), sqlx::Error> {
     let mut s = Statement::new(target.dialect(), "SELECT ");
-    let reasons: [&dyn Fn(&mut Statement); 6] = [
+    let reasons: [&dyn Fn(&mut Statement); 7] = [
         &|s| target.has_no_start(s),
         &|s| target.has_unreadable_start(s),
         &|s| target.has_placeholder_start(s),
@@ -129,6 +129,12 @@ async fn count_kept(
             target.started_before_cutoff(s, bounds);
             target.meets_condition(s);
             target.is_anonymized(s);
+        },
+        &|s| {
+            target.started_before_cutoff(s, bounds);
+            target.meets_condition(s);
+            target.is_fresh(s);
+            target.has_no_name(s);
         },
     ];
     s.separated(", ", reasons, |s, reason| {
@@ -143,6 +149,7 @@ async fn count_kept(
     survey.future_start = positive(row.int(3));
     survey.excluded = positive(row.int(4));
     survey.anonymized = positive(row.int(5));
+    survey.no_key = positive(row.int(6));
     Ok(())
 }
 
@@ -152,15 +159,17 @@ async fn count_dependents(
     bounds: Bounds,
     reference: &Reference,
 ) -> Result<u64, sqlx::Error> {
+    // The table keeps its own name, which the operator's condition may use.
+    let taken = target.table.name.eq_ignore_ascii_case("dependent");
+    let alias = if taken { "referrer" } else { "dependent" };
     let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
-    s.qualified(reference.schema.as_deref(), &reference.table)
-        .push(" AS dependent WHERE EXISTS (SELECT 1 FROM ");
-    s.table(&target.table).push(" AS due WHERE ");
+    s.qualified(reference.schema.as_deref(), &reference.table).push(" AS ").push(alias);
+    s.push(" WHERE EXISTS (SELECT 1 FROM ").table(&target.table).push(" WHERE ");
     s.separated(
         " AND ",
         reference.columns.iter().zip(&reference.target_columns),
         |s, (from, to)| {
-            s.push("due.").name(to).push(" = dependent.").name(from);
+            s.column(&target.table, to).push(" = ").push(alias).push(".").name(from);
         },
     );
     s.push(" AND ");
@@ -182,7 +191,7 @@ pub(crate) async fn sample(
     target.start_micros(&mut s, "");
     s.push(" FROM ").table(&target.table).push(" WHERE ");
     target.due(&mut s, bounds);
-    s.push(" ORDER BY ").name(&target.start.name).push(" LIMIT ");
+    s.push(" ORDER BY ").column(&target.table, &target.start.name).push(" LIMIT ");
     s.bind(Value::Int(i64::from(limit)));
     let columns = &target.table.key;
     tx.fetch(&s)
@@ -191,14 +200,15 @@ pub(crate) async fn sample(
         .map(|row| {
             let micros = row.int(columns.len());
             Ok((
-                read_key(row, columns)?,
+                read_key(target.dialect(), row, columns)?,
                 micros.and_then(|micros| target.start_from_micros(micros)),
             ))
         })
         .collect()
 }
 
-/// The starting point of the record that falls due next, after those that are due already.
+/// The starting point of the record that falls due next, after those that are due already; a day's
+/// is its end, from which it counts.
 pub(crate) async fn next_start(
     tx: &mut Transaction,
     target: &Target,
@@ -210,7 +220,8 @@ pub(crate) async fn next_start(
     target.starts_at_or_after_cutoff(&mut s, bounds);
     target.meets_condition(&mut s);
     target.is_fresh(&mut s);
-    s.push(" ORDER BY ").name(&target.start.name).push(" LIMIT 1");
+    s.push(" ORDER BY ").column(&target.table, &target.start.name).push(" LIMIT 1");
     let rows = tx.fetch(&s).await?;
-    Ok(rows.first().and_then(|row| row.int(0)).and_then(|micros| target.start_from_micros(micros)))
+    let start = rows.first().and_then(|row| row.int(0));
+    Ok(start.and_then(|micros| target.counts_from_micros(micros)))
 }

@@ -191,6 +191,29 @@ impl Target {
         self.started_before_cutoff(s, bounds);
         self.meets_condition(s);
         self.is_fresh(s);
+        if self.dialect() == StoreKind::Sqlite {
+            s.push(" AND ");
+            self.has_name(s);
+        }
+    }
+
+    /// Appends that the key names the record: SQLite lets NULL into a primary key, more than once,
+    /// and numbers with a fraction into any column.
+    fn has_name(&self, s: &mut Statement) {
+        s.separated(" AND ", &self.table.key, |s, column| {
+            s.push("typeof(").name(&column.name).push(") IN ('integer', 'text', 'blob')");
+        });
+    }
+
+    /// Appends ` AND` the record's key does not name it.
+    pub(super) fn has_no_name(&self, s: &mut Statement) {
+        if self.dialect() == StoreKind::Sqlite {
+            s.push(" AND NOT (");
+            self.has_name(s);
+            s.push(")");
+        } else {
+            s.push(" AND 1 = 0");
+        }
     }
 
     /// Appends that the starting point is valid and lies before the cutoff.
@@ -250,7 +273,12 @@ impl Target {
 
     /// Appends that there is no starting point.
     pub(super) fn has_no_start(&self, s: &mut Statement) {
-        s.name(&self.start.name).push(" IS NULL");
+        if self.dialect() == StoreKind::Mysql && !self.start.nullable {
+            // There MySQL would find zero dates: `IS NULL` means them, too, in a NOT NULL column.
+            s.push("1 = 0");
+        } else {
+            s.name(&self.start.name).push(" IS NULL");
+        }
     }
 
     /// Appends that the starting point cannot be read as a moment.
@@ -278,26 +306,36 @@ impl Target {
         self.limit(s, now);
     }
 
-    /// Appends that the starting point is at or after the cutoff: the record falls due later.
+    /// Appends that the starting point is at or after the cutoff and in a year that ends: the record
+    /// falls due later, and not never, as with PostgreSQL's `infinity`.
     pub(super) fn starts_at_or_after_cutoff(&self, s: &mut Statement, bounds: Bounds) {
         self.usable(s);
         self.moment(s).push(" >= ");
         self.limit(s, bounds.cutoff);
+        s.push(" AND ");
+        self.moment(s).push(" < ");
+        self.limit(s, Timestamp::MAX);
     }
 
-    /// Appends the starting point as microseconds since 1970, read as if its wall clock were UTC.
+    /// Appends the starting point as microseconds since 1970, read as if its wall clock were UTC;
+    /// for texts, four times its milliseconds, one more where it names its zone, and two more where it
+    /// is only a day.
     pub(super) fn start_micros(&self, s: &mut Statement, aggregate: &'static str) {
         let column = &self.start.name;
         match (self.form, self.dialect()) {
-            (Form::Seconds, _) => {
-                s.push(aggregate).push("(").name(column).push(") * 1000000");
-            }
-            (Form::Milliseconds, _) => {
-                s.push(aggregate).push("(").name(column).push(") * 1000");
+            (Form::Seconds | Form::Milliseconds, _) => {
+                s.by_dialect("(", "CAST(", "CAST(").push(aggregate).push("(").name(column);
+                s.push(if self.form == Form::Seconds { ") * 1000000" } else { ") * 1000" });
+                // As `numeric`: the product may be too large for the column's own type.
+                s.by_dialect("::numeric)::bigint", " AS SIGNED)", " AS INTEGER)");
             }
             (Form::Text, _) => {
-                s.push("CAST(").push(aggregate).push("(unixepoch(").name(column);
-                s.push(", 'subsec')) * 1000000 AS INTEGER)");
+                s.push(aggregate).push("(");
+                self.moment(s).push(" * 4 + (");
+                self.names_zone(s);
+                s.push(") + 2 * (");
+                self.is_only_a_day(s);
+                s.push("))");
             }
             (_, StoreKind::Mysql) => {
                 s.push("TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', ");
@@ -312,14 +350,41 @@ impl Target {
 
     /// The moment that [`Target::start_micros`] read.
     pub(super) fn start_from_micros(&self, micros: i64) -> Option<Timestamp> {
-        let as_utc = Timestamp::from_microsecond(micros).ok()?;
-        match self.form {
-            Form::Instant | Form::Seconds | Form::Milliseconds => Some(as_utc),
-            Form::Civil | Form::Date | Form::Text => {
-                let civil = TimeZone::UTC.to_datetime(as_utc);
-                self.starting_point.time_zone.to_timestamp(civil).ok()
-            }
+        self.read_start(micros).map(|(start, _)| start)
+    }
+
+    /// The moment from which retention counts, of what [`Target::start_micros`] read: a day counts
+    /// from its end.
+    pub(super) fn counts_from_micros(&self, micros: i64) -> Option<Timestamp> {
+        let (start, is_day) = self.read_start(micros)?;
+        if !is_day {
+            return Some(start);
         }
+        let zone = &self.starting_point.time_zone;
+        let next = zone.to_datetime(start).date().tomorrow().ok()?;
+        zone.to_timestamp(next.at(0, 0, 0, 0)).ok()
+    }
+
+    /// The moment, and whether it stands for a whole day.
+    fn read_start(&self, micros: i64) -> Option<(Timestamp, bool)> {
+        let (as_utc, is_instant, is_day) = match self.form {
+            Form::Text => (
+                Timestamp::from_millisecond(micros.div_euclid(4)),
+                micros & 1 == 1,
+                micros & 2 == 2,
+            ),
+            form => (
+                Timestamp::from_microsecond(micros),
+                !matches!(form, Form::Civil | Form::Date),
+                form == Form::Date,
+            ),
+        };
+        let as_utc = as_utc.ok()?;
+        if is_instant {
+            return Some((as_utc, is_day));
+        }
+        let civil = TimeZone::UTC.to_datetime(as_utc);
+        Some((self.starting_point.time_zone.to_timestamp(civil).ok()?, is_day))
     }
 
     /// Appends what must hold before a starting point can be compared at all, ending in `AND`.
@@ -345,26 +410,45 @@ impl Target {
         }
     }
 
-    /// Appends the starting point as the store compares it.
+    /// Appends the starting point as the store compares it. Texts are compared in whole
+    /// milliseconds, the most that SQLite reads, because its fractions of seconds are rounded.
     fn moment<'s>(&self, s: &'s mut Statement) -> &'s mut Statement {
         if self.form == Form::Text {
-            s.push("unixepoch(").name(&self.start.name).push(", 'subsec')")
+            s.push("CAST(round(unixepoch(").name(&self.start.name);
+            s.push(", 'subsec') * 1000) AS INTEGER)")
         } else {
             s.name(&self.start.name)
         }
+    }
+
+    /// Appends that a text that can be read names its zone: what follows the day has no other use
+    /// for these characters.
+    fn names_zone(&self, s: &mut Statement) {
+        s.push("substr(").name(&self.start.name).push(", 11) GLOB '*[-+Zz]*'");
+    }
+
+    /// Appends that a text that can be read gives no time of day.
+    fn is_only_a_day(&self, s: &mut Statement) {
+        s.push("substr(").name(&self.start.name).push(", 11) NOT GLOB '*[0-9]*'");
     }
 
     /// Appends `at` in the column's own terms.
     fn limit(&self, s: &mut Statement, at: Timestamp) {
         let zone = &self.starting_point.time_zone;
         if self.form == Form::Text {
-            #[expect(clippy::cast_precision_loss, reason = "microseconds fit a double until 2255")]
-            let seconds = |at: Timestamp| Value::Float(at.as_microsecond() as f64 / 1e6);
-            let wall_clock = wall_clock_before(at, zone);
-            let as_utc = TimeZone::UTC.to_timestamp(wall_clock).unwrap_or(at);
-            s.push("CASE WHEN ").name(&self.start.name).push(" GLOB '*[Zz]' OR substr(");
-            s.name(&self.start.name).push(", 11) GLOB '*[-+][0-9][0-9]:[0-9][0-9]' THEN ");
-            s.bind(seconds(at)).push(" ELSE ").bind(seconds(as_utc)).push(" END");
+            // Rounded down, as the moment was rounded to the nearest: none counts too early.
+            let milliseconds = |at: Timestamp| Value::Int(at.as_microsecond().div_euclid(1_000));
+            let as_utc = |civil| TimeZone::UTC.to_timestamp(civil).unwrap_or(at);
+            let day = zone.to_datetime(at).date().at(0, 0, 0, 0);
+            s.push("CASE WHEN ");
+            self.names_zone(s);
+            s.push(" THEN ").bind(milliseconds(at));
+            // A day counts from its end, as in a column of days.
+            s.push(" WHEN ");
+            self.is_only_a_day(s);
+            s.push(" THEN ");
+            s.bind(milliseconds(as_utc(day))).push(" ELSE ");
+            s.bind(milliseconds(as_utc(wall_clock_before(at, zone)))).push(" END");
             return;
         }
         s.bind(value_of(self.form, at, zone));
@@ -386,8 +470,9 @@ pub(super) fn value_of(form: Form, at: Timestamp, zone: &TimeZone) -> Value {
         Form::Civil => Value::civil(wall_clock_before(at, zone)),
         // A day counts from its end: the day of the cutoff itself is not over yet.
         Form::Date => Value::date(zone.to_datetime(at).date()),
-        Form::Seconds => Value::Int(at.as_second()),
-        Form::Milliseconds => Value::Int(at.as_millisecond()),
+        // Down, also before 1970.
+        Form::Seconds => Value::Int(at.as_microsecond().div_euclid(1_000_000)),
+        Form::Milliseconds => Value::Int(at.as_microsecond().div_euclid(1_000)),
         Form::Text => Value::Text(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
     }
 }
@@ -445,16 +530,20 @@ fn form_of(dialect: StoreKind, column: &Column, encoding: Encoding) -> Result<Fo
         help,
     };
     let is_number = matches!(column.kind, ColumnKind::Integer | ColumnKind::Number);
+    // In SQLite any column holds numbers, one declared `DATETIME` too.
+    let may_count = is_number || dialect == StoreKind::Sqlite;
     match (encoding, column.kind) {
-        (Encoding::Seconds, _) if is_number => Ok(Form::Seconds),
-        (Encoding::Milliseconds, _) if is_number => Ok(Form::Milliseconds),
+        (Encoding::Seconds, _) if may_count => Ok(Form::Seconds),
+        (Encoding::Milliseconds, _) if may_count => Ok(Form::Milliseconds),
         (Encoding::Seconds | Encoding::Milliseconds, _) => {
             Err(wrong("`starting_point_unit` is only for columns of numbers; leave it out"))
         }
         (Encoding::Native, _) if is_number => Err(wrong(
             "say what its numbers count, with `starting_point_unit = \"seconds\"` or `\"milliseconds\"` since 1970",
         )),
-        (Encoding::Native, _) if dialect == StoreKind::Sqlite => Ok(Form::Text),
+        (Encoding::Native, kind) if dialect == StoreKind::Sqlite && kind != ColumnKind::Bytes => {
+            Ok(Form::Text)
+        }
         (Encoding::Native, ColumnKind::Instant) => Ok(Form::Instant),
         (Encoding::Native, ColumnKind::Civil) => Ok(Form::Civil),
         (Encoding::Native, ColumnKind::Date) => Ok(Form::Date),

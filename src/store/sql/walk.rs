@@ -46,8 +46,9 @@ pub(super) enum Position {
     Page { next: u64, end: u64 },
     /// After this row in key or rowid order; `done` when the last window has been given.
     Row { after: Option<crate::types::Key>, done: bool },
-    /// Windows collected from the index and not yet given out, and the latest starting point seen.
-    Index { collected: Vec<Window>, done: bool },
+    /// Windows collected from the index and not yet given out, and how many times it may be looked
+    /// into again: without a bound, a change that leaves its records due would never end.
+    Index { collected: Vec<Window>, rounds: u64 },
 }
 
 /// How many rows a batch takes, adapted to what the store bears.

@@ -1,0 +1,204 @@
+//! Errors name the store and what failed, quote no data, and say whether to try again.
+
+use std::error::Error;
+use std::time::Duration;
+
+use expunged::anonymize::Strategy;
+use expunged::clock::Stopwatch;
+use expunged::rule::{Rule, StoreKind};
+use expunged::store::sql::{Access, SurveyDepth, Walk};
+use expunged::store::{Batch, Store, StoreError};
+
+use crate::common::*;
+use crate::support::{Kind, TestDatabase};
+
+on_each_database! {
+    errors_quote_no_data,
+    a_condition_that_names_no_column_is_told_plainly,
+    a_missing_table_is_told_plainly,
+    a_deadlock_or_a_lock_that_others_hold_is_worth_another_try,
+}
+
+const EMAIL: &str = "zoe-q@example.com";
+
+async fn first_batch(store: &Store, rule: &Rule) -> Result<Option<Batch>, StoreError> {
+    let target = store.target(rule).await.unwrap();
+    let mut walk = Walk::new(&target, 1, 1);
+    let mut pace = walk.pace();
+    store.take(&target, bounds(), &mut walk, &mut pace, &replace).await
+}
+
+/// Takes a first batch, which must fail for this reason and without a word about Zoe.
+async fn fails(store: &Store, rule: &Rule, reason: &str) {
+    let error = first_batch(store, rule).await.err().expect("it must fail");
+    let mut words = format!("{error} {error:?} {error:#?}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        words.push_str(&format!(" {cause} {cause:?}"));
+        source = cause.source();
+    }
+    assert!(words.contains("store `app`: ") && words.contains(reason), "{words}");
+    for secret in ["zoe-q", "example.com"] {
+        assert!(!words.contains(secret), "{words}");
+    }
+    assert!(!error.is_transient(), "{words}");
+}
+
+async fn errors_quote_no_data(database: TestDatabase) {
+    let at = moment_type(&database);
+    let strict = by_kind(&database, "", "", " STRICT");
+    let int = "integer";
+    let text = by_kind(&database, "varchar(99)", "varchar(99)", "text");
+    database
+        .execute(&format!(
+            "CREATE TABLE people (email {text} PRIMARY KEY, alias {text}, age {int}, \
+                 at {at}, CHECK (alias <> 'forbidden'), UNIQUE (alias)){strict};
+             CREATE TABLE orders (id integer PRIMARY KEY, email {text}, \
+                 CONSTRAINT of_someone FOREIGN KEY (email) REFERENCES people (email));
+             INSERT INTO people VALUES ('{EMAIL}', 'a', 1, '2020-01-01 00:00:00'),
+                                       ('bob@example.com', '{EMAIL}', 1, '2025-01-01 00:00:00');
+             INSERT INTO orders VALUES (1, '{EMAIL}')"
+        ))
+        .await;
+    let store = open(&database, Access::ReadWrite);
+    let constant = |column: &str, value: &str| {
+        let strategy = Strategy::Constant { value: value.to_owned() };
+        anonymizing("people", &[(column, strategy)], None)
+    };
+    let (pointed_at, twice, refused) = by_kind(
+        &database,
+        ("other rows point at the record", "exists already", "a constraint refuses it"),
+        ("other rows point at the record", "exists already", "SQLSTATE"),
+        ("FOREIGN KEY constraint failed", "UNIQUE constraint failed", "CHECK constraint failed"),
+    );
+    fails(&store, &rule("people"), pointed_at).await;
+    fails(&store, &constant("alias", EMAIL), twice).await;
+    fails(&store, &constant("alias", "forbidden"), refused).await;
+    let not_a_number = by_kind(&database, "22P02", "SQLSTATE", "cannot store TEXT value");
+    fails(&store, &constant("age", EMAIL), not_a_number).await;
+
+    // A trigger says what its author wrote, and that may be data.
+    let trigger = by_kind(
+        &database,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE EXCEPTION '% has open orders', OLD.email; END $$;
+         CREATE TRIGGER refuses BEFORE DELETE ON people FOR EACH ROW EXECUTE FUNCTION refuse()",
+        "CREATE TRIGGER refuses BEFORE DELETE ON people FOR EACH ROW
+         BEGIN
+             DECLARE words varchar(99) DEFAULT CONCAT(OLD.email, ' has open orders');
+             SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = words;
+         END",
+        "CREATE TRIGGER refuses BEFORE DELETE ON people
+         BEGIN SELECT RAISE(ABORT, OLD.email || ' has open orders'); END",
+    );
+    database.execute(trigger).await;
+    fails(&store, &rule("people"), "a trigger refuses it").await;
+    let people = "SELECT count(*) FROM people WHERE alias IN ('a', 'zoe-q@example.com')";
+    assert_eq!(database.count(people).await, 2);
+}
+
+async fn a_condition_that_names_no_column_is_told_plainly(database: TestDatabase) {
+    let at = moment_type(&database);
+    database.execute(&format!("CREATE TABLE people (id integer PRIMARY KEY, at {at})")).await;
+    let store = open(&database, Access::ReadOnly);
+    let rule = rule_where(&database, "people", "missing = 1");
+    let target = store.target(&rule).await.unwrap();
+    let survey = store.survey(&target, bounds(), SurveyDepth::Due).await;
+    let error = survey.expect_err("there is no such column").to_string();
+    assert!(error.starts_with("store `app`: counting records failed: "), "{error}");
+    assert!(error.contains("missing"), "{error}");
+}
+
+async fn a_missing_table_is_told_plainly(database: TestDatabase) {
+    let store = open(&database, Access::ReadOnly);
+    for name in ["people", "elsewhere.people"] {
+        let error = store.inspect(&rule(name)).await.expect_err("there is no such table");
+        let words = format!("store `app`: there is no table `{name}` that its user can see");
+        assert_eq!(error.to_string(), words);
+    }
+}
+
+async fn a_deadlock_or_a_lock_that_others_hold_is_worth_another_try(database: TestDatabase) {
+    let at = moment_type(&database);
+    database
+        .execute(&format!(
+            "CREATE TABLE people (id integer PRIMARY KEY, n integer, at {at});
+             CREATE TABLE others (id integer PRIMARY KEY, n integer);
+             INSERT INTO people VALUES (1, 0, '2020-01-01'), (2, 0, '2020-01-01');
+             INSERT INTO others VALUES (1, 0), (2, 0), (3, 0), (4, 0), (5, 0)"
+        ))
+        .await;
+    let store = open(&database, Access::ReadWrite);
+    let mut session = Session::open(&database).await;
+    if database.kind == Kind::Postgres {
+        // Who waits longest looks for deadlocks first, and is the one to give way.
+        session.execute("SET deadlock_timeout = '1h'").await;
+    }
+    session.execute("BEGIN").await;
+    // InnoDB sacrifices whoever changed less.
+    session.execute("UPDATE others SET n = 1").await;
+    session.execute("UPDATE people SET n = 1 WHERE id = 2").await;
+
+    let rule = rule("people");
+    let take = first_batch(&store, &rule);
+    let cross = async {
+        if database.kind != Kind::Sqlite {
+            someone_waits(&database).await;
+            session.execute("UPDATE people SET n = 1 WHERE id = 1").await;
+        }
+    };
+    let (taken, ()) = tokio::join!(take, cross);
+    let error = taken.err().expect("both want what the other has");
+    assert!(error.is_transient(), "{error}");
+    let words = by_kind(&database, "deadlock detected", "Deadlock found", "database is locked");
+    assert!(error.to_string().contains(words), "{error}");
+    session.execute("COMMIT").await;
+    assert_eq!(
+        database.count("SELECT count(*) FROM people WHERE n = 1").await,
+        by_kind(&database, 2, 2, 1)
+    );
+    let batch = first_batch(&store, &rule).await.unwrap().expect("there is a window");
+    assert_eq!(numbers(&batch.records.keys), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_database_that_is_down_is_reported_at_once() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let folder = tempfile::tempdir().unwrap();
+    let missing = format!("sqlite://{}/missing.db", folder.path().display());
+    for (kind, url) in [
+        (StoreKind::Postgres, format!("postgres://ann:secret@127.0.0.1:{port}/app")),
+        (StoreKind::Mysql, format!("mysql://ann:secret@127.0.0.1:{port}/app")),
+        (StoreKind::Sqlite, missing.clone()),
+    ] {
+        let patience = Duration::from_secs(60);
+        let name = "app".parse().unwrap();
+        let store = Store::open(name, kind, &url, Access::ReadWrite, patience).unwrap();
+        let watch = Stopwatch::start();
+        let error = store.inspect(&rule("people")).await.expect_err("nobody is there");
+        assert!(watch.elapsed() < Duration::from_secs(10), "{kind:?}: {:?}", watch.elapsed());
+        let words = error.to_string();
+        assert!(words.starts_with("store `app`: connecting failed: "), "{words}");
+        assert!(!words.contains("secret"), "{words}");
+    }
+    assert!(!folder.path().join("missing.db").exists(), "a store is never created");
+}
+
+#[tokio::test]
+async fn a_url_that_cannot_be_used_is_not_repeated() {
+    for (kind, url) in [
+        (StoreKind::Postgres, "mysql://ann:secret@host/app"),
+        (StoreKind::Postgres, "postgres://ann:secret@host:notaport/app"),
+        (StoreKind::Mysql, "mysql://ann:secret@[host/app"),
+        (StoreKind::Sqlite, "file:secret.db"),
+    ] {
+        let name = "app".parse().unwrap();
+        let patience = Duration::from_secs(1);
+        let opened = Store::open(name, kind, url, Access::ReadOnly, patience);
+        let words = opened.expect_err("it cannot be used").to_string();
+        assert!(words.contains("store `app`") && words.contains("write `"), "{words}");
+        assert!(!words.contains("secret"), "{words}");
+    }
+}
