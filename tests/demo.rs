@@ -318,7 +318,8 @@ fn a_rebuild_stops_at_whatever_the_demo_did_not_make() {
     let write = |name: &'static str, text: &'static str| {
         move |place: &Place| fs::write(place.path(name), text).unwrap()
     };
-    let cases: [(&str, Box<dyn Fn(&Place)>); 8] = [
+    type Change = Box<dyn Fn(&Place)>;
+    let cases: [(&str, Change); 8] = [
         ("notes.txt", Box::new(write("notes.txt", "mine"))),
         ("keys/notes", Box::new(write("keys/notes", "mine"))),
         ("edited", Box::new(write("expunged.toml", "# mine\n"))),
