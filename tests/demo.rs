@@ -391,9 +391,9 @@ fn filters() -> Vec<(&'static str, &'static str)> {
     vec![
         (r"stands for\s+\S+expunged\.", "stands for [expunged]."),
         // Batches follow the machine's pace; their entries are told by one.
-        (r"(?m)^\d+ +\d\d:\d\d:\d\d UTC +(\w+) .*\n(?: +.*\n)*", "[entry] $1\n"),
+        (r"(?m)^ *\d+  [\d-]* ?\d\d:\d\d:\d\d(?: UTC)? +(\w+) .*\n(?: {30}.*\n)*", "[entry] $1\n"),
         (r"(?:\[entry\] (?:run|batch)_\w+\n)+", "[entries of runs]\n"),
-        (r"(?m)^(#) +\d{4}-\d\d-\d\d +", "$1  [day]  "),
+        (r"(?m)^# .* what$", "[headings]"),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d", "[date and time]"),
         (r"\d{4}-\d\d-\d\d", "[date]"),
         (r"(?m)(done|observed)( +[\d,]+) +\d+( +[\d,]+) +.*$", "$1$2  [batches]$3  [time]"),
