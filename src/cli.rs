@@ -120,6 +120,7 @@ impl From<Exit> for ExitCode {
 
 /// Parses the arguments of the process, carries the command out and gives the exit code.
 pub async fn main() -> ExitCode {
+    end_quietly_with_the_reader();
     let cli = Cli::parse();
     let verifying = matches!(cli.command, Command::Audit(audit::Command::Verify));
     match cli.dispatch().await {
@@ -133,6 +134,19 @@ pub async fn main() -> ExitCode {
             if verifying { Exit::Two.into() } else { Exit::Failed.into() }
         }
     }
+}
+
+/// Whoever reads may stop before the end, as `head` does: no panic then, but the exit code of a
+/// program that SIGPIPE ended.
+fn end_quietly_with_the_reader() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let message = info.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
+            std::process::exit(141);
+        }
+        report(info);
+    }));
 }
 
 impl Cli {

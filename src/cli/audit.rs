@@ -1,5 +1,7 @@
 //! `expunged audit`.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -22,7 +24,7 @@ pub(crate) enum Command {
 }
 
 /// Show entries of the audit log, the newest last.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 pub(crate) struct LogArgs {
     /// Only about this rule.
     #[arg(long, value_name = "RULE")]
@@ -42,6 +44,13 @@ pub(crate) struct LogArgs {
     /// At most so many, the newest; 0 for all.
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u32,
+}
+
+impl LogArgs {
+    /// The newest entries of all kinds.
+    pub(super) fn newest(limit: u32) -> LogArgs {
+        LogArgs { limit, ..LogArgs::default() }
+    }
 }
 
 pub(crate) async fn main(common: &Common, command: Command) -> Result<Exit, CliError> {
@@ -96,17 +105,28 @@ async fn log(common: &Common, args: LogArgs) -> Result<Exit, CliError> {
 
 /// Prints entries as a table.
 pub(crate) fn print(entries: &[(u64, Entry)]) {
-    let mut table = output::table(&["#", "when (UTC)", "kind", "rule", "what"]);
+    let days: BTreeSet<_> = entries.iter().map(|(_, entry)| day(entry)).collect();
+    // Where all is of one day, the day is said once.
+    let (heading, form) = match (days.first(), days.len()) {
+        (Some(day), 1) => (day.as_str(), "%H:%M:%S UTC"),
+        _ => ("when (UTC)", "%Y-%m-%d %H:%M:%S"),
+    };
+    let mut table = output::table(&["#", heading, "kind", "rule", "what"]);
     for (position, entry) in entries {
         table.add_row(vec![
             output::right(position),
-            entry.at.strftime("%Y-%m-%d %H:%M:%S").to_string().into(),
+            entry.at.strftime(form).to_string().into(),
             entry.event.kind().into(),
             entry.event.rule().map(ToString::to_string).unwrap_or_default().into(),
             describe(&entry.event).into(),
         ]);
     }
-    println!("{table}");
+    // The words say the kind as well; they are not worth breaking for it.
+    output::print_table(table, if output::is_narrow() { &[2] } else { &[] });
+}
+
+fn day(entry: &Entry) -> String {
+    entry.at.strftime("%Y-%m-%d").to_string()
 }
 
 /// What an entry says, in a line.
@@ -130,15 +150,14 @@ fn describe(event: &Event) -> String {
         Event::RuleArmed { digest, .. } => format!("version {} may act", short(digest)),
         Event::RuleDisarmed { .. } => "only observes from now on".to_owned(),
         Event::PlanMade { due, cutoff, .. } => {
-            format!("{} due before {}", output::records(*due), cutoff.strftime("%Y-%m-%d %H:%M"))
+            format!("{} due before {}", output::records(*due), cutoff.strftime("%Y-%m-%d"))
         }
-        Event::RunStarted { table, action, cause, cutoff, .. } => format!(
-            "{action} in {table} what is from before {}, by {cause}",
-            cutoff.strftime("%Y-%m-%d %H:%M")
-        ),
+        Event::RunStarted { table, action, cause, cutoff, .. } => {
+            format!("by {cause}: {action} in {table} before {}", cutoff.strftime("%Y-%m-%d"))
+        }
         Event::BatchDone { records, action, commitments, .. } => {
             let root = commitments.to_string();
-            format!("{action} of {}, commitments {}", output::records(*records), short(&root))
+            format!("{action} of {}, root {}", output::records(*records), short(&root))
         }
         Event::RunFinished { state, records, remaining, reason, .. } => {
             let still = remaining.map(|due| format!(", {} still due", output::number(due)));
@@ -188,15 +207,19 @@ async fn verify(common: &Common) -> Result<Exit, CliError> {
 /// Prints what was verified.
 pub(crate) fn print_verification(verification: &Verification, origin: &str) {
     if verification.is_valid() {
-        anstream::println!(
-            "{GREEN}{BOLD}valid{RESET}  {} entries of {origin}, root {}, as its signed checkpoint says",
+        let text = format!(
+            "{} entries are as they were written: their root is the one in the checkpoint signed by {origin}",
             output::number(verification.entries),
-            verification.root
         );
+        anstream::println!("{GREEN}{BOLD}valid{RESET}  {}", output::hanging(&text, 7));
+        println!("root   {}", verification.root);
         return;
     }
     anstream::println!("{RED}the audit log was changed{RESET}");
     for problem in &verification.problems {
-        println!("  {problem}");
+        println!("  {}", output::hanging(&problem.to_string(), 2));
+    }
+    if verification.omitted > 0 {
+        println!("  and {} more", output::number(verification.omitted));
     }
 }

@@ -1,6 +1,6 @@
 //! `expunged check`.
 
-use crate::check::{Report, Severity, check};
+use crate::check::{Finding, Report, Severity, check};
 use crate::clock;
 use crate::types::Name;
 
@@ -17,6 +17,13 @@ pub(crate) struct Args {
     /// Only what deserves a look or is wrong.
     #[arg(long)]
     quiet: bool,
+}
+
+impl Args {
+    /// `--quiet`.
+    pub(super) fn quiet() -> Args {
+        Args { rules: Vec::new(), quiet: true }
+    }
 }
 
 pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> {
@@ -37,6 +44,23 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     Ok(if failed { Exit::Failed } else { Exit::Fine })
 }
 
+fn print_finding(finding: &Finding) {
+    let (style, sign) = match finding.severity {
+        Severity::Fine => (GREEN, "fine   "),
+        Severity::Warning => (YELLOW, "warning"),
+        Severity::Error => (RED, "error  "),
+    };
+    let topic = finding.topic;
+    let message = output::hanging(&finding.message, 27);
+    anstream::println!("  {style}{sign}{RESET}  {topic:<14}  {message}");
+    match &finding.help {
+        // A statement is copied: nothing but the terminal may break it.
+        Some(statement) if statement.ends_with(';') => println!("  {statement}"),
+        Some(help) => println!("      {}", output::hanging(help, 6)),
+        None => {}
+    }
+}
+
 /// Prints one block per rule and a closing line.
 pub(crate) fn print(reports: &[Report], quiet: bool) {
     let (mut errors, mut warnings) = (0, 0);
@@ -48,26 +72,15 @@ pub(crate) fn print(reports: &[Report], quiet: bool) {
             report.table,
             report.mode
         );
-        for finding in &report.findings {
-            let (style, sign) = match finding.severity {
-                Severity::Fine if quiet => continue,
-                Severity::Fine => (GREEN, "fine   "),
-                Severity::Warning => {
-                    warnings += 1;
-                    (YELLOW, "warning")
-                }
-                Severity::Error => {
-                    errors += 1;
-                    (RED, "error  ")
-                }
-            };
-            let topic = finding.topic;
-            anstream::println!("  {style}{sign}{RESET}  {topic:<14} {}", finding.message);
-            if let Some(help) = &finding.help {
-                anstream::println!("                           -> {help}");
-            }
+        let shown = |finding: &&Finding| !quiet || finding.severity != Severity::Fine;
+        for finding in report.findings.iter().filter(shown) {
+            print_finding(finding);
         }
-        println!();
+        errors += report.count(Severity::Error);
+        warnings += report.count(Severity::Warning);
+        if !quiet || report.severity() != Severity::Fine {
+            println!();
+        }
     }
     let plural =
         |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });

@@ -1,11 +1,256 @@
 //! `expunged demo`.
 
-use super::{CliError, Common, Exit};
+use std::path::{Path, PathBuf};
 
-/// Build a realistic example in a folder and run check, plan, run and the audit log on it.
+use jiff::Timestamp;
+
+use crate::clock;
+use crate::config::Config;
+
+use super::output::{self, BOLD, DIM, GREEN, RED, RESET};
+use super::{CliError, Common, Exit, audit, check, open_ledger, plan, run};
+
+mod data;
+mod folder;
+mod proof;
+mod random;
+
+use folder::{CONFIG, DATABASE, Folder};
+use proof::Count;
+
+/// The configuration that the demo leaves behind.
+const CONFIGURATION: &str = include_str!("demo/expunged.toml");
+/// Entries of the audit log that are shown.
+const EXCERPT: u32 = 12;
+
+/// Build a realistic example in a folder, and run check, plan, run and the audit log on it. The
+/// folder stays, to go on with. Run again, it is built anew; a folder that holds anything else is
+/// left alone.
 #[derive(clap::Args, Debug)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// The folder to build it in.
+    #[arg(long, value_name = "FOLDER", default_value = "expunged-demo")]
+    dir: PathBuf,
+    /// Only build it, and carry nothing out.
+    #[arg(long)]
+    build_only: bool,
+}
 
-pub(crate) async fn main(_common: &Common, _args: Args) -> Result<Exit, CliError> {
-    Err(CliError::Usage("not yet".into()))
+pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> {
+    if common.json {
+        let text = "`demo` tells a story and has no JSON; the commands that it shows have";
+        return Err(CliError::Usage(text.to_owned()));
+    }
+    let now = clock::now();
+    // Without a trailing slash, which would follow a link.
+    let dir: PathBuf = args.dir.components().collect();
+    let folder = Folder::prepare(&dir, CONFIGURATION)?;
+    build(&folder, &dir, now).await?;
+    let tour = Tour {
+        common: Common { config: folder.file(CONFIG), json: false },
+        shown: quoted(&folder.file(CONFIG)),
+        database: folder.file(DATABASE),
+        now,
+    };
+    if args.build_only {
+        introduce();
+        tour.what_next();
+        return Ok(Exit::Fine);
+    }
+    let before = proof::overdue(&tour.database, now).await?;
+    introduce();
+    tour.show().await?;
+    let after = proof::overdue(&tour.database, now).await?;
+    let proved = prove(&before, &after);
+    tour.what_next();
+    Ok(if proved { Exit::Fine } else { Exit::Failed })
+}
+
+/// Builds the database, the ledger and the keys.
+async fn build(folder: &Folder, dir: &Path, now: Timestamp) -> Result<(), CliError> {
+    let bar = output::bar(true, format!("building {DATABASE}"), "rows");
+    bar.set_length(data::ROWS as u64);
+    data::build(&folder.file(DATABASE), now, &|rows| bar.set_position(rows as u64)).await?;
+    bar.finish_and_clear();
+    let config = Config::load(&folder.file(CONFIG), std::iter::empty())?;
+    open_ledger(&config).await?.close().await;
+    let rows = output::number(data::ROWS as u64);
+    let text = format!(
+        "Built in {}: the database of a small service that turns photos into portraits, with {rows} \
+         rows of invented people over five years, and expunged's configuration, ledger and keys.",
+        dir.display()
+    );
+    println!("{}", output::hanging(&text, 0));
+    Ok(())
+}
+
+/// Says how the program is called here, where that is not by its name alone.
+fn introduce() {
+    let program = std::env::args().next().unwrap_or_default();
+    if program.contains('/') {
+        println!("{}", output::hanging(&format!("Below, `expunged` stands for {program}."), 0));
+    }
+}
+
+/// The commands, one after the other.
+struct Tour {
+    common: Common,
+    /// The configuration's path, as one types it.
+    shown: String,
+    database: PathBuf,
+    now: Timestamp,
+}
+
+impl Tour {
+    async fn show(&self) -> Result<(), CliError> {
+        self.heading(
+            "check --quiet",
+            "Each rule is held against the live database before anything else: columns, types, keys, \
+             indexes, foreign keys. Look for the index that somebody forgot, with the statement that \
+             makes it, and for what a deletion takes along.",
+        );
+        let exit = check::main(&self.common, check::Args::quiet()).await?;
+        tell(&exit);
+
+        self.heading(
+            "plan",
+            "What a run would do, and why the rest stays. The database is opened read-only. Look at \
+             the records that are kept because they have no starting point, or one that cannot be \
+             right: in doubt, nothing is deleted.",
+        );
+        let exit = plan::main(&self.common, plan::Args::all(false)).await?;
+        tell(&exit);
+
+        self.heading(
+            "run",
+            "The same decision, carried out in small batches, each written to the ledger before it \
+             takes effect. The rule in observe mode counts and leaves its records alone.",
+        );
+        let exit = run::main(&self.common, run::Args::default()).await?;
+        tell(&exit);
+
+        self.heading(
+            "plan --brief",
+            "Planned again. Nothing is due but what the rule in observe mode leaves alone.",
+        );
+        let exit = plan::main(&self.common, plan::Args::all(true)).await?;
+        tell(&exit);
+
+        self.heading(
+            &format!("audit log --limit {EXCERPT}"),
+            "Whatever happened is in the audit log, without personal data: a batch stands there as \
+             keyed commitments to its records.",
+        );
+        let excerpt = audit::LogArgs::newest(EXCERPT);
+        let exit = audit::main(&self.common, audit::Command::Log(excerpt)).await?;
+        tell(&exit);
+
+        self.heading(
+            "audit verify",
+            "The log is a Merkle tree under a signed checkpoint. Whoever changes, removes or inserts \
+             an entry is found out.",
+        );
+        let exit = audit::main(&self.common, audit::Command::Verify).await?;
+        tell(&exit);
+        Ok(())
+    }
+
+    fn heading(&self, command: &str, text: &str) {
+        anstream::println!("\n\n{BOLD}$ expunged --config {} {command}{RESET}", self.shown);
+        for line in output::wrap(text, 0) {
+            anstream::println!("{DIM}{line}{RESET}");
+        }
+        println!();
+    }
+
+    fn what_next(&self) {
+        let ledger = quoted(&self.common.config.with_file_name("ledger.db"));
+        anstream::println!("\n\n{BOLD}What to try next{RESET}\n");
+        let steps = [
+            ("Spare yourself the --config.", format!("export EXPUNGED_CONFIG={}", self.shown)),
+            ("Read the rules; every key is explained.", format!("less {}", self.shown)),
+            (
+                "Arm the rule abandoned-carts: write mode = \"enforce\" in it, then plan and run.",
+                "expunged run abandoned-carts".to_owned(),
+            ),
+            ("See which records they are.", "expunged plan abandoned-carts --sample 5".to_owned()),
+            (
+                "See what will be due on a day to come.",
+                format!("expunged plan --at {}", self.in_a_month()),
+            ),
+            ("Ask the log.", "expunged audit log --kind batch_done".to_owned()),
+            ("Let the rules run on their schedules; Ctrl-C ends it.", "expunged daemon".to_owned()),
+            (
+                "Tamper with the audit log; a trigger must go first. The change is found.",
+                format!("sqlite3 {ledger} \"DROP TRIGGER audit_entry_stays\""),
+            ),
+            ("", format!("sqlite3 {ledger} \"DELETE FROM audit_entry WHERE position=9\"")),
+            ("", "expunged audit verify".to_owned()),
+        ];
+        for (text, command) in steps {
+            if !text.is_empty() {
+                println!("  {}", output::hanging(text, 2));
+            }
+            anstream::println!("    {BOLD}{command}{RESET}");
+        }
+        println!();
+        let text = "On your own data: add a [store.NAME] with the URL of a database and a [rule.NAME] in \
+                    observe mode, then check and plan. Until you write \"enforce\", nothing is deleted.";
+        println!("{}", output::hanging(text, 0));
+    }
+
+    fn in_a_month(&self) -> String {
+        let later = self.now + jiff::SignedDuration::from_hours(24 * 30);
+        later.strftime("%Y-%m-%d").to_string()
+    }
+}
+
+/// Says the exit code, which scripts go by.
+fn tell(exit: &Exit) {
+    let text = match exit {
+        Exit::Fine => "0",
+        Exit::Failed => "1",
+        Exit::Two => "2: something is due",
+    };
+    anstream::println!("{DIM}(exit code {text}){RESET}");
+}
+
+/// Prints what was counted before and after, and says whether it is as it must be.
+fn prove(before: &[Count], after: &[Count]) -> bool {
+    anstream::println!("\n\n{BOLD}What was proved{RESET}");
+    let text = "Counted in app.db with SQL that shares nothing with expunged's own:";
+    anstream::println!("{DIM}{}{RESET}\n", output::hanging(text, 0));
+    let mut table = output::table(&["older than the policy allows", "before", "now", ""]);
+    let mut proved = true;
+    for (before, after) in before.iter().zip(after) {
+        let well = if after.enforced { after.rows == 0 } else { after.rows == before.rows };
+        proved &= well;
+        table.add_row(vec![
+            after.what.into(),
+            output::right(output::number(before.rows)),
+            output::right(output::number(after.rows)),
+            match (well, after.enforced) {
+                (true, true) => "",
+                (true, false) => "only observed",
+                (false, _) => "WRONG",
+            }
+            .into(),
+        ]);
+    }
+    output::print_table(table, &[]);
+    println!();
+    let (style, verdict) = if proved {
+        (GREEN, "All that was due is gone, and nothing that was only observed.")
+    } else {
+        (RED, "This is not as it should be: please report it.")
+    };
+    anstream::println!("{style}{verdict}{RESET}");
+    proved
+}
+
+/// A path as one types it in a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@%,".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

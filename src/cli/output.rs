@@ -1,7 +1,12 @@
 //! Tables, numbers and moments for people.
 
+use std::io::IsTerminal;
+
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{
+    Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets,
+};
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -13,19 +18,98 @@ pub(crate) const BOLD: Style = Style::new().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
 pub(crate) const RESET: anstyle::Reset = anstyle::Reset;
 
+/// Wider lines than this are hard to read.
+const WIDEST: usize = 100;
+
+/// Columns of the terminal, or of what stands for one.
+fn columns() -> usize {
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let terminal = || {
+        let table = Table::new();
+        table.is_tty().then(|| table.width().map(usize::from)).flatten()
+    };
+    said.or_else(terminal).unwrap_or(WIDEST).max(40)
+}
+
+/// Whether there is no room to spare.
+pub(crate) fn is_narrow() -> bool {
+    columns() < 90
+}
+
 /// An empty table with these headings.
 pub(crate) fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(u16::try_from(columns()).unwrap_or(u16::MAX))
         .set_header(
             headings.iter().map(|heading| Cell::new(heading).add_attribute(Attribute::Bold)),
         );
-    if std::env::var_os("COLUMNS").is_none() && !table.is_tty() {
-        table.set_width(110);
-    }
     table
+}
+
+/// Prints a table without the spaces that fill its lines. Where it is too wide, it does without the
+/// columns that are named, the first of them first.
+pub(crate) fn print_table(mut table: Table, dispensable: &[usize]) {
+    let mut dispensable = dispensable.iter();
+    while needed_width(&table) > columns()
+        && let Some(column) = dispensable.next()
+    {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    for line in table.lines() {
+        anstream::println!("{}", line.trim_end());
+    }
+}
+
+/// The width of a table in which nothing is wrapped.
+fn needed_width(table: &Table) -> usize {
+    let widths = table.column_max_content_widths();
+    let shown = table.column_iter().zip(widths).filter(|(column, _)| !column.is_hidden());
+    shown.map(|(_, width)| usize::from(width) + 2).sum()
+}
+
+/// Breaks a text into lines that leave `indent` columns free.
+pub(crate) fn wrap(text: &str, indent: usize) -> Vec<String> {
+    wrap_to(text, columns().min(WIDEST).saturating_sub(indent).max(24))
+}
+
+fn wrap_to(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// Breaks a text into lines, all but the first indented, to be printed after `indent` columns.
+pub(crate) fn hanging(text: &str, indent: usize) -> String {
+    wrap(text, indent).join(&format!("\n{:indent$}", ""))
+}
+
+/// A progress bar on standard error, where somebody looks at one.
+pub(crate) fn bar(wanted: bool, message: String, unit: &str) -> ProgressBar {
+    if !wanted || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(&format!(
+        "{{msg:20}} [{{bar:20}}] {{human_pos:>7}} of {{human_len}} {unit}, {{eta}} left"
+    ));
+    let bar = ProgressBar::new(0).with_message(message);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    bar
 }
 
 /// A cell aligned to the right, for numbers.
@@ -104,6 +188,13 @@ mod tests {
         assert_eq!(number(999), "999");
         assert_eq!(number(1_000), "1,000");
         assert_eq!(number(12_345_678), "12,345,678");
+    }
+
+    #[test]
+    fn lines_break_between_words_and_never_within() {
+        assert_eq!(wrap_to("in doubt a record is kept", 12), ["in doubt a", "record is", "kept"]);
+        assert_eq!(wrap_to("incomprehensibilities", 5), ["incomprehensibilities"]);
+        assert!(wrap_to("", 5).is_empty());
     }
 
     #[test]

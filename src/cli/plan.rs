@@ -1,5 +1,6 @@
 //! `expunged plan`.
 
+use anstyle::Style;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -26,6 +27,16 @@ pub(crate) struct Args {
     /// Show the keys of up to so many due records per rule.
     #[arg(long, value_name = "N", default_value_t = 0)]
     sample: u32,
+    /// Only the table, without the reasons.
+    #[arg(long)]
+    brief: bool,
+}
+
+impl Args {
+    /// Of all rules, now.
+    pub(super) fn all(brief: bool) -> Args {
+        Args { rules: Vec::new(), at: "now".to_owned(), sample: 0, brief }
+    }
 }
 
 /// A plan, or why there is none.
@@ -61,7 +72,9 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     if common.json {
         output::json(&plans);
     } else {
-        print(&config, &plans);
+        print(&config, &plans, args.brief);
+        println!();
+        summarize(&plans);
         if ledger.is_none() {
             anstream::println!(
                 "{DIM}There is no ledger yet, so this plan is not in the audit log.{RESET}"
@@ -98,7 +111,7 @@ async fn record(ledger: &Ledger, plans: &[Planned]) -> Result<(), CliError> {
 }
 
 /// Prints the plans as one table and, below it, what deserves words.
-pub(crate) fn print(config: &Config, plans: &[Planned]) {
+pub(crate) fn print(config: &Config, plans: &[Planned], brief: bool) {
     let mut table = output::table(&[
         "rule",
         "action",
@@ -122,15 +135,14 @@ pub(crate) fn print(config: &Config, plans: &[Planned]) {
             output::right(output::percent(plan.share)),
             output::right(plan.subjects.map_or_else(|| "-".to_owned(), output::number)),
             output::day(plan.oldest).into(),
-            output::right(format!(
-                "{}{}",
-                if plan.forecast_from_history { "" } else { "~" },
-                output::duration(plan.forecast_seconds)
-            )),
+            output::right(forecast(plan)),
         ]);
     }
     if plans.iter().any(|planned| matches!(planned, Planned::Plan(_))) {
-        println!("{table}");
+        output::print_table(table, &[8, 6, 5]);
+    }
+    if brief {
+        return;
     }
     for planned in plans {
         match planned {
@@ -140,51 +152,62 @@ pub(crate) fn print(config: &Config, plans: &[Planned]) {
             }
         }
     }
-    println!();
-    summarize(plans);
+}
+
+fn forecast(plan: &Plan) -> String {
+    let guessed = if plan.forecast_from_history { "" } else { "~" };
+    match plan.due {
+        0 => "-".to_owned(),
+        _ => format!("{guessed}{}", output::duration(plan.forecast_seconds)),
+    }
 }
 
 fn explain(config: &Config, plan: &Plan) {
     let rule = config.rules.get(&plan.rule);
     let zone = rule.map_or(TimeZone::UTC, |rule| rule.time_zone.clone());
-    anstream::println!(
-        "\n{BOLD}{}{RESET}  {} older than {}, that is from before {}",
-        plan.rule,
+    let what = format!(
+        "{} older than {}: from before {}",
         plan.table,
         plan.retention,
         output::moment(plan.cutoff, &zone)
     );
+    let what = output::hanging(&what, plan.rule.as_str().len() + 2);
+    anstream::println!("\n{BOLD}{}{RESET}  {what}", plan.rule);
     if let Some(basis) = rule.and_then(|rule| rule.basis.as_deref()) {
-        anstream::println!("  {DIM}{basis}{RESET}");
+        for line in output::wrap(basis, 2) {
+            anstream::println!("  {DIM}{line}{RESET}");
+        }
     }
     if plan.due > 0 {
-        println!(
-            "  due      {:>12}   starting points from {} to {}",
-            output::number(plan.due),
+        let between = format!(
+            "starting points from {} to {}",
             output::day(plan.oldest),
             output::day(plan.newest)
         );
+        line("due", BOLD, &output::number(plan.due), &between);
     }
     for dependents in &plan.dependents {
-        anstream::println!(
-            "  {YELLOW}and{RESET}      {:>12}   rows of {} that point at them: {}",
-            output::number(dependents.rows),
-            dependents.table,
-            dependents.on_delete.effect()
-        );
+        let effect = dependents.on_delete.effect();
+        let text = format!("rows of {} that point at them: {effect}", dependents.table);
+        line("and", YELLOW, &output::number(dependents.rows), &text);
     }
     for kept in &plan.kept {
-        println!("  kept     {:>12}   {}", output::number(kept.records), kept.reason.in_words());
+        line("kept", Style::new(), &output::number(kept.records), kept.reason.in_words());
     }
     if !plan.pseudonymized.is_empty() {
-        anstream::println!(
-            "  {YELLOW}note{RESET}                    {} only pseudonymized (GDPR Art. 4(5))",
-            plan.pseudonymized.join(", ")
-        );
+        let columns = plan.pseudonymized.join(", ");
+        line("note", YELLOW, "", &format!("{columns} only pseudonymized (GDPR Art. 4(5))"));
     }
     for sample in &plan.sample {
-        println!("  sample   {:>12}   from {}", sample.key, output::day(sample.starting_point));
+        let from = format!("from {}", output::day(sample.starting_point));
+        line("sample", Style::new(), &sample.key.to_string(), &from);
     }
+}
+
+/// A line of an explanation: what it is about, a number, and the words.
+fn line(topic: &str, style: Style, number: &str, text: &str) {
+    let text = output::hanging(text, 23);
+    anstream::println!("  {style}{topic:<6}{RESET}  {number:>10}   {text}");
 }
 
 fn summarize(plans: &[Planned]) {
@@ -198,11 +221,23 @@ fn summarize(plans: &[Planned]) {
             .sum::<u64>()
     };
     let (enforced, observed) = (due(crate::rule::Mode::Enforce), due(crate::rule::Mode::Observe));
-    println!(
-        "A run now would take {}; rules in observe mode would leave {} alone.",
-        output::records(enforced),
-        output::records(observed)
-    );
+    let text = if enforced + observed == 0 {
+        "Nothing is due.".to_owned()
+    } else if observed == 0 {
+        format!("A run now would take {}.", output::records(enforced))
+    } else if enforced == 0 {
+        format!(
+            "A run now would take nothing; rules that observe would leave {} alone.",
+            output::records(observed)
+        )
+    } else {
+        format!(
+            "A run now would take {}; rules that observe would leave {} alone.",
+            output::records(enforced),
+            output::number(observed)
+        )
+    };
+    println!("{}", output::hanging(&text, 0));
     // Kept out of sight until it matters: a share this large is more often a mistake than a plan.
     for planned in plans {
         if let Planned::Plan(plan) = planned

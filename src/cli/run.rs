@@ -1,8 +1,5 @@
 //! `expunged run`.
 
-use std::io::IsTerminal;
-
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -12,13 +9,13 @@ use crate::lifecycle;
 use crate::run::{Progress, RunResult, RunState, Runner, run_by_command};
 use crate::types::Name;
 
-use super::output::{self, BOLD, GREEN, RED, RESET, YELLOW};
+use super::output::{self, BOLD, RED, RESET};
 use super::{CliError, Common, Exit, open_ledger, select, stores};
 
 /// Carry rules out now, each according to its mode: rules in enforce mode delete or anonymize what is
 /// due, rules in observe mode record what they would have done. Ctrl-C finishes the batch in flight.
 /// Exit code 0 when every rule was carried out, otherwise 1.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.
     rules: Vec<Name>,
@@ -66,7 +63,7 @@ pub(crate) async fn run(
         if stop.is_cancelled() {
             break;
         }
-        let bar = bar(bars, &rule.name);
+        let bar = output::bar(bars, rule.name.to_string(), "records");
         let report = |progress: Progress| {
             bar.set_length(progress.due.max(progress.records));
             bar.set_position(progress.records);
@@ -77,19 +74,6 @@ pub(crate) async fn run(
     }
     runner.stores.close().await;
     Ok(results)
-}
-
-/// A progress bar where somebody looks at one.
-fn bar(wanted: bool, rule: &Name) -> ProgressBar {
-    if !wanted || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(
-        "{msg:24} [{bar:32}] {human_pos:>10} of {human_len} records, {per_sec}, {eta} left",
-    );
-    let bar = ProgressBar::new(0).with_message(rule.to_string());
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
-    bar
 }
 
 /// Prints one line per rule.
@@ -105,20 +89,21 @@ pub(crate) fn print(results: &[RunResult]) {
             output::right(output::duration(result.seconds)),
         ]);
     }
-    println!("{table}");
+    output::print_table(table, &[3]);
+    println!();
     for result in results {
         if let Some(error) = &result.error {
-            anstream::println!("{RED}{}{RESET}: {error}", result.rule);
+            let text = format!("{}: {error}", result.rule);
+            anstream::println!("{RED}failed{RESET}  {}", output::hanging(&text, 8));
         }
     }
-    let observed = results.iter().filter(|result| result.state == RunState::Observed).count();
-    if observed > 0 {
-        anstream::println!(
-            "{YELLOW}{observed}{RESET} in observe mode: recorded what would have been done, and did nothing."
-        );
+    for result in results.iter().filter(|result| result.state == RunState::Observed) {
+        let due = result.remaining.map_or_else(|| "what is due".to_owned(), output::records);
+        let text = format!("{} only observes: {due} noted and left alone", result.rule);
+        anstream::println!("{}", output::hanging(&text, 0));
     }
     let taken: u64 = results.iter().map(|result| result.records).sum();
-    anstream::println!("{GREEN}{BOLD}{}{RESET} deleted or anonymized.", output::records(taken));
+    anstream::println!("{BOLD}{}{RESET} deleted or anonymized", output::records(taken));
 }
 
 fn outcome(state: RunState) -> &'static str {

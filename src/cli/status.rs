@@ -126,10 +126,11 @@ fn print(rules: &std::collections::BTreeMap<Name, Rule>, all: &[RuleStatus]) {
             overdue.unwrap_or_else(|| "-".to_owned()).into(),
         ]);
     }
-    println!("{table}");
+    output::print_table(table, &[2, 4, 1]);
     for status in all {
         if let Some(error) = &status.last_error {
-            anstream::println!("{RED}{}{RESET}: {error}", status.rule);
+            let text = format!("{}: {error}", status.rule);
+            anstream::println!("{RED}failed{RESET}  {}", output::hanging(&text, 8));
         }
         if status.not_loaded {
             anstream::println!(
