@@ -280,14 +280,15 @@ impl Daemon {
     /// Starts what was left behind: requests whose maker does not work them off, runs whose process
     /// died. At first that is everything, afterwards what has waited for long enough.
     async fn pick_up(&mut self, now: Timestamp) -> Result<(), LedgerError> {
-        let before = if self.picked_up { now - PATIENCE } else { Timestamp::MAX };
+        let (before, attempts) =
+            if self.picked_up { (now - PATIENCE, 1) } else { (Timestamp::MAX, 3) };
         let active = self.active.clone();
         for name in self.ledger.left_behind(before).await? {
             if self.running.contains_key(&name) {
                 continue;
             }
             if let Some(rule) = active.config.rules.get(&name) {
-                self.start(rule, Work::TakeOver);
+                self.start(rule, Work::TakeOver { attempts });
             } else {
                 self.say(
                     &name,

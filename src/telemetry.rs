@@ -14,8 +14,9 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::LogFormat;
 
-/// What is logged unless `EXPUNGED_LOG` says otherwise.
-const FILTER: &str = "info,sqlx=warn,tokio_cron_scheduler=warn";
+/// What is logged unless `EXPUNGED_LOG` says otherwise. A count that takes seconds is nothing unusual
+/// on a large table, so slow statements are not.
+const FILTER: &str = "info,sqlx=warn,sqlx::query=error,tokio_cron_scheduler=warn";
 
 /// What is never logged, whatever `EXPUNGED_LOG` says: notices that PostgreSQL passes on from triggers
 /// and functions.
@@ -45,8 +46,9 @@ pub fn init(format: LogFormat) -> io::Result<()> {
             layer.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).boxed()
         }
     };
-    let begun =
-        tracing_subscriber::registry().with(layer.with_filter(filter).with_filter(fit())).try_init();
+    let begun = tracing_subscriber::registry()
+        .with(layer.with_filter(filter).with_filter(permitted()))
+        .try_init();
     // Somebody logs already, such as a test: theirs stays.
     if begun.is_ok() {
         log_panics();
@@ -57,7 +59,7 @@ pub fn init(format: LogFormat) -> io::Result<()> {
     Ok(())
 }
 
-fn fit() -> FilterFn {
+fn permitted() -> FilterFn {
     filter_fn(|metadata| !NEVER.contains(&metadata.target()))
 }
 

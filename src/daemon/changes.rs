@@ -16,7 +16,12 @@ pub(super) fn changes(before: &Config, after: &Config) -> Vec<String> {
     pairs(&before.stores, &after.stores, "store", &mut found, store_changes);
     pairs(&before.rules, &after.rules, "rule", &mut found, rule_changes);
     let (old, new) = (&before.daemon, &after.daemon);
-    differs(&mut found, "daemon: stop_deadline", &seconds(old.stop_deadline), &seconds(new.stop_deadline));
+    differs(
+        &mut found,
+        "daemon: stop_deadline",
+        &seconds(old.stop_deadline),
+        &seconds(new.stop_deadline),
+    );
     if old.log != new.log {
         found.push("daemon: log has changed, which takes effect at the next start".to_owned());
     }
@@ -63,7 +68,12 @@ fn store_changes(old: &StoreConfig, new: &StoreConfig) -> Vec<String> {
     differs(&mut found, "kind", &old.kind.as_str(), &new.kind.as_str());
     changed(&mut found, "url", old.url != new.url);
     changed(&mut found, "read_only_url", old.read_only_url != new.read_only_url);
-    differs(&mut found, "connect_timeout", &seconds(old.connect_timeout), &seconds(new.connect_timeout));
+    differs(
+        &mut found,
+        "connect_timeout",
+        &seconds(old.connect_timeout),
+        &seconds(new.connect_timeout),
+    );
     found
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
@@ -19,6 +20,9 @@ use crate::store::sql::{Access, Bounds};
 use crate::store::{StoreError, Stores};
 use crate::types::Name;
 
+/// How long after a lock that is held is tried again.
+const LOCK_AGAIN: Duration = Duration::from_secs(1);
+
 /// The configuration in force.
 pub(super) struct Active {
     pub(super) config: Config,
@@ -32,8 +36,9 @@ pub(super) struct Active {
 pub(super) enum Work {
     /// Work a request off.
     Request(Request),
-    /// Resolve what a process left behind that ended too early, and run the rule again.
-    TakeOver,
+    /// Resolve what a process left behind that ended too early, and run the rule again. That process
+    /// may have ended so lately that its lock is not free yet: try so often.
+    TakeOver { attempts: u32 },
     /// See whether anything has fallen due for a continuous rule, and run it if so.
     Look(Looked),
 }
@@ -79,7 +84,7 @@ impl Active {
         let began = clock::now();
         ended.result = match work {
             Work::Request(request) => self.run(&rule, &request, &stop).await,
-            Work::TakeOver => self.take_over(&rule, &stop).await,
+            Work::TakeOver { attempts } => self.take_over(&rule, attempts, &stop).await,
             Work::Look(last) => self.look(&rule, last, &stop).await,
         };
         if matches!(rule.schedule, Schedule::Continuous) && !stop.is_cancelled() {
@@ -101,12 +106,23 @@ impl Active {
     async fn take_over(
         &self,
         rule: &Rule,
+        attempts: u32,
         stop: &CancellationToken,
     ) -> Result<Option<RunResult>, RunError> {
-        match self.runner.take_over(rule, clock::now()).await? {
-            Some(request) => self.run(rule, &request, stop).await,
-            None => Ok(None),
+        for attempt in 1..=attempts {
+            if let Some(request) = self.runner.take_over(rule, clock::now()).await? {
+                return self.run(rule, &request, stop).await;
+            }
+            let left = self.runner.ledger.left_behind(Timestamp::MAX).await?;
+            if attempt == attempts || !left.contains(&rule.name) {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOCK_AGAIN) => {}
+                () = stop.cancelled() => break,
+            }
         }
+        Ok(None)
     }
 
     async fn look(
@@ -121,7 +137,8 @@ impl Active {
             Err(error) => {
                 // Once in a series of failures, so that it is seen and the audit log does not fill.
                 if last != Looked::Failed {
-                    let request = ledger.request(&rule.name, Cause::Continuous, clock::now()).await?;
+                    let request =
+                        ledger.request(&rule.name, Cause::Continuous, clock::now()).await?;
                     let reason = "the store could not be surveyed";
                     ledger.refuse_run(&request, reason, clock::now()).await?;
                 }

@@ -147,7 +147,11 @@ impl Place {
         assert_eq!(ledger.count(running).await, 0, "a run without an end");
         let batches =
             "SELECT CAST(coalesce(sum(records), 0) AS bigint) FROM batch WHERE state = 'done'";
-        assert_eq!(ledger.count(batches).await, gone, "batches that are done, and rows that are gone");
+        assert_eq!(
+            ledger.count(batches).await,
+            gone,
+            "batches that are done, and rows that are gone"
+        );
         let runs = "SELECT CAST(coalesce(sum(records), 0) AS bigint) FROM run";
         assert_eq!(ledger.count(runs).await, gone, "records of runs, and rows that are gone");
         let audit = self.audit();
