@@ -1,40 +1,58 @@
 //! The daemon: timers and wake-ups -> passes.
 //!
 //! One loop. A ticker wakes it each minute, a continuous rule when its next record falls due, and
-//! the end of a run at once; whatever woke it, it does the same due-check, which claims the slots that
-//! are due and starts their runs. Rules of one store take turns, stores do not wait for each other.
+//! the end of a task at once; whatever woke it, it does the same due-check, which claims the slots
+//! that are due, picks up what a process left behind that ended too early, and starts a task for
+//! each. Rules of one store take turns, stores do not wait for each other.
+//!
+//! ```text
+//! ticker, sleep, end of a task, reload -> due check -> agenda -> work -> run
+//! ```
+//!
+//! Nothing is lost when a wake-up is: what is due is decided from the ledger and the clock, each time
+//! anew, and the loop looks at least every minute and a half.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore};
-use tokio::task::{AbortHandle, JoinSet};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::timeout;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Event;
-use crate::audit::entry::Cause;
+use crate::audit::entry::Reason;
 use crate::clock::{self, Stopwatch};
 use crate::config::{Config, ConfigError};
-use crate::ledger::{Ledger, LedgerError, Loaded, Request};
-use crate::lifecycle::{Ask, Signals, systemd};
+use crate::ledger::{Ledger, LedgerError, Loaded};
+use crate::lifecycle::{Ask, Received, Signals, systemd};
 use crate::rule::{Mode, Rule};
-use crate::run::{RunResult, RunState, Runner};
+use crate::run::{RunError, RunResult, RunState};
 use crate::schedule::Schedule;
-use crate::store::sql::{Access, Bounds, SurveyDepth};
-use crate::store::{StoreError, Stores};
 use crate::types::Name;
 
-/// The longest that a continuous rule sleeps: what was changed in the meantime is noticed then.
-const LOOK_AGAIN: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
-/// The shortest: records that fall due within it go together.
-const GATHER: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
-/// How long a continuous rule waits after it failed.
-const AFTER_FAILURE: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
-/// Without a due-check for so long, the loop or its ticker is stuck and the watchdog is not fed.
+mod agenda;
+mod changes;
+mod work;
+
+use agenda::{Agenda, Ending};
+use work::{Active, Ended, Work};
+
+/// How long the ledger may take to answer before the loop goes on without it.
+const LEDGER_WITHIN: Duration = Duration::from_secs(5);
+/// How long after a ledger that failed is asked again.
+const LEDGER_AGAIN: Duration = Duration::from_secs(5);
+/// The ticker wakes the loop each minute. After so long without, it is taken for dead.
+const TICKER_LATE: Duration = Duration::from_secs(90);
+/// Without a due-check for so long the loop is stuck, and the watchdog is not fed.
 const STUCK: Duration = Duration::from_secs(150);
+/// How long a request may wait for its maker before somebody else works it off.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+/// How long each of the last steps may take when the daemon ends.
+const LAST_STEPS: Duration = Duration::from_secs(3);
 
 /// Reads the configuration, at start and at each reload.
 pub type Load = Box<dyn Fn() -> Result<Config, ConfigError> + Send>;
@@ -50,47 +68,49 @@ pub enum DaemonError {
     Ticker(#[from] JobSchedulerError),
 }
 
-/// The configuration in force.
-struct Active {
-    config: Config,
-    runner: Runner,
-    /// One permit per store: its rules take turns.
-    turns: BTreeMap<Name, Arc<Semaphore>>,
-}
-
-/// What a task that ran a rule has to say.
-struct Ended {
-    rule: Name,
-    result: Result<Option<RunResult>, LedgerError>,
-    /// When a continuous rule wants to look again.
-    look_again: Option<Timestamp>,
+/// The task of a rule.
+struct Running {
+    task: Id,
+    stop: CancellationToken,
 }
 
 /// The daemon's state.
 pub struct Daemon {
     active: Arc<Active>,
+    /// Configurations of before, while runs that began under them are under way.
+    retired: Vec<Arc<Active>>,
     ledger: Ledger,
     load: Load,
-    running: BTreeMap<Name, AbortHandle>,
     tasks: JoinSet<Ended>,
-    /// When each continuous rule is to look next; at once where there is no entry.
-    continuous: BTreeMap<Name, Timestamp>,
+    /// One task for each rule at most: no rule overlaps with itself.
+    running: BTreeMap<Name, Running>,
+    agenda: Agenda,
+    /// What was wrong with each rule when it was last said.
+    said: BTreeMap<Name, String>,
     soft: CancellationToken,
     checked: Stopwatch,
+    /// Whether the ledger answered at the last due-check.
+    ledger_answers: bool,
+    /// Whether what was left behind has been picked up, whatever its age.
+    picked_up: bool,
 }
 
 impl Daemon {
     /// Takes a configuration and its ledger.
     pub fn new(config: Config, ledger: Ledger, load: Load) -> Daemon {
         Daemon {
-            active: Arc::new(Active::new(config, &ledger)),
+            active: Arc::new(Active::new(config, &ledger, None)),
+            retired: Vec::new(),
             ledger,
             load,
-            running: BTreeMap::new(),
             tasks: JoinSet::new(),
-            continuous: BTreeMap::new(),
+            running: BTreeMap::new(),
+            agenda: Agenda::default(),
+            said: BTreeMap::new(),
             soft: CancellationToken::new(),
             checked: Stopwatch::start(),
+            ledger_answers: true,
+            picked_up: false,
         }
     }
 
@@ -101,11 +121,12 @@ impl Daemon {
     pub async fn serve(mut self, mut signals: Signals) -> Result<(), DaemonError> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         self.ledger.record(clock::now(), Event::DaemonStarted { version }).await?;
-        self.note_configuration().await?;
-        self.take_over().await?;
+        for change in self.load_rules(&self.active.config).await? {
+            tracing::info!("{change}");
+        }
         let wake = Arc::new(Notify::new());
         let mut ticker = ticker(wake.clone()).await?;
-        let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
+        let mut watchdog = Watchdog::new();
         systemd::ready(&self.status());
         tracing::info!(rules = self.active.config.rules.len(), "ready");
         wake.notify_one();
@@ -113,334 +134,393 @@ impl Daemon {
             let sleep = tokio::time::sleep(self.until_next_look());
             tokio::select! {
                 () = wake.notified() => self.due_check().await,
-                () = sleep => self.due_check().await,
-                Some(ended) = self.tasks.join_next() => {
-                    if let Ok(ended) = ended {
-                        self.note(ended);
-                        self.due_check().await;
+                () = sleep => {
+                    if self.checked.elapsed() >= TICKER_LATE {
+                        tracing::warn!("the ticker is late and is started anew");
+                        timeout(LAST_STEPS, ticker.shutdown()).await.ok();
+                        ticker = self::ticker(wake.clone()).await?;
                     }
+                    self.due_check().await;
                 }
-                () = feed(&mut watchdog) => {
-                    if self.checked.elapsed() < STUCK {
-                        systemd::alive();
-                    }
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    self.ended(ended);
+                    self.due_check().await;
                 }
+                () = watchdog.due() => self.feed(),
                 received = signals.next() => match received {
-                    Some(received) if received.ask == Ask::Reload => {
-                        tracing::info!(pid = received.from_process, uid = received.from_user, "reloading");
+                    Some(Received { ask: Ask::Reload, from_process: pid, from_user: uid }) => {
+                        tracing::info!(pid, uid, "reloading");
                         self.reload().await;
                         wake.notify_one();
                     }
                     received => {
-                        let received = received.as_ref();
-                        tracing::info!(
-                            pid = received.and_then(|r| r.from_process),
-                            uid = received.and_then(|r| r.from_user),
-                            "stopping after the batches in flight"
-                        );
+                        let pid = received.and_then(|received| received.from_process);
+                        let uid = received.and_then(|received| received.from_user);
+                        tracing::info!(pid, uid, "stopping after the batches in flight");
                         break;
                     }
                 },
             }
         }
-        systemd::stopping();
-        ticker.shutdown().await.ok();
-        self.stop(&mut signals).await;
+        timeout(LAST_STEPS, ticker.shutdown()).await.ok();
+        self.stop(&mut signals, watchdog).await;
         Ok(())
     }
 
     fn status(&self) -> String {
-        let armed = self.active.config.rules.values().filter(|rule| rule.mode == Mode::Enforce);
-        format!("{} rules, {} of them armed", self.active.config.rules.len(), armed.count())
+        let rules = &self.active.config.rules;
+        let armed = rules.values().filter(|rule| rule.mode == Mode::Enforce).count();
+        format!("{} rules, {armed} of them armed", rules.len())
     }
 
-    /// Takes note of the configuration in force, and logs what it changes.
-    async fn note_configuration(&self) -> Result<(), LedgerError> {
-        let config = &self.active.config;
+    fn feed(&self) {
+        if self.checked.elapsed() < STUCK {
+            systemd::alive();
+        }
+    }
+
+    /// Has the ledger take note of a configuration; gives what that changes for it.
+    async fn load_rules(&self, config: &Config) -> Result<Vec<String>, LedgerError> {
         let loaded = Loaded {
             rules: &config.rules,
             stores: config.stores.len(),
             digest: &config.digest(),
             now: clock::now(),
         };
-        for change in self.ledger.load_rules(loaded).await? {
-            tracing::info!("{change}");
-        }
-        Ok(())
+        let changes = self.ledger.load_rules(loaded).await?;
+        Ok(changes.iter().map(ToString::to_string).collect())
     }
 
-    /// Picks up what a process left that died: its runs are resolved and their rules run again.
-    async fn take_over(&mut self) -> Result<(), LedgerError> {
-        let mut left: BTreeSet<Name> =
-            self.ledger.rules_with_open_runs().await?.into_iter().collect();
-        left.extend(self.ledger.open_requests().await?.into_iter().map(|request| request.rule));
-        for name in left {
-            let Some(rule) = self.active.config.rules.get(&name).cloned() else {
-                tracing::error!(
-                    rule = %name,
-                    "an interrupted run cannot be resolved, because its rule is not configured any more: add it again, in observe mode"
-                );
-                continue;
-            };
-            match self.active.runner.take_over(&rule, clock::now()).await {
-                Ok(Some(request)) => self.start(&rule, Some(request)),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!(rule = %name, %error, "an interrupted run is not resolved yet");
-                }
-            }
+    async fn record(&self, event: Event) {
+        match timeout(LEDGER_WITHIN, self.ledger.record(clock::now(), event)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the audit log could not be written"),
+            Err(_) => tracing::error!("the audit log could not be written in time"),
         }
-        Ok(())
     }
 
-    /// Claims what is due and starts it. The one thing that every wake-up does.
+    // --- what is due ------------------------------------------------------------------------------
+
+    /// The one thing that every wake-up does.
     async fn due_check(&mut self) {
-        self.checked = Stopwatch::start();
-        let now = clock::now();
-        let states = match self.ledger.rule_states().await {
-            Ok(states) => states,
-            Err(error) => {
-                return tracing::error!(%error, "the ledger does not answer; nothing is run");
-            }
+        let looked = timeout(LEDGER_WITHIN, self.look()).await;
+        let error = match looked {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            // A slot that was claimed nevertheless is picked up with what was left behind.
+            Err(_) => Some("no answer within the time allowed".to_owned()),
         };
+        let answers = error.is_none();
+        match error {
+            Some(error) if self.ledger_answers => {
+                tracing::error!(error, "the ledger does not answer: nothing is run until it does");
+            }
+            Some(error) => tracing::debug!(error, "the ledger still does not answer"),
+            None if !self.ledger_answers => tracing::info!("the ledger answers again"),
+            None => {}
+        }
+        tracing::debug!(answers, running = self.running.len(), "looked");
+        self.ledger_answers = answers;
+        self.checked = Stopwatch::start();
+    }
+
+    /// Claims what is due and starts it.
+    async fn look(&mut self) -> Result<(), LedgerError> {
+        let now = clock::now();
+        let mut states = self.ledger.rule_states().await?;
         let active = self.active.clone();
+        if active.config.rules.keys().any(|rule| !states.contains_key(rule)) {
+            tracing::warn!("another process loaded a configuration that lacks some of these rules");
+            self.load_rules(&active.config).await?;
+            states = self.ledger.rule_states().await?;
+        }
+        self.pick_up(now).await?;
         for rule in active.config.rules.values() {
             if self.running.contains_key(&rule.name) {
                 continue;
             }
             match (&rule.schedule, states.get(&rule.name)) {
                 (Schedule::Continuous, _) => {
-                    if self.continuous.get(&rule.name).is_none_or(|next| *next <= now) {
-                        self.start(rule, None);
+                    if let Some(last) = self.agenda.due_look(&rule.name, now) {
+                        self.start(rule, Work::Look(last));
                     }
                 }
                 (Schedule::Cron(_), Some(state)) => {
-                    let slot = rule.schedule.due_slot(&rule.time_zone, state.seen_until(), now);
-                    let Some(slot) = slot else { continue };
-                    match self.ledger.claim_slot(&rule.name, slot, now).await {
-                        Ok(Some(request)) => self.start(rule, Some(request)),
-                        // Another node was faster.
-                        Ok(None) => {}
-                        Err(error) => {
-                            tracing::error!(rule = %rule.name, %error, "a slot could not be claimed");
-                        }
-                    }
+                    self.claim(rule, state.seen_until(), now).await?;
                 }
                 (Schedule::Cron(_), None) => {}
             }
         }
+        Ok(())
+    }
+
+    /// Claims the slot of a rule that is due, if one is and nobody else has claimed it.
+    async fn claim(
+        &mut self,
+        rule: &Rule,
+        seen_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let slot = self.agenda.due_slot(rule, seen_until, now);
+        if self.agenda.clock_was_set_back(&rule.name) {
+            let problem = format!(
+                "the clock was set back: the last slot, {seen_until}, is still to come; slots count again from now on"
+            );
+            self.say(&rule.name, &problem);
+        }
+        let Some(slot) = slot else { return Ok(()) };
+        let request = self.ledger.claim_slot(&rule.name, slot, now).await?;
+        self.agenda.claimed(&rule.name, slot);
+        if let Some(request) = request {
+            self.start(rule, Work::Request(request));
+        }
+        Ok(())
+    }
+
+    /// Starts what was left behind: requests whose maker does not work them off, runs whose process
+    /// died. At first that is everything, afterwards what has waited for long enough.
+    async fn pick_up(&mut self, now: Timestamp) -> Result<(), LedgerError> {
+        let (before, attempts) =
+            if self.picked_up { (now - PATIENCE, 1) } else { (Timestamp::MAX, 3) };
+        let active = self.active.clone();
+        for name in self.ledger.left_behind(before).await? {
+            if self.running.contains_key(&name) {
+                continue;
+            }
+            if let Some(rule) = active.config.rules.get(&name) {
+                self.start(rule, Work::TakeOver { attempts });
+            } else {
+                self.say(
+                    &name,
+                    "an interrupted run cannot be resolved, because its rule is not configured any more: add it again, in observe mode",
+                );
+            }
+        }
+        self.picked_up = true;
+        Ok(())
     }
 
     /// How long nothing needs to be looked at, as far as is known.
     fn until_next_look(&self) -> Duration {
-        let waiting = |rule: &&Name| !self.running.contains_key(*rule);
-        let next =
-            self.continuous.iter().filter(|(rule, _)| waiting(rule)).map(|(_, next)| *next).min();
-        let Some(next) = next else { return Duration::from_hours(1) };
-        next.duration_since(clock::now()).try_into().unwrap_or(Duration::ZERO)
-    }
-
-    /// Starts a rule in a task of its own: for a request, or to see whether a continuous rule has
-    /// anything to do.
-    fn start(&mut self, rule: &Rule, request: Option<Request>) {
-        let (active, rule, soft) = (self.active.clone(), rule.clone(), self.soft.clone());
-        let name = rule.name.clone();
-        let handle = self.tasks.spawn(async move {
-            let turn = active
-                .turns
-                .get(&rule.store)
-                .cloned()
-                .unwrap_or_else(|| Arc::new(Semaphore::new(1)));
-            // The semaphore is never closed, so this only waits.
-            let _turn = turn.acquire_owned().await.ok();
-            active.carry_out(rule, request, &soft).await
-        });
-        self.running.insert(name, handle);
-    }
-
-    /// Takes note of a rule's end.
-    fn note(&mut self, ended: Ended) {
-        self.running.remove(&ended.rule);
-        if let Some(next) = ended.look_again {
-            self.continuous.insert(ended.rule.clone(), next);
+        let elapsed = self.checked.elapsed();
+        if !self.ledger_answers {
+            return LEDGER_AGAIN.saturating_sub(elapsed);
         }
-        let rule = ended.rule.as_str();
-        match ended.result {
-            Ok(None) => {}
-            Ok(Some(result)) => match result.state {
-                RunState::Failed | RunState::Refused => {
-                    tracing::error!(
-                        rule,
-                        records = result.records,
-                        error = result.error,
-                        "the run failed"
-                    );
-                }
-                state => tracing::info!(
-                    rule,
-                    ?state,
-                    records = result.records,
-                    remaining = result.remaining,
-                    seconds = result.seconds,
-                    "the run is over"
-                ),
-            },
-            Err(error) => {
-                tracing::error!(rule, %error, "the ledger failed; the run is resolved at its next start");
+        let at_most = TICKER_LATE.saturating_sub(elapsed);
+        let Some(next) = self.agenda.next_look(|rule| self.running.contains_key(rule)) else {
+            return at_most;
+        };
+        let wait = next.duration_since(clock::now());
+        at_most.min(wait.try_into().unwrap_or(Duration::ZERO))
+    }
+
+    // --- tasks ------------------------------------------------------------------------------------
+
+    fn start(&mut self, rule: &Rule, work: Work) {
+        tracing::debug!(rule = %rule.name, ?work, "starting");
+        let stop = self.soft.child_token();
+        let task = self.active.clone().carry_out(rule.clone(), work, stop.clone());
+        self.launch(&rule.name, task, stop);
+    }
+
+    fn launch(
+        &mut self,
+        rule: &Name,
+        task: impl Future<Output = Ended> + Send + 'static,
+        stop: CancellationToken,
+    ) {
+        let handle = self.tasks.spawn(task);
+        self.running.insert(rule.clone(), Running { task: handle.id(), stop });
+    }
+
+    /// Takes note of a task's end, whichever it was.
+    fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let rule = self.running.iter().find(|(_, running)| running.task == id);
+        let Some(rule) = rule.map(|(rule, _)| rule.clone()) else { return };
+        let was_overtaken =
+            self.running.remove(&rule).is_some_and(|running| running.stop.is_cancelled());
+        // Its request is still open, and is not to wait for its turn again.
+        self.picked_up &= !was_overtaken;
+        let configured = self.active.config.rules.get(&rule).cloned();
+        let ending = match ended {
+            Ok((_, Ended { result: Ok(None), look_again })) => {
+                self.said.remove(&rule);
+                Ending::Well(look_again)
             }
+            Ok((_, Ended { result: Ok(Some(result)), look_again })) => {
+                self.said.remove(&rule);
+                log(&result);
+                let mode = configured.as_ref().map_or(Mode::Enforce, |rule| rule.mode);
+                Ending::of(&result, mode, look_again)
+            }
+            Ok((_, Ended { result: Err(error), .. })) => {
+                let doing = match error {
+                    RunError::Ledger(_) => "the ledger failed",
+                    RunError::Store(_) => "the store failed",
+                    RunError::Unresolved { .. } => "an interrupted run is not resolved yet",
+                };
+                self.say(&rule, &format!("{doing}; it is tried again: {error}"));
+                Ending::Unrecorded
+            }
+            Err(error) if error.is_panic() => {
+                // Where is in the line that the panic hook logged; what it says may quote data.
+                self.say(&rule, "a defect of expunged ended this rule's task; it is tried again");
+                Ending::Unrecorded
+            }
+            Err(_) => return,
+        };
+        let is_continuous =
+            configured.is_some_and(|rule| matches!(rule.schedule, Schedule::Continuous));
+        if is_continuous && !was_overtaken {
+            self.agenda.looked(&rule, ending, clock::now());
+        }
+        self.close_retired();
+    }
+
+    /// Says what is wrong with a rule, once, until it is something else.
+    fn say(&mut self, rule: &Name, problem: &str) {
+        if self.said.get(rule).is_some_and(|said| said == problem) {
+            tracing::debug!(%rule, "still: {problem}");
+        } else {
+            tracing::error!(%rule, "{problem}");
+            self.said.insert(rule.clone(), problem.to_owned());
         }
     }
 
-    /// Swaps in a new configuration, if the whole of it is valid.
+    // --- reload -----------------------------------------------------------------------------------
+
+    /// Swaps in a new configuration, if the whole of it is valid and the ledger has taken note of it.
     async fn reload(&mut self) {
         systemd::reloading();
         match (self.load)() {
             Err(error) => {
                 tracing::error!("the configuration was refused and the old one stays:\n{error}");
-                let event = Event::ConfigurationRefused { reason: "it is not valid".into() };
-                self.record(event).await;
+                self.refuse("it is not valid").await;
             }
             Ok(config) if !self.active.config.keeps_its_place(&config) => {
                 tracing::error!(
                     "the ledger and the keys cannot move while the daemon runs: restart it instead; the old configuration stays"
                 );
-                let event = Event::ConfigurationRefused {
-                    reason: "the ledger or the keys would move, which needs a restart".into(),
-                };
-                self.record(event).await;
+                self.refuse("the ledger or the keys would move, which needs a restart").await;
             }
-            Ok(config) => {
-                self.active = Arc::new(Active::new(config, &self.ledger));
-                self.continuous.clear();
-                match self.note_configuration().await {
-                    Ok(()) => tracing::info!(rules = self.active.config.rules.len(), "reloaded"),
-                    Err(error) => {
-                        tracing::error!(%error, "the new configuration is in force and could not be recorded");
-                    }
-                }
-            }
+            Ok(config) => self.take_on(config).await,
         }
         systemd::ready(&self.status());
     }
 
-    async fn record(&self, event: Event) {
-        if let Err(error) = self.ledger.record(clock::now(), event).await {
-            tracing::error!(%error, "the audit log could not be written");
-        }
+    async fn refuse(&self, reason: &'static str) {
+        self.record(Event::ConfigurationRefused { reason: reason.into() }).await;
     }
+
+    async fn take_on(&mut self, config: Config) {
+        let in_force = self.active.clone();
+        let error = match timeout(LEDGER_WITHIN, self.load_rules(&config)).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer within the time allowed".to_owned()),
+        };
+        if let Some(error) = error {
+            return tracing::error!(
+                error,
+                "the ledger could not take note of the new configuration; the old one stays: reload again"
+            );
+        }
+        let changes = changes::changes(&in_force.config, &config);
+        for change in &changes {
+            tracing::info!("{change}");
+        }
+        for rule in changes::overtaken(&in_force.config, &config) {
+            if let Some(running) = self.running.get(&rule) {
+                tracing::info!(%rule, "its run stops after the batch in flight, because the rule changed");
+                running.stop.cancel();
+            }
+        }
+        self.agenda.reconfigured(&config);
+        self.said.clear();
+        self.active = Arc::new(Active::new(config, &self.ledger, Some(&in_force)));
+        self.retired.push(in_force);
+        self.close_retired();
+        tracing::info!(rules = self.active.config.rules.len(), changes = changes.len(), "reloaded");
+    }
+
+    /// Closes the connections of configurations that no task uses any more.
+    fn close_retired(&mut self) {
+        self.retired.retain(|retired| {
+            if Arc::strong_count(retired) > 1 {
+                return true;
+            }
+            let stores = retired.runner.stores.clone();
+            tokio::spawn(async move { timeout(LAST_STEPS, stores.close()).await });
+            false
+        });
+    }
+
+    // --- the end ----------------------------------------------------------------------------------
 
     /// Lets the batches in flight finish, within the deadline; what does not is resolved at the next
     /// start.
-    async fn stop(mut self, signals: &mut Signals) {
-        self.soft.cancel();
+    async fn stop(mut self, signals: &mut Signals, mut watchdog: Watchdog) {
         let deadline = self.active.config.daemon.stop_deadline;
-        let soft = async {
-            while let Some(ended) = self.tasks.join_next().await {
-                if let Ok(ended) = ended {
-                    self.running.remove(&ended.rule);
-                }
-            }
-        };
-        let reason = tokio::select! {
-            () = soft => "asked to stop",
-            () = tokio::time::sleep(deadline) => "asked to stop, and the deadline passed",
-            _ = signals.next() => "asked twice to stop",
-        };
-        if !self.tasks.is_empty() {
-            tracing::warn!(rules = ?self.running.keys().collect::<Vec<_>>(), "{reason}: leaving what is in flight to the next start");
-            self.tasks.shutdown().await;
+        systemd::stopping(deadline + 3 * LAST_STEPS);
+        self.soft.cancel();
+        let reason = self.let_finish(deadline, signals, &mut watchdog).await;
+        let in_time = self.tasks.is_empty();
+        if !in_time {
+            let rules: Vec<_> = self.running.keys().map(Name::as_str).collect();
+            let rules = rules.join(", ");
+            tracing::warn!(rules, "{reason}: what is in flight is left to the next start");
+            timeout(LAST_STEPS, self.tasks.shutdown()).await.ok();
         }
-        self.record(Event::DaemonStopped { reason: reason.into() }).await;
-        self.active.runner.stores.close().await;
-        self.ledger.close().await;
+        let stopped = Event::DaemonStopped { reason: Reason::from(reason) };
+        timeout(LAST_STEPS, self.record(stopped)).await.ok();
+        if in_time {
+            // Otherwise the servers find their connections gone, and roll back.
+            timeout(LAST_STEPS, self.active.runner.stores.close()).await.ok();
+        }
+        timeout(LAST_STEPS, self.ledger.close()).await.ok();
         tracing::info!("stopped");
+    }
+
+    /// Waits for the tasks, the deadline or a second signal, and says which it was.
+    async fn let_finish(
+        &mut self,
+        deadline: Duration,
+        signals: &mut Signals,
+        watchdog: &mut Watchdog,
+    ) -> &'static str {
+        let deadline = tokio::time::sleep(deadline);
+        tokio::pin!(deadline);
+        while !self.tasks.is_empty() {
+            tokio::select! {
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                () = &mut deadline => return "asked to stop, and the deadline passed",
+                received = signals.next() => match received {
+                    Some(Received { ask: Ask::Reload, .. }) => {
+                        tracing::warn!("not reloading: the daemon is about to end");
+                    }
+                    _ => return "asked twice to stop",
+                },
+                () = watchdog.due() => systemd::alive(),
+            }
+        }
+        "asked to stop"
     }
 }
 
-impl Active {
-    fn new(config: Config, ledger: &Ledger) -> Active {
-        let stores = Arc::new(Stores::new(config.stores.clone()));
-        let turns = config.stores.keys().map(|name| (name.clone(), Arc::new(Semaphore::new(1))));
-        Active { turns: turns.collect(), runner: Runner { ledger: ledger.clone(), stores }, config }
-    }
-
-    async fn carry_out(
-        &self,
-        rule: Rule,
-        request: Option<Request>,
-        soft: &CancellationToken,
-    ) -> Ended {
-        let mut ended = Ended { rule: rule.name.clone(), result: Ok(None), look_again: None };
-        if soft.is_cancelled() {
-            return ended;
+fn log(result: &RunResult) {
+    let RunResult { rule, records, remaining, batches, seconds, error, .. } = result;
+    let run = result.run.map(tracing::field::display);
+    match result.state {
+        RunState::Failed => {
+            tracing::error!(%rule, run, records, batches, remaining, seconds, error, "the run failed");
         }
-        let run = async |request: Request| {
-            self.runner.work_off(&rule, &request, clock::now(), soft, &|_| {}).await.map(Some)
-        };
-        ended.result = match request {
-            Some(request) => run(request).await,
-            None => match self.is_due(&rule).await {
-                Ok(false) => Ok(None),
-                Ok(true) => {
-                    let now = clock::now();
-                    match self.runner.ledger.request(&rule.name, Cause::Continuous, now).await {
-                        Ok(request) => run(request).await,
-                        Err(error) => Err(error),
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(rule = %rule.name, %error, "what falls due next cannot be seen");
-                    ended.look_again = Some(clock::now() + AFTER_FAILURE);
-                    return ended;
-                }
-            },
-        };
-        if matches!(rule.schedule, Schedule::Continuous) {
-            ended.look_again = Some(self.look_again(&rule, &ended.result).await);
+        RunState::Refused => tracing::error!(%rule, error, "the run was refused"),
+        RunState::Busy => tracing::info!(%rule, "another process is running the rule"),
+        RunState::Done | RunState::Observed | RunState::Stopped => {
+            let state = result.state.as_str();
+            tracing::info!(%rule, run, state, records, batches, remaining, seconds, "the run is over");
         }
-        ended
-    }
-
-    async fn is_due(&self, rule: &Rule) -> Result<bool, StoreError> {
-        let store = self.runner.stores.get(&rule.store, Access::ReadOnly)?;
-        let target = store.target(rule).await?;
-        let now = clock::now();
-        let bounds = Bounds { cutoff: rule.cutoff(now), now };
-        Ok(store.survey(&target, bounds, SurveyDepth::Due).await?.due > 0)
-    }
-
-    /// When a continuous rule looks again: as its next record falls due, found through the index.
-    async fn look_again(
-        &self,
-        rule: &Rule,
-        result: &Result<Option<RunResult>, LedgerError>,
-    ) -> Timestamp {
-        let now = clock::now();
-        let well = matches!(result, Ok(None))
-            || matches!(result, Ok(Some(result)) if matches!(result.state, RunState::Done | RunState::Observed));
-        if !well {
-            return now + AFTER_FAILURE;
-        }
-        // What it only observes stays due: looking again at once would record the same for ever.
-        if rule.mode == Mode::Observe && matches!(result, Ok(Some(_))) {
-            return now + LOOK_AGAIN;
-        }
-        match self.next_due(rule, now).await {
-            Ok(Some(next)) => next.clamp(now + GATHER, now + LOOK_AGAIN),
-            Ok(None) => now + LOOK_AGAIN,
-            Err(error) => {
-                tracing::error!(rule = %rule.name, %error, "what falls due next cannot be seen");
-                now + AFTER_FAILURE
-            }
-        }
-    }
-
-    async fn next_due(&self, rule: &Rule, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let store = self.runner.stores.get(&rule.store, Access::ReadOnly)?;
-        let target = store.target(rule).await?;
-        let bounds = Bounds { cutoff: rule.cutoff(now), now };
-        let start = store.next_start(&target, bounds).await?;
-        Ok(start.map(|start| rule.retention.due_at(start, &rule.time_zone)))
     }
 }
 
@@ -452,12 +532,27 @@ async fn ticker(wake: Arc<Notify>) -> Result<JobScheduler, JobSchedulerError> {
     Ok(scheduler)
 }
 
-/// The next moment to feed the watchdog; never, where there is none.
-async fn feed(watchdog: &mut Option<tokio::time::Interval>) {
-    match watchdog {
-        Some(interval) => {
-            interval.tick().await;
+/// When systemd is to hear that the daemon gets on; never, where it does not ask.
+struct Watchdog(Option<tokio::time::Interval>);
+
+impl Watchdog {
+    fn new() -> Watchdog {
+        Watchdog(systemd::watchdog_interval().map(|interval| {
+            let mut interval = tokio::time::interval(interval);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            interval
+        }))
+    }
+
+    async fn due(&mut self) {
+        match &mut self.0 {
+            Some(interval) => {
+                interval.tick().await;
+            }
+            None => std::future::pending().await,
         }
-        None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

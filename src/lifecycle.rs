@@ -99,9 +99,10 @@ pub mod systemd {
         }
     }
 
-    /// The daemon is about to end.
-    pub fn stopping() {
-        tell(&[NotifyState::Stopping]);
+    /// The daemon is about to end, and may take so long for it.
+    pub fn stopping(within: Duration) {
+        let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
+        tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
     }
 
     /// The daemon still makes progress.

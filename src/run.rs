@@ -19,7 +19,7 @@ use crate::clock::{self, Stopwatch};
 use crate::keys::Keys;
 use crate::ledger::{Finish, Ledger, LedgerError, Outcome, Request, RuleLock, Run};
 use crate::plan::{Plan, Sample};
-use crate::rule::{Mode, Rule};
+use crate::rule::{Action, Mode, Rule};
 use crate::store::sql::catalogue::{Column, ColumnKind};
 use crate::store::sql::{Access, Bounds, Interrupted, Pace, Resolution, SurveyDepth, Target, Walk};
 use crate::store::{Batch, Store, StoreError, Stores};
@@ -31,6 +31,8 @@ const MOST_WALKS: u32 = 3;
 const MOST_ATTEMPTS: u32 = 6;
 /// How long a store may take to end the transaction of a process that died.
 const RESOLVE_WITHIN: Duration = Duration::from_mins(1);
+/// How long a run that was asked to stop may take to look again.
+const READ_BACK_WITHIN: Duration = Duration::from_secs(3);
 
 /// What a run needs.
 #[derive(Clone, Debug)]
@@ -87,6 +89,20 @@ pub enum RunState {
     Refused,
     /// Another process is running the rule.
     Busy,
+}
+
+impl RunState {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RunState::Done => "done",
+            RunState::Observed => "observed",
+            RunState::Stopped => "stopped",
+            RunState::Failed => "failed",
+            RunState::Refused => "refused",
+            RunState::Busy => "busy",
+        }
+    }
 }
 
 /// Why a run could not even be recorded.
@@ -161,9 +177,7 @@ impl Runner {
     ) -> Result<RunResult, LedgerError> {
         let watch = Stopwatch::start();
         let Some(mut lock) = self.ledger.lock_rule(&rule.name).await? else {
-            self.ledger
-                .abandon_request(request, "another run of the rule was under way", now)
-                .await?;
+            self.put_off(request, "another run of the rule was under way", now).await?;
             return Ok(result(rule, RunState::Busy, watch));
         };
         let ended = self.work_off_locked(rule, request, now, stop, report, &mut lock).await;
@@ -172,6 +186,22 @@ impl Runner {
         let mut ended = ended?;
         ended.seconds = watch.elapsed().as_secs_f64();
         Ok(ended)
+    }
+
+    /// Does not carry a request out now. A command's is given up, because somebody sees that, and so is
+    /// a continuous rule's, which looks again by itself; any other stays open and is picked up.
+    async fn put_off(
+        &self,
+        request: &Request,
+        why: &'static str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        match request.cause {
+            Cause::Command | Cause::Continuous => {
+                self.ledger.abandon_request(request, why, now).await
+            }
+            Cause::Slot | Cause::Restart => Ok(()),
+        }
     }
 
     async fn work_off_locked(
@@ -184,9 +214,13 @@ impl Runner {
         lock: &mut RuleLock,
     ) -> Result<RunResult, LedgerError> {
         let watch = Stopwatch::start();
+        // While this one waited, another process may have taken the request over.
+        if !self.ledger.is_open(request).await? {
+            return Ok(result(rule, RunState::Busy, watch));
+        }
         let refuse = async |reason: &'static str, error: String| {
             self.ledger.refuse_run(request, reason, now).await?;
-            tracing::error!(rule = %rule.name, %error, "{reason}");
+            let error = format!("{reason}: {error}");
             Ok(RunResult { error: Some(error), ..result(rule, RunState::Refused, watch) })
         };
         match self.recover_locked(rule, now).await {
@@ -202,7 +236,14 @@ impl Runner {
                 Err(error) => refuse("the store could not be surveyed", error.to_string()).await,
             };
         }
-        match self.prepare(rule, now).await {
+        let prepared = tokio::select! {
+            prepared = self.prepare(rule, now) => prepared,
+            () = stop.cancelled() => {
+                self.put_off(request, "it was asked to stop", now).await?;
+                return Ok(result(rule, RunState::Stopped, watch));
+            }
+        };
+        match prepared {
             Ok(Ok(prepared)) => {
                 let run = self.ledger.start_run(request, rule, now).await?;
                 Execution {
@@ -274,8 +315,8 @@ impl Runner {
         recovered
     }
 
-    /// Resolves what a process left that died, closes its requests, and leaves one of its own to
-    /// run the rule again. `None` when nothing was left, or somebody is running the rule.
+    /// Resolves what was left behind, closes its requests, and leaves one of its own to run the rule
+    /// again. `None` when nothing was left, or somebody is running the rule.
     ///
     /// # Errors
     /// As for [`Runner::recover`].
@@ -298,7 +339,7 @@ impl Runner {
         let open = self.ledger.open_requests().await?;
         let open: Vec<_> = open.into_iter().filter(|request| request.rule == rule.name).collect();
         for request in &open {
-            self.ledger.abandon_request(request, "its process ended before it did", now).await?;
+            self.ledger.abandon_request(request, "another request took its place", now).await?;
         }
         Ok(open.len())
     }
@@ -306,8 +347,12 @@ impl Runner {
     /// The caller holds the rule's lock, so an open run is nobody's.
     async fn recover_locked(&self, rule: &Rule, now: Timestamp) -> Result<Recovered, RunError> {
         let mut recovered = Recovered::default();
-        for run in self.ledger.open_runs(&rule.name).await? {
+        for mut run in self.ledger.open_runs(&rule.name).await? {
             recovered.runs += 1;
+            if let Action::Anonymize(change) = &rule.action {
+                let columns = change.pseudonymized_columns().into_iter();
+                run.pseudonymized = columns.map(str::to_owned).collect();
+            }
             for batch in self.ledger.open_batches(&run).await? {
                 let interrupted =
                     Interrupted { keys: batch.keys, transaction_id: batch.transaction_id };
@@ -395,13 +440,20 @@ enum Ended {
 impl Execution<'_> {
     async fn carry_out(mut self, watch: Stopwatch) -> Result<RunResult, LedgerError> {
         let ended = self.walk().await;
+        // Read back: that a statement succeeded is weak evidence. What cannot be read is not known, and
+        // somebody who asked to stop does not wait for it.
+        let remaining = match &ended {
+            Ok(Ended::Stopped) => {
+                tokio::time::timeout(READ_BACK_WITHIN, self.prepared.survey()).await.ok()
+            }
+            _ => Some(self.prepared.survey().await),
+        };
+        let remaining = remaining.and_then(Result::ok);
         let (state, error) = match &ended {
-            Ok(Ended::Complete) => (RunState::Done, None),
-            Ok(Ended::Stopped) => (RunState::Stopped, None),
+            Ok(Ended::Stopped) if remaining != Some(0) => (RunState::Stopped, None),
+            Ok(_) => (RunState::Done, None),
             Err(error) => (RunState::Failed, Some(error.to_string())),
         };
-        // Read back: that a statement succeeded is weak evidence. What cannot be read is not known.
-        let remaining = self.prepared.survey().await.ok();
         let (end, reason) = match (&ended, state) {
             (Err(RunError::Store(_)), _) => (RunEnd::Failed, Some("the store failed")),
             (Err(RunError::Ledger(_)), _) => (RunEnd::Failed, Some("the ledger failed")),
@@ -437,9 +489,12 @@ impl Execution<'_> {
             let before = self.records;
             let mut walk = Walk::new(&self.prepared.target, due, self.prepared.total);
             let mut pace = walk.pace();
-            while self.batch(&mut walk, &mut pace).await? {
+            loop {
                 if self.stop.is_cancelled() {
                     return Ok(Ended::Stopped);
+                }
+                if !self.batch(&mut walk, &mut pace).await? {
+                    break;
                 }
             }
             if self.records == before {
@@ -462,6 +517,7 @@ impl Execution<'_> {
             self.settle(batch).await?;
             self.records += taken;
             self.batches += 1;
+            tracing::debug!(rule = %self.rule.name, batch = self.batches, records = taken, "a batch is done");
             (self.report)(Progress { records: self.records, due: self.prepared.due });
         }
         walk.advance(&window, taken);

@@ -8,6 +8,7 @@ CREATE TABLE rule_state (
     rule       TEXT NOT NULL PRIMARY KEY,
     digest     TEXT NOT NULL,
     mode       TEXT NOT NULL CHECK (mode IN ('observe', 'enforce')),
+    schedule   TEXT NOT NULL,
     first_seen TEXT NOT NULL,
     last_slot  TEXT,
     armed_at   TEXT

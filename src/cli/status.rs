@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::audit::Event;
 use crate::clock;
+use crate::ledger::audit::AuditFilter;
 use crate::ledger::{LastRun, Ledger, RuleState};
 use crate::rule::{Mode, Rule};
 use crate::schedule::Schedule;
@@ -13,7 +15,7 @@ use super::output::{self, DIM, RED, RESET};
 use super::{CliError, Common, Exit, read_ledger, select};
 
 /// Show the rules, their last and next runs, and what is overdue: a rule is overdue from the first
-/// slot that no complete run has answered.
+/// slot that no complete run has answered, a continuous one from its first failure.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.
@@ -30,6 +32,9 @@ struct RuleStatus {
     last_records: Option<u64>,
     last_remaining: Option<u64>,
     last_error: Option<String>,
+    /// When the rule was last not let to run, if that was after its last run.
+    refused_at: Option<Timestamp>,
+    refused_because: Option<String>,
     next_slot: Option<Timestamp>,
     overdue_since: Option<Timestamp>,
     overdue_seconds: Option<i64>,
@@ -64,7 +69,16 @@ async fn status(
 ) -> Result<RuleStatus, CliError> {
     let last = ledger.last_run(&rule.name).await?;
     let complete = ledger.last_complete_run(&rule.name).await?;
-    let overdue_since = overdue_since(rule, state, last.as_ref(), complete, now);
+    let since = last.as_ref().map(|run| run.started_at);
+    let refused = refusal(ledger, &rule.name, since, Which::Last).await?;
+    let overdue_since = match rule.schedule {
+        Schedule::Cron(_) => overdue_slot(rule, state, complete, now),
+        Schedule::Continuous => {
+            let refused = refusal(ledger, &rule.name, complete, Which::First).await?;
+            first_failure(last.as_ref(), refused.map(|(at, _)| at))
+        }
+    };
+    let (refused_at, refused_because) = refused.unzip();
     Ok(RuleStatus {
         rule: rule.name.clone(),
         mode: rule.mode,
@@ -74,6 +88,8 @@ async fn status(
         last_records: last.as_ref().map(|run| run.records),
         last_remaining: last.as_ref().and_then(|run| run.remaining),
         last_error: last.and_then(|run| run.error),
+        refused_at,
+        refused_because,
         next_slot: rule.schedule.next_slot(&rule.time_zone, now),
         overdue_since,
         overdue_seconds: overdue_since.map(|since| now.duration_since(since).as_secs()),
@@ -82,24 +98,51 @@ async fn status(
     })
 }
 
-/// Since when a rule has been waiting for a complete run.
-fn overdue_since(
+/// Which of several.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    First,
+    Last,
+}
+
+/// When and why a rule was not let to run, after a moment.
+async fn refusal(
+    ledger: &Ledger,
+    rule: &Name,
+    since: Option<Timestamp>,
+    which: Which,
+) -> Result<Option<(Timestamp, String)>, CliError> {
+    let filter = AuditFilter {
+        rule: Some(rule.clone()),
+        kind: Some("run_refused".to_owned()),
+        since,
+        limit: Some(1),
+        newest_first: which == Which::Last,
+        ..AuditFilter::default()
+    };
+    let found = ledger.audit_log(&filter).await?.into_iter().next();
+    Ok(found.and_then(|(_, entry)| match entry.event {
+        Event::RunRefused { reason, .. } => Some((entry.at, reason.to_string())),
+        _ => None,
+    }))
+}
+
+/// The first slot that no complete run has answered.
+fn overdue_slot(
     rule: &Rule,
     state: Option<&RuleState>,
-    last: Option<&LastRun>,
     complete: Option<Timestamp>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let state = state?;
-    match rule.schedule {
-        Schedule::Continuous => {
-            last.filter(|run| run.state == "failed").and_then(|run| run.finished_at)
-        }
-        Schedule::Cron(_) => {
-            let answered = complete.unwrap_or(state.first_seen);
-            rule.schedule.next_slot(&rule.time_zone, answered).filter(|slot| *slot <= now)
-        }
-    }
+    let first_seen = state?.first_seen;
+    let answered = complete.map_or(first_seen, |complete| complete.max(first_seen));
+    rule.schedule.next_slot(&rule.time_zone, answered).filter(|slot| *slot <= now)
+}
+
+/// The first failure that no complete run has made good; `refused` is the first refusal of those.
+fn first_failure(last: Option<&LastRun>, refused: Option<Timestamp>) -> Option<Timestamp> {
+    let failed = last.filter(|run| run.state == "failed").and_then(|run| run.finished_at);
+    [failed, refused].into_iter().flatten().min()
 }
 
 fn print(rules: &std::collections::BTreeMap<Name, Rule>, all: &[RuleStatus]) {
@@ -110,9 +153,10 @@ fn print(rules: &std::collections::BTreeMap<Name, Rule>, all: &[RuleStatus]) {
         let moment = |at: Option<Timestamp>| {
             at.map_or_else(|| "-".to_owned(), |at| output::moment(at, &rule.time_zone))
         };
-        let last = match &status.last_state {
-            Some(state) => format!("{state} {}", moment(status.last_started_at)),
-            None => "never".to_owned(),
+        let last = match (&status.last_state, status.refused_at) {
+            (_, Some(at)) => format!("refused {}", moment(Some(at))),
+            (Some(state), None) => format!("{state} {}", moment(status.last_started_at)),
+            (None, None) => "never".to_owned(),
         };
         #[expect(clippy::cast_precision_loss, reason = "an age for people")]
         let overdue = status.overdue_seconds.map(|seconds| output::duration(seconds as f64));
@@ -128,9 +172,10 @@ fn print(rules: &std::collections::BTreeMap<Name, Rule>, all: &[RuleStatus]) {
     }
     output::print_table(table, &[2, 4, 1]);
     for status in all {
-        if let Some(error) = &status.last_error {
+        if let Some(error) = status.refused_because.as_ref().or(status.last_error.as_ref()) {
+            let word = if status.refused_because.is_some() { "refused" } else { "failed" };
             let text = format!("{}: {error}", status.rule);
-            anstream::println!("{RED}failed{RESET}  {}", output::hanging(&text, 8));
+            anstream::println!("{RED}{word:7}{RESET} {}", output::hanging(&text, 8));
         }
         if status.not_loaded {
             anstream::println!(

@@ -1,5 +1,7 @@
 //! Requests: whatever wakes a rule leaves one, and the one pass that runs rules works them off.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -89,6 +91,40 @@ impl Ledger {
             .collect()
     }
 
+    /// The rules with something left behind: requests that nobody has worked off although they were
+    /// made at or before a moment, and runs that were never ended, unless they are under way.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn left_behind(&self, before: Timestamp) -> Result<BTreeSet<Name>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query(
+            "SELECT rule FROM request WHERE state IN ('pending', 'claimed') AND created_at <= $1 \
+             UNION SELECT rule FROM run WHERE state = 'running'",
+        )
+        .bind(to_text(before))
+        .fetch_all(&mut *tx)
+        .await
+        .doing("looking for what was left behind")?;
+        rows.iter().map(|row| row.name("rule")).collect()
+    }
+
+    /// Whether a request still waits to be worked off. Asked under the rule's lock, the answer holds
+    /// until that is given up.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_open(&self, request: &Request) -> Result<bool, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let row = sqlx::query("SELECT state FROM request WHERE id = $1")
+            .bind(request.id.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .doing("looking at a request")?;
+        let Some(row) = row else { return Ok(false) };
+        Ok(matches!(&*row.text("state")?, "pending" | "claimed"))
+    }
+
     /// Gives up on a request, with a word on why.
     ///
     /// # Errors
@@ -145,5 +181,43 @@ pub(super) async fn close(
     .execute(&mut **tx)
     .await
     .doing("closing a request")?;
+    Ok(())
+}
+
+/// Closes the request of a run that was stopped, unless it is to go on later: what a person asked for
+/// has ended before their eyes, and nobody goes on with a rule that is gone.
+pub(super) async fn close_stopped(
+    tx: &mut Transaction<'_>,
+    request: Uuid,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    sqlx::query(
+        "UPDATE request SET state = 'done', closed_at = $1 WHERE id = $2 AND state IN ('pending', 'claimed') \
+         AND (cause = 'command' OR NOT EXISTS (SELECT 1 FROM rule_state WHERE rule_state.rule = request.rule))",
+    )
+    .bind(to_text(now))
+    .bind(request.to_string())
+    .execute(&mut **tx)
+    .await
+    .doing("closing a stopped request")?;
+    Ok(())
+}
+
+/// Gives up on the requests of a rule that is gone, but for one that is at work.
+pub(super) async fn abandon_all(
+    tx: &mut Transaction<'_>,
+    rule: &Name,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    sqlx::query(
+        "UPDATE request SET state = 'abandoned', closed_at = $1, note = 'its rule is gone' \
+         WHERE rule = $2 AND state IN ('pending', 'claimed') \
+         AND NOT EXISTS (SELECT 1 FROM run WHERE request_id = request.id AND state = 'running')",
+    )
+    .bind(to_text(now))
+    .bind(rule.as_str())
+    .execute(&mut **tx)
+    .await
+    .doing("giving up on the requests of a rule")?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::error::Doing;
 use super::row::Columns;
-use super::{Ledger, LedgerError, audit, commit, to_text};
+use super::{Ledger, LedgerError, audit, commit, requests, to_text};
 use crate::audit::{Entry, Event};
 use crate::rule::{Mode, Rule};
 use crate::types::Name;
@@ -20,7 +20,9 @@ pub struct RuleState {
     pub digest: String,
     /// Its mode then.
     pub mode: Mode,
-    /// When it was first loaded; slots before that are nobody's.
+    /// Its schedule then, with the zone.
+    pub schedule: String,
+    /// When it was first loaded with this schedule; slots before that are nobody's.
     pub first_seen: Timestamp,
     /// The slot that was claimed last.
     pub last_slot: Option<Timestamp>,
@@ -31,7 +33,7 @@ pub struct RuleState {
 impl RuleState {
     /// The moment from which missed slots count.
     pub fn seen_until(&self) -> Timestamp {
-        self.last_slot.unwrap_or(self.first_seen)
+        self.last_slot.map_or(self.first_seen, |slot| slot.max(self.first_seen))
     }
 }
 
@@ -42,6 +44,7 @@ impl RuleState {
 pub enum RuleChange {
     Added { rule: Name },
     Changed { rule: Name },
+    Rescheduled { rule: Name },
     Removed { rule: Name },
     Armed { rule: Name },
     Disarmed { rule: Name },
@@ -52,6 +55,7 @@ impl std::fmt::Display for RuleChange {
         match self {
             RuleChange::Added { rule } => write!(f, "rule {rule} is new"),
             RuleChange::Changed { rule } => write!(f, "rule {rule} takes or does something else"),
+            RuleChange::Rescheduled { rule } => write!(f, "rule {rule} has another schedule"),
             RuleChange::Removed { rule } => write!(f, "rule {rule} is gone"),
             RuleChange::Armed { rule } => write!(f, "rule {rule} is armed"),
             RuleChange::Disarmed { rule } => write!(f, "rule {rule} only observes"),
@@ -104,6 +108,7 @@ impl Ledger {
                 .execute(&mut *tx)
                 .await
                 .doing("forgetting a rule")?;
+            requests::abandon_all(&mut tx, name, loaded.now).await?;
         }
         if !changes.is_empty() || last_digest(&mut tx).await?.as_deref() != Some(loaded.digest) {
             let first = Event::ConfigurationLoaded {
@@ -154,6 +159,9 @@ fn compare(
         }
         Some(_) => {}
     }
+    if before.is_some_and(|state| state.schedule != schedule(rule)) {
+        changes.push(RuleChange::Rescheduled { rule: name.clone() });
+    }
     if rule.mode == Mode::Enforce && !was_armed {
         changes.push(RuleChange::Armed { rule: name.clone() });
         events.push(Event::RuleArmed { rule: name, digest, by: None });
@@ -161,6 +169,11 @@ fn compare(
         changes.push(RuleChange::Disarmed { rule: name.clone() });
         events.push(Event::RuleDisarmed { rule: name });
     }
+}
+
+/// A rule's schedule with its zone.
+fn schedule(rule: &Rule) -> String {
+    format!("{} {}", rule.schedule, rule.time_zone.iana_name().unwrap_or("UTC"))
 }
 
 /// The digest of the configuration that was loaded last.
@@ -181,7 +194,7 @@ async fn last_digest(tx: &mut super::Transaction<'_>) -> Result<Option<String>, 
 
 async fn states(tx: &mut super::Transaction<'_>) -> Result<BTreeMap<Name, RuleState>, LedgerError> {
     let rows = sqlx::query(
-        "SELECT rule, digest, mode, first_seen, last_slot, armed_at FROM rule_state ORDER BY rule",
+        "SELECT rule, digest, mode, schedule, first_seen, last_slot, armed_at FROM rule_state ORDER BY rule",
     )
     .fetch_all(&mut **tx)
     .await
@@ -196,6 +209,7 @@ async fn states(tx: &mut super::Transaction<'_>) -> Result<BTreeMap<Name, RuleSt
             let state = RuleState {
                 digest: row.text("digest")?,
                 mode: row.word("mode", mode)?,
+                schedule: row.text("schedule")?,
                 first_seen: row.moment("first_seen")?,
                 last_slot: row.optional_moment("last_slot")?,
                 armed_at: row.optional_moment("armed_at")?,
@@ -217,14 +231,17 @@ async fn remember(
         (Mode::Enforce, None) => Some(now),
     };
     sqlx::query(
-        "INSERT INTO rule_state (rule, digest, mode, first_seen, armed_at) \
-         VALUES ($1, $2, $3, $4, $5) \
+        "INSERT INTO rule_state (rule, digest, mode, schedule, first_seen, armed_at) \
+         VALUES ($1, $2, $3, $4, $5, $6) \
          ON CONFLICT (rule) DO UPDATE SET digest = excluded.digest, mode = excluded.mode, \
-         armed_at = excluded.armed_at",
+         armed_at = excluded.armed_at, schedule = excluded.schedule, \
+         first_seen = CASE WHEN rule_state.schedule = excluded.schedule \
+                      THEN rule_state.first_seen ELSE excluded.first_seen END",
     )
     .bind(rule.name.as_str())
     .bind(rule.digest())
     .bind(rule.mode.to_string())
+    .bind(schedule(rule))
     .bind(to_text(now))
     .bind(armed_at.map(to_text))
     .execute(&mut **tx)

@@ -261,7 +261,8 @@ impl Ledger {
         Ok(true)
     }
 
-    /// Ends a run and closes its request. A run that was ended already stays as it is.
+    /// Ends a run and closes its request; that of a run that was stopped stays open, so that another
+    /// goes on with it, unless it came from a command. A run that was ended already stays as it is.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -282,7 +283,12 @@ impl Ledger {
         if finished.rows_affected() != 1 {
             return Ok(());
         }
-        requests::close(&mut tx, run.request, "done", None, finish.now).await?;
+        match finish.state {
+            RunEnd::Stopped => requests::close_stopped(&mut tx, run.request, finish.now).await?,
+            RunEnd::Done | RunEnd::Failed => {
+                requests::close(&mut tx, run.request, "done", None, finish.now).await?;
+            }
+        }
         let (records, batches) = totals(&mut tx, run.id).await?;
         let event = Event::RunFinished {
             run: run.id,
@@ -360,19 +366,6 @@ impl Ledger {
                 Ok(OpenBatch { id, keys, transaction_id: row.optional_text("transaction_id")? })
             })
             .collect()
-    }
-
-    /// The rules that have runs which were never ended.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn rules_with_open_runs(&self) -> Result<Vec<Name>, LedgerError> {
-        let mut tx = self.snapshot().await?;
-        let rows = sqlx::query("SELECT DISTINCT rule FROM run WHERE state = 'running'")
-            .fetch_all(&mut *tx)
-            .await
-            .doing("looking for interrupted runs")?;
-        rows.iter().map(|row| row.name("rule")).collect()
     }
 }
 

@@ -1,0 +1,123 @@
+//! What a new configuration changes, in words for the log.
+//!
+//! Addresses of stores and conditions of rules are named and not quoted: they may say more than a log
+//! is meant to hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+
+use crate::config::{Config, StoreConfig};
+use crate::rule::Rule;
+use crate::types::Name;
+
+/// Everything that differs and that anybody would notice.
+pub(super) fn changes(before: &Config, after: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    pairs(&before.stores, &after.stores, "store", &mut found, store_changes);
+    pairs(&before.rules, &after.rules, "rule", &mut found, rule_changes);
+    let (old, new) = (&before.daemon, &after.daemon);
+    differs(
+        &mut found,
+        "daemon: stop_deadline",
+        &seconds(old.stop_deadline),
+        &seconds(new.stop_deadline),
+    );
+    if old.log != new.log {
+        found.push("daemon: log has changed, which takes effect at the next start".to_owned());
+    }
+    found
+}
+
+/// Rules whose runs under way must not go on as they began: what they take, do, or may do has changed,
+/// or where they do it.
+pub(super) fn overtaken(before: &Config, after: &Config) -> BTreeSet<Name> {
+    let same_store = |name: &Name| match (before.stores.get(name), after.stores.get(name)) {
+        (Some(old), Some(new)) => store_changes(old, new).is_empty(),
+        _ => false,
+    };
+    let is_overtaken = |old: &&Rule| {
+        let Some(new) = after.rules.get(&old.name) else { return true };
+        old.digest() != new.digest() || old.mode != new.mode || !same_store(&new.store)
+    };
+    before.rules.values().filter(is_overtaken).map(|rule| rule.name.clone()).collect()
+}
+
+fn pairs<T>(
+    before: &BTreeMap<Name, T>,
+    after: &BTreeMap<Name, T>,
+    noun: &str,
+    found: &mut Vec<String>,
+    compare: impl Fn(&T, &T) -> Vec<String>,
+) {
+    for name in before.keys().filter(|name| !after.contains_key(*name)) {
+        found.push(format!("{noun} {name} is gone"));
+    }
+    for (name, new) in after {
+        match before.get(name) {
+            None => found.push(format!("{noun} {name} is new")),
+            Some(old) => {
+                let changes = compare(old, new);
+                found.extend(changes.into_iter().map(|change| format!("{noun} {name}: {change}")));
+            }
+        }
+    }
+}
+
+fn store_changes(old: &StoreConfig, new: &StoreConfig) -> Vec<String> {
+    let mut found = Vec::new();
+    differs(&mut found, "kind", &old.kind.as_str(), &new.kind.as_str());
+    changed(&mut found, "url", old.url != new.url);
+    changed(&mut found, "read_only_url", old.read_only_url != new.read_only_url);
+    differs(
+        &mut found,
+        "connect_timeout",
+        &seconds(old.connect_timeout),
+        &seconds(new.connect_timeout),
+    );
+    found
+}
+
+fn rule_changes(old: &Rule, new: &Rule) -> Vec<String> {
+    let mut found = Vec::new();
+    differs(&mut found, "mode", &old.mode, &new.mode);
+    differs(&mut found, "store", &old.store, &new.store);
+    differs(&mut found, "table", &old.table, &new.table);
+    changed(&mut found, "where", old.condition != new.condition);
+    differs(&mut found, "starting_point", &old.starting_point.column, &new.starting_point.column);
+    let details = |rule: &Rule| {
+        let start = &rule.starting_point;
+        (start.encoding, start.time_zone.clone(), start.earliest)
+    };
+    changed(&mut found, "how the starting point is read", details(old) != details(new));
+    differs(&mut found, "retention", &old.retention, &new.retention);
+    differs(&mut found, "action", &old.action.as_str(), &new.action.as_str());
+    let same_word = old.action.as_str() == new.action.as_str();
+    changed(&mut found, "anonymized columns", same_word && old.action != new.action);
+    changed(&mut found, "subject", old.subject != new.subject);
+    differs(&mut found, "schedule", &old.schedule, &new.schedule);
+    let zone = |rule: &Rule| rule.time_zone.iana_name().unwrap_or("UTC").to_owned();
+    differs(&mut found, "time_zone", &zone(old), &zone(new));
+    changed(&mut found, "description", old.description != new.description);
+    changed(&mut found, "basis", old.basis != new.basis);
+    found
+}
+
+fn differs(found: &mut Vec<String>, what: &str, old: &impl Display, new: &impl Display) {
+    let (old, new) = (old.to_string(), new.to_string());
+    if old != new {
+        found.push(format!("{what} was {old} and is now {new}"));
+    }
+}
+
+fn changed(found: &mut Vec<String>, what: &str, is_changed: bool) {
+    if is_changed {
+        found.push(format!("{what} has changed"));
+    }
+}
+
+fn seconds(duration: std::time::Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests;

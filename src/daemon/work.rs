@@ -1,0 +1,199 @@
+//! What a task does for a rule: wait for the store's turn, then one piece of work.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::agenda::{self, Looked};
+use crate::audit::entry::Cause;
+use crate::clock;
+use crate::config::Config;
+use crate::ledger::{Ledger, Request};
+use crate::rule::{Mode, Rule};
+use crate::run::{RunError, RunResult, Runner};
+use crate::schedule::Schedule;
+use crate::store::sql::{Access, Bounds};
+use crate::store::{StoreError, Stores};
+use crate::types::Name;
+
+/// How long after a lock that is held is tried again.
+const LOCK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The configuration in force.
+pub(super) struct Active {
+    pub(super) config: Config,
+    pub(super) runner: Runner,
+    /// One permit per store: its rules take turns.
+    turns: BTreeMap<Name, Arc<Semaphore>>,
+}
+
+/// What a task is to do for its rule.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Work a request off.
+    Request(Request),
+    /// Resolve what a process left behind that ended too early, and run the rule again. That process
+    /// may have ended so lately that its lock is not free yet: try so often.
+    TakeOver { attempts: u32 },
+    /// See whether anything has fallen due for a continuous rule, and run it if so.
+    Look(Looked),
+}
+
+/// What a task has to say at its end.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// The run's result; none when there was nothing to do.
+    pub(super) result: Result<Option<RunResult>, RunError>,
+    /// When a continuous rule for which all went well is to look again.
+    pub(super) look_again: Option<Timestamp>,
+}
+
+impl Active {
+    pub(super) fn new(config: Config, ledger: &Ledger, before: Option<&Active>) -> Active {
+        let stores = Arc::new(Stores::new(config.stores.clone()));
+        // Runs of the configuration before may still be at work on a store.
+        let turn = |name: &Name| {
+            let inherited = before.and_then(|before| before.turns.get(name).cloned());
+            (name.clone(), inherited.unwrap_or_else(|| Arc::new(Semaphore::new(1))))
+        };
+        let turns = config.stores.keys().map(turn).collect();
+        Active { turns, runner: Runner { ledger: ledger.clone(), stores }, config }
+    }
+
+    /// Carries out one piece of work for a rule. A request that is not even begun when `stop` comes
+    /// stays open in the ledger, and is taken over.
+    pub(super) async fn carry_out(
+        self: Arc<Self>,
+        rule: Rule,
+        work: Work,
+        stop: CancellationToken,
+    ) -> Ended {
+        let mut ended = Ended { result: Ok(None), look_again: None };
+        let _turn = match self.turns.get(&rule.store) {
+            Some(turns) => tokio::select! {
+                // The semaphore is never closed, so this only waits.
+                turn = turns.clone().acquire_owned() => turn.ok(),
+                () = stop.cancelled() => return ended,
+            },
+            None => None,
+        };
+        let began = clock::now();
+        ended.result = match work {
+            Work::Request(request) => self.run(&rule, &request, &stop).await,
+            Work::TakeOver { attempts } => self.take_over(&rule, attempts, &stop).await,
+            Work::Look(last) => self.look(&rule, last, &stop).await,
+        };
+        if matches!(rule.schedule, Schedule::Continuous) && !stop.is_cancelled() {
+            ended.look_again = self.look_again(&rule, &ended.result, began).await;
+        }
+        ended
+    }
+
+    async fn run(
+        &self,
+        rule: &Rule,
+        request: &Request,
+        stop: &CancellationToken,
+    ) -> Result<Option<RunResult>, RunError> {
+        let result = self.runner.work_off(rule, request, clock::now(), stop, &|_| {}).await;
+        Ok(Some(result?))
+    }
+
+    async fn take_over(
+        &self,
+        rule: &Rule,
+        attempts: u32,
+        stop: &CancellationToken,
+    ) -> Result<Option<RunResult>, RunError> {
+        for attempt in 1..=attempts {
+            if let Some(request) = self.runner.take_over(rule, clock::now()).await? {
+                return self.run(rule, &request, stop).await;
+            }
+            let left = self.runner.ledger.left_behind(Timestamp::MAX).await?;
+            if attempt == attempts || !left.contains(&rule.name) {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOCK_AGAIN) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn look(
+        &self,
+        rule: &Rule,
+        last: Looked,
+        stop: &CancellationToken,
+    ) -> Result<Option<RunResult>, RunError> {
+        let ledger = &self.runner.ledger;
+        let is_due = match self.is_due(rule).await {
+            Ok(is_due) => is_due,
+            Err(error) => {
+                // Once in a series of failures, so that it is seen and the audit log does not fill.
+                if last != Looked::Failed {
+                    let request =
+                        ledger.request(&rule.name, Cause::Continuous, clock::now()).await?;
+                    let reason = "the store could not be surveyed";
+                    ledger.refuse_run(&request, reason, clock::now()).await?;
+                }
+                return Err(error.into());
+            }
+        };
+        if !is_due && last == Looked::Well {
+            return Ok(None);
+        }
+        let request = ledger.request(&rule.name, Cause::Continuous, clock::now()).await?;
+        self.run(rule, &request, stop).await
+    }
+
+    /// Whether any record is due: the oldest is asked for, not their number.
+    async fn is_due(&self, rule: &Rule) -> Result<bool, StoreError> {
+        let store = self.runner.stores.get(&rule.store, Access::ReadOnly)?;
+        let target = store.target(rule).await?;
+        let now = clock::now();
+        let bounds = Bounds { cutoff: rule.cutoff(now), now };
+        Ok(!store.sample(&target, bounds, 1).await?.is_empty())
+    }
+
+    /// When a continuous rule is to look again, where all went well and the store can tell. What has
+    /// fallen due since the work began was not part of it, and is next.
+    async fn look_again(
+        &self,
+        rule: &Rule,
+        result: &Result<Option<RunResult>, RunError>,
+        began: Timestamp,
+    ) -> Option<Timestamp> {
+        let now = clock::now();
+        match result {
+            Err(_) => return None,
+            // What it only observes stays due: looking again at once would record the same for ever.
+            Ok(Some(_)) if rule.mode == Mode::Observe => return Some(now + agenda::LOOK_AGAIN),
+            Ok(_) => {}
+        }
+        match self.next_start(rule, began).await {
+            Ok(start) => Some(agenda::next_look(rule, start, now)),
+            Err(error) => {
+                // What was done stays done, and its result is worth more than this.
+                tracing::warn!(rule = %rule.name, %error, "what falls due next cannot be seen");
+                None
+            }
+        }
+    }
+
+    async fn next_start(
+        &self,
+        rule: &Rule,
+        since: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let store = self.runner.stores.get(&rule.store, Access::ReadOnly)?;
+        let target = store.target(rule).await?;
+        let bounds = Bounds { cutoff: rule.cutoff(since), now: clock::now() };
+        store.next_start(&target, bounds).await
+    }
+}

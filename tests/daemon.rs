@@ -1,0 +1,28 @@
+//! The daemon, as a real process: what systemd hears, slots, continuous rules, every way to stop it or
+//! have it killed, reload, stores that are down, what its logs give away, and what it costs when idle.
+//!
+//! What is waited for are its own log lines and datagrams. The databases are only polled, with a
+//! deadline, where nothing else tells.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+#[path = "daemon/harness.rs"]
+mod harness;
+
+#[path = "daemon/continuous.rs"]
+mod continuous;
+#[path = "daemon/idle.rs"]
+mod idle;
+#[path = "daemon/killed.rs"]
+mod killed;
+#[path = "daemon/privacy.rs"]
+mod privacy;
+#[path = "daemon/reload.rs"]
+mod reload;
+#[path = "daemon/slots.rs"]
+mod slots;
+#[path = "daemon/stop.rs"]
+mod stop;
+#[path = "daemon/systemd.rs"]
+mod systemd;
