@@ -52,19 +52,12 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Build a realistic example in a folder and run check, plan, run and the audit log on it
     Demo(demo::Args),
-    /// Verify the configuration and each rule against the live databases
     Check(check::Args),
-    /// Show what would be deleted or anonymized now, and why the rest is kept; touches nothing
     Plan(plan::Args),
-    /// Carry rules out now, each according to its mode
     Run(run::Args),
-    /// Stay and carry rules out on their schedules
     Daemon(daemon::Args),
-    /// Show the rules, their last and next runs, and what is overdue
     Status(status::Args),
-    /// Read and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
 }

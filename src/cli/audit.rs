@@ -16,14 +16,15 @@ use super::{CliError, Common, Exit, parse_time, read_ledger};
 /// Read and verify the audit log.
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Command {
-    /// Show entries, the newest last
     Log(LogArgs),
-    /// Recompute the whole log and compare it with its signed checkpoint: exit code 0 when it is as
-    /// it was written, 1 when it was changed, 2 when it could not be checked
+    /// Recompute the whole log and compare it with its signed checkpoint
+    ///
+    /// Exit code 0 when the log is as it was written, 1 when it was changed, 2 when it could not be
+    /// checked.
     Verify,
 }
 
-/// Show entries of the audit log, the newest last.
+/// Show entries, the newest last
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct LogArgs {
     /// Only about this rule.

@@ -7,9 +7,10 @@ use crate::types::Name;
 use super::output::{self, BOLD, GREEN, RED, RESET, YELLOW};
 use super::{CliError, Common, Exit, select, stores};
 
-/// Verify the configuration and each rule against the live databases: tables, columns, types, keys,
-/// privileges, indexes, foreign keys and triggers. Changes nothing. Exit code 1 when a rule cannot
-/// run, otherwise 0.
+/// Verify the configuration and each rule against the live databases
+///
+/// Looks at tables, columns, types, keys, privileges, indexes, foreign keys and triggers, and changes
+/// nothing. Exit code 1 when a rule cannot run, otherwise 0.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.

@@ -7,9 +7,11 @@ use crate::telemetry;
 
 use super::{CliError, Common, Exit, open_ledger};
 
-/// Stay and carry rules out on their schedules. SIGTERM finishes the batches in flight and ends, a
-/// second one ends at once; SIGHUP reads the configuration again and takes it only if the whole of
-/// it is valid. `EXPUNGED_LOG` sets what is logged, such as `debug` or `info,expunged::run=debug`.
+/// Stay and carry rules out on their schedules
+///
+/// SIGTERM finishes the batches in flight and ends, a second one ends at once; SIGHUP reads the
+/// configuration again and takes it only if the whole of it is valid. `EXPUNGED_LOG` sets what is
+/// logged, such as `debug` or `info,expunged::run=debug`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {}
 

@@ -23,8 +23,9 @@ const CONFIGURATION: &str = include_str!("demo/expunged.toml");
 /// Entries of the audit log that are shown.
 const EXCERPT: u32 = 12;
 
-/// Build a realistic example in a folder, and run check, plan, run and the audit log on it. The
-/// folder stays, to go on with. Run again, it is built anew; a folder that holds anything else is
+/// Build a realistic example in a folder and run check, plan, run and the audit log on it
+///
+/// The folder stays, to go on with. Run again, it is built anew; a folder that holds anything else is
 /// left alone.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {

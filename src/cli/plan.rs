@@ -15,8 +15,9 @@ use crate::types::Name;
 use super::output::{self, BOLD, DIM, RED, RESET, YELLOW};
 use super::{CliError, Common, Exit, has_ledger, open_ledger, parse_time, select, stores};
 
-/// Show what would be deleted or anonymized now, and why the rest is kept. Databases are opened
-/// read-only; nothing is touched. Exit code 0 when nothing is due, 2 when something is, 1 on errors.
+/// Show what would be deleted or anonymized now, and why the rest is kept; touches nothing
+///
+/// Databases are opened read-only. Exit code 0 when nothing is due, 2 when something is, 1 on errors.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.

@@ -12,9 +12,11 @@ use crate::types::Name;
 use super::output::{self, BOLD, RED, RESET};
 use super::{CliError, Common, Exit, open_ledger, select, stores};
 
-/// Carry rules out now, each according to its mode: rules in enforce mode delete or anonymize what is
-/// due, rules in observe mode record what they would have done. Ctrl-C finishes the batch in flight.
-/// Exit code 0 when every rule was carried out, otherwise 1.
+/// Carry rules out now, each according to its mode
+///
+/// Rules in enforce mode delete or anonymize what is due, rules in observe mode record what they would
+/// have done. Ctrl-C finishes the batch in flight. Exit code 0 when every rule was carried out,
+/// otherwise 1.
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.

@@ -14,8 +14,10 @@ use crate::types::Name;
 use super::output::{self, DIM, RED, RESET};
 use super::{CliError, Common, Exit, read_ledger, select};
 
-/// Show the rules, their last and next runs, and what is overdue: a rule is overdue from the first
-/// slot that no complete run has answered, a continuous one from its first failure.
+/// Show the rules, their last and next runs, and what is overdue
+///
+/// A rule is overdue from the first slot that no complete run has answered, a continuous one from its
+/// first failure.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.

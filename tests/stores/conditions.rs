@@ -28,7 +28,7 @@ async fn a_condition_is_part_of_every_statement(database: TestDatabase) {
     let rule = rule_where(&database, "accounts", "state = 'closed' OR state = 'gone'");
     let survey = survey(&database, &rule).await;
     assert_eq!((survey.due, survey.excluded, survey.total), (1, 2, 7));
-    assert_eq!((survey.no_start, survey.future_start), (2, 1), "of any state");
+    assert_eq!((survey.no_start, survey.future_start), (1, 1), "only of the state that counts");
     let store = open(&database, Access::ReadOnly);
     let target = store.target(&rule).await.unwrap();
     let sample = store.sample(&target, bounds(), 10).await.unwrap();

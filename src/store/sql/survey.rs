@@ -116,11 +116,24 @@ async fn count_kept(
     survey: &mut Survey,
 ) -> Result<(), sqlx::Error> {
     let mut s = Statement::new(target.dialect(), "SELECT ");
+    // What the rule's condition leaves out was never its own to decide on.
     let reasons: [&dyn Fn(&mut Statement); 7] = [
-        &|s| target.has_no_start(s),
-        &|s| target.has_unreadable_start(s),
-        &|s| target.has_placeholder_start(s),
-        &|s| target.starts_in_future(s, bounds.now),
+        &|s| {
+            target.has_no_start(s);
+            target.meets_condition(s);
+        },
+        &|s| {
+            target.has_unreadable_start(s);
+            target.meets_condition(s);
+        },
+        &|s| {
+            target.has_placeholder_start(s);
+            target.meets_condition(s);
+        },
+        &|s| {
+            target.starts_in_future(s, bounds.now);
+            target.meets_condition(s);
+        },
         &|s| {
             target.started_before_cutoff(s, bounds);
             target.fails_condition(s);
