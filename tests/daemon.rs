@@ -16,6 +16,8 @@ mod continuous;
 mod idle;
 #[path = "daemon/killed.rs"]
 mod killed;
+#[path = "daemon/ledger.rs"]
+mod ledger;
 #[path = "daemon/privacy.rs"]
 mod privacy;
 #[path = "daemon/reload.rs"]

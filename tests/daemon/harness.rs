@@ -7,7 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use expunged::clock::Stopwatch;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -234,7 +236,7 @@ pub(crate) async fn make_quick(database: &TestDatabase) {
 
 /// Waits until a query on the ledger or a store gives a number, where nothing else tells.
 pub(crate) async fn poll(pool: &Pool, sql: &str, wanted: impl Fn(i64) -> bool) {
-    let started = Instant::now();
+    let started = Stopwatch::start();
     while !wanted(pool.count(sql).await) {
         assert!(started.elapsed() < LIMIT, "in vain: {sql}");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -279,7 +281,7 @@ impl Daemon {
         what: &str,
         fits: impl Fn(&Value) -> bool,
     ) -> Value {
-        let started = Instant::now();
+        let started = Stopwatch::start();
         loop {
             let rest = limit.saturating_sub(started.elapsed());
             match self.lines.recv_timeout(rest) {
@@ -300,7 +302,7 @@ impl Daemon {
 
     /// Whether a line that fits comes within a moment.
     pub(crate) fn saw_within(&mut self, limit: Duration, fits: impl Fn(&Value) -> bool) -> bool {
-        let started = Instant::now();
+        let started = Stopwatch::start();
         while let Ok(line) = self.lines.recv_timeout(limit.saturating_sub(started.elapsed())) {
             let line = read(&line);
             self.log.push(line.clone());
@@ -334,7 +336,7 @@ impl Daemon {
     /// Waits for its end.
     pub(crate) fn wait_for_end(&mut self) -> ExitStatus {
         self.ended = true;
-        let started = Instant::now();
+        let started = Stopwatch::start();
         loop {
             // Its log is read on, so that it does not wait for its reader.
             while let Ok(line) = self.lines.try_recv() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use expunged::clock::Stopwatch;
 use serde_json::Value;
 
 use crate::harness::{Daemon, LIMIT, Place, accounts, left, poll, rule, says};
@@ -144,7 +145,7 @@ async fn two_nodes_run_a_slot_once_and_a_store_that_is_down_harms_its_own_rules_
     // The next minute's slots.
     let minute = Duration::from_secs(75);
     let either = |line: &Value| line["rule"] == "broken" && says(line, "the run is over");
-    let started = std::time::Instant::now();
+    let started = Stopwatch::start();
     'waiting: loop {
         for daemon in &mut daemons {
             if daemon.saw_within(Duration::from_millis(100), either) {

@@ -1,6 +1,8 @@
 //! Stopping: softly, hard, at the deadline; and going on where it stopped.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use expunged::clock::Stopwatch;
 
 use rustix::process::Signal;
 
@@ -33,7 +35,7 @@ async fn a_soft_stop_ends_the_batch_in_flight_and_the_next_start_goes_on() {
             daemon.wait_for("a batch is done");
         }
         daemon.signal(signal);
-        let asked = Instant::now();
+        let asked = Stopwatch::start();
         assert_eq!(daemon.wait_for_end().code(), Some(0));
         assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
         assert!(daemon.text().contains("stopping after the batches in flight"));
@@ -100,7 +102,7 @@ async fn a_second_signal_ends_at_once_and_the_next_start_settles_the_batch() {
 
     daemon.signal(Signal::TERM);
     daemon.wait_for("stopping after the batches in flight");
-    let asked = Instant::now();
+    let asked = Stopwatch::start();
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait_for_end().code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
@@ -116,7 +118,7 @@ async fn the_deadline_ends_what_does_not_finish_and_a_reload_does_not() {
     let mut daemon = in_the_middle(&place).await;
 
     daemon.signal(Signal::TERM);
-    let asked = Instant::now();
+    let asked = Stopwatch::start();
     daemon.wait_for("stopping after the batches in flight");
     daemon.signal(Signal::HUP);
     daemon.wait_for("not reloading");
