@@ -11,6 +11,7 @@ mod statement;
 mod survey;
 mod target;
 mod walk;
+mod window;
 
 use std::io::ErrorKind;
 use std::pin::pin;
@@ -24,12 +25,14 @@ use crate::rule::StoreKind;
 use crate::types::TableName;
 
 pub(crate) use batch::TakeError;
-pub use batch::{Interrupted, Records, Replace, Resolution, Window};
-pub(super) use batch::{next_window, resolve, take};
+pub use batch::{Interrupted, Records, Replace, Resolution};
+pub(super) use batch::{resolve, take};
 pub use survey::SurveyDepth;
 pub(super) use survey::{next_start, sample, survey, try_condition};
 pub use target::{Bounds, Mismatch, Target};
+pub(super) use walk::next_window;
 pub use walk::{Pace, Walk, WalkKind};
+pub use window::Window;
 
 use catalogue::Table;
 pub(crate) use statement::Statement;

@@ -6,10 +6,10 @@ use crate::plan::{Dependents, Survey};
 use crate::types::Key;
 
 use super::Transaction;
-use super::batch::{read_key, select_key};
 use super::catalogue::Reference;
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
+use super::window::{read_key, select_key};
 
 /// Above this the store's own estimate of a table's size is used instead of counting.
 const COUNT_EXACTLY_BELOW: u64 = 1_000_000;
