@@ -1,6 +1,8 @@
 //! The run, end to end, on each database and with either ledger: exactly the due records go, rules
 //! that observe do nothing, and what a dead process left is settled once.
 
+#![allow(clippy::unwrap_used, reason = "in helpers too, what fails to unwrap fails the test")]
+
 use std::path::Path;
 use std::sync::Arc;
 
