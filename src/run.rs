@@ -449,10 +449,12 @@ impl Execution<'_> {
             _ => Some(self.prepared.survey().await),
         };
         let remaining = remaining.and_then(Result::ok);
-        let (state, error) = match &ended {
-            Ok(Ended::Stopped) if remaining != Some(0) => (RunState::Stopped, None),
-            Ok(_) => (RunState::Done, None),
-            Err(error) => (RunState::Failed, Some(error.to_string())),
+        let kept = remaining.filter(|due| self.records == 0 && *due > 0);
+        let (state, error) = match (&ended, kept) {
+            (Err(error), _) => (RunState::Failed, Some(error.to_string())),
+            (Ok(Ended::Complete), Some(due)) => (RunState::Failed, Some(kept_all(due))),
+            (Ok(Ended::Stopped), _) if remaining != Some(0) => (RunState::Stopped, None),
+            (Ok(_), _) => (RunState::Done, None),
         };
         let (end, reason) = match (&ended, state) {
             (Err(RunError::Store(_)), _) => (RunEnd::Failed, Some("the store failed")),
@@ -460,6 +462,7 @@ impl Execution<'_> {
             (Err(RunError::Unresolved { .. }), _) => {
                 (RunEnd::Failed, Some("a batch could not be resolved"))
             }
+            (Ok(_), RunState::Failed) => (RunEnd::Failed, Some("the store kept every record")),
             (_, RunState::Stopped) => (RunEnd::Stopped, Some("it was asked to stop")),
             _ => (RunEnd::Done, None),
         };
@@ -581,6 +584,13 @@ impl Execution<'_> {
         ledger.settle(&self.run, id, &keys, outcome, clock::now()).await?;
         Ok(())
     }
+}
+
+/// Statements that succeed and take nothing although something is due are no success.
+fn kept_all(due: u64) -> String {
+    format!(
+        "{due} records are due and the store kept every one: look for a trigger or a policy that does"
+    )
 }
 
 /// The new value of a column that this process computes.

@@ -374,3 +374,20 @@ async fn a_rule_that_does_not_fit_is_refused_and_recorded() {
     assert_eq!(house.ids("1 = 1").await, 1002);
     assert_eq!(house.events("run_refused").await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_store_that_keeps_every_record_is_no_success() {
+    let postgres = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+                    CREATE TRIGGER keeps BEFORE DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION keep()";
+    let sqlite = "CREATE TRIGGER keeps BEFORE DELETE ON accounts BEGIN SELECT RAISE(IGNORE); END";
+    for (store, trigger) in [(fresh_postgres().await, postgres), (fresh_sqlite().await, sqlite)] {
+        let house = House::new(store, false).await;
+        house.store.execute(trigger).await;
+        let result = house.run("inactive").await;
+        assert_eq!((result.state, result.records), (RunState::Failed, 0));
+        assert_eq!(result.remaining, Some(490));
+        assert!(result.error.unwrap().contains("490 records are due"));
+        assert!(house.events("batch_done").await.is_empty());
+        assert_eq!(house.ids("1 = 1").await, 1002);
+    }
+}
