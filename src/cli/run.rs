@@ -84,7 +84,7 @@ pub(crate) fn print(results: &[RunResult]) {
     for result in results {
         table.add_row(vec![
             result.rule.to_string().into(),
-            outcome(result.state).into(),
+            result.state.as_str().into(),
             output::right(output::number(result.records)),
             output::right(output::number(result.batches)),
             output::right(result.remaining.map_or_else(|| "?".to_owned(), output::number)),
@@ -106,15 +106,4 @@ pub(crate) fn print(results: &[RunResult]) {
     }
     let taken: u64 = results.iter().map(|result| result.records).sum();
     anstream::println!("{BOLD}{}{RESET} deleted or anonymized", output::records(taken));
-}
-
-fn outcome(state: RunState) -> &'static str {
-    match state {
-        RunState::Done => "done",
-        RunState::Observed => "observed",
-        RunState::Stopped => "stopped",
-        RunState::Failed => "failed",
-        RunState::Refused => "refused",
-        RunState::Busy => "busy",
-    }
 }

@@ -1,5 +1,52 @@
 //! SQL databases behind one door: a [`Database`] begins a [`Transaction`], and a transaction runs
-//! [`Statement`]s. Everything above this file is the same for all dialects.
+//! statements. Everything above this file is the same for all dialects.
+
+/// What the drivers do alike, written out for each because they share no trait that says so: binding a
+/// statement's values, and running it. Unsigned numbers and lists travel as each of them can.
+macro_rules! run_statements {
+    ($connection:ty, $arguments:ty, unsigned: $unsigned:expr, list: $list:expr) => {
+        fn arguments(values: &[Value]) -> Result<$arguments, sqlx::Error> {
+            let mut arguments = <$arguments>::default();
+            for value in values {
+                match value.clone() {
+                    Value::Int(value) => arguments.add(value),
+                    Value::UInt(value) => arguments.add($unsigned(value)),
+                    Value::Text(value) => arguments.add(value),
+                    Value::Texts(values) => arguments.add($list(values)),
+                    Value::Bytes(value) => arguments.add(value),
+                    Value::Instant(value) => arguments.add(value),
+                    Value::Civil(value) => arguments.add(value),
+                    Value::Date(value) => arguments.add(value),
+                    Value::Null => arguments.add(None::<String>),
+                }
+                .map_err(sqlx::Error::Encode)?;
+            }
+            Ok(arguments)
+        }
+
+        /// Runs a statement and reads its rows.
+        pub(super) async fn fetch(
+            connection: &mut $connection,
+            statement: &Statement,
+        ) -> Result<Vec<Row>, sqlx::Error> {
+            let text = AssertSqlSafe(statement.text().to_owned());
+            let query = sqlx::query_with(text, arguments(statement.values())?)
+                .persistent(statement.is_reusable());
+            connection.fetch_all(query).await?.iter().map(read).collect()
+        }
+
+        /// Runs a statement and says how many rows it touched.
+        pub(super) async fn execute(
+            connection: &mut $connection,
+            statement: &Statement,
+        ) -> Result<u64, sqlx::Error> {
+            let text = AssertSqlSafe(statement.text().to_owned());
+            let query = sqlx::query_with(text, arguments(statement.values())?)
+                .persistent(statement.is_reusable());
+            Ok(connection.execute(query).await?.rows_affected())
+        }
+    };
+}
 
 mod batch;
 pub mod catalogue;

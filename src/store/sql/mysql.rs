@@ -55,50 +55,7 @@ pub(super) fn pool(
         .connect_lazy_with(MySqlConnectOptions::from_str(url)?.pipes_as_concat(false)))
 }
 
-fn arguments(values: &[Value]) -> Result<MySqlArguments, sqlx::Error> {
-    let mut arguments = MySqlArguments::default();
-    for value in values {
-        match value.clone() {
-            Value::Int(value) => arguments.add(value),
-            Value::UInt(value) => arguments.add(value),
-            Value::Text(value) => arguments.add(value),
-            Value::Texts(value) => arguments.add(value.join(",")),
-            Value::Bytes(value) => arguments.add(value),
-            Value::Instant(value) => arguments.add(value),
-            Value::Civil(value) => arguments.add(value),
-            Value::Date(value) => arguments.add(value),
-            Value::Null => arguments.add(None::<String>),
-        }
-        .map_err(sqlx::Error::Encode)?;
-    }
-    Ok(arguments)
-}
-
-/// Runs a statement and reads its rows.
-pub(super) async fn fetch(
-    connection: &mut MySqlConnection,
-    statement: &Statement,
-) -> Result<Vec<Row>, sqlx::Error> {
-    let query = sqlx::query_with(
-        AssertSqlSafe(statement.text().to_owned()),
-        arguments(statement.values())?,
-    )
-    .persistent(statement.is_reusable());
-    connection.fetch_all(query).await?.iter().map(read).collect()
-}
-
-/// Runs a statement and says how many rows it matched.
-pub(super) async fn execute(
-    connection: &mut MySqlConnection,
-    statement: &Statement,
-) -> Result<u64, sqlx::Error> {
-    let query = sqlx::query_with(
-        AssertSqlSafe(statement.text().to_owned()),
-        arguments(statement.values())?,
-    )
-    .persistent(statement.is_reusable());
-    Ok(connection.execute(query).await?.rows_affected())
-}
+run_statements!(MySqlConnection, MySqlArguments, unsigned: |value: u64| value, list: |list: Vec<String>| list.join(","));
 
 fn read(row: &MySqlRow) -> Result<Row, sqlx::Error> {
     let mut cells = Vec::with_capacity(row.columns().len());

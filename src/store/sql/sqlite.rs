@@ -43,50 +43,7 @@ pub(super) fn pool(
         .connect_lazy_with(options))
 }
 
-fn arguments(values: &[Value]) -> Result<SqliteArguments, sqlx::Error> {
-    let mut arguments = SqliteArguments::default();
-    for value in values {
-        match value.clone() {
-            Value::Int(value) => arguments.add(value),
-            Value::UInt(value) => arguments.add(value.to_string()),
-            Value::Text(value) => arguments.add(value),
-            Value::Texts(value) => arguments.add(value.join(",")),
-            Value::Bytes(value) => arguments.add(value),
-            Value::Instant(value) => arguments.add(value),
-            Value::Civil(value) => arguments.add(value),
-            Value::Date(value) => arguments.add(value),
-            Value::Null => arguments.add(None::<String>),
-        }
-        .map_err(sqlx::Error::Encode)?;
-    }
-    Ok(arguments)
-}
-
-/// Runs a statement and reads its rows.
-pub(super) async fn fetch(
-    connection: &mut SqliteConnection,
-    statement: &Statement,
-) -> Result<Vec<Row>, sqlx::Error> {
-    let query = sqlx::query_with(
-        AssertSqlSafe(statement.text().to_owned()),
-        arguments(statement.values())?,
-    )
-    .persistent(statement.is_reusable());
-    connection.fetch_all(query).await?.iter().map(read).collect()
-}
-
-/// Runs a statement and says how many rows it touched.
-pub(super) async fn execute(
-    connection: &mut SqliteConnection,
-    statement: &Statement,
-) -> Result<u64, sqlx::Error> {
-    let query = sqlx::query_with(
-        AssertSqlSafe(statement.text().to_owned()),
-        arguments(statement.values())?,
-    )
-    .persistent(statement.is_reusable());
-    Ok(connection.execute(query).await?.rows_affected())
-}
+run_statements!(SqliteConnection, SqliteArguments, unsigned: |value: u64| value.to_string(), list: |list: Vec<String>| list.join(","));
 
 fn read(row: &SqliteRow) -> Result<Row, sqlx::Error> {
     let mut cells = Vec::with_capacity(row.len());
