@@ -70,18 +70,16 @@ pub(crate) async fn take(
     let computed = target.change.as_ref().is_some_and(|change| !change.computed_here().is_empty());
     let keys = if computed {
         take_one_by_one(tx, target, bounds, window, replace).await?
+    } else if target.dialect() == StoreKind::Mysql {
+        take_in_two_steps(tx, target, bounds, window).await?
     } else {
-        match target.dialect() {
-            StoreKind::Postgres => take_as_arrays(tx, target, bounds, window).await?,
-            StoreKind::Mysql => take_in_two_steps(tx, target, bounds, window).await?,
-            StoreKind::Sqlite => {
-                let mut s = Statement::new(StoreKind::Sqlite, "");
-                act(&mut s, target, bounds, window);
-                s.push(" RETURNING ");
-                select_key(&mut s, &target.table.key);
-                read_keys(&tx.fetch(&s).await?, target)?
-            }
-        }
+        let mut s = act(target, bounds.now);
+        inside(&mut s, target, window);
+        s.push(" AND ");
+        target.due(&mut s, bounds);
+        s.push(" RETURNING ");
+        select_key(&mut s, &target.table.key);
+        read_keys(&tx.fetch(&s).await?, target)?
     };
     let transaction_id = match (tx.dialect(), keys.is_empty()) {
         (StoreKind::Postgres, false) => {
@@ -93,52 +91,20 @@ pub(crate) async fn take(
     Ok(Records { keys, transaction_id })
 }
 
-/// Appends `DELETE FROM … WHERE …` or `UPDATE … SET … WHERE …`.
-fn act(s: &mut Statement, target: &Target, bounds: Bounds, window: &Window) {
+/// `DELETE FROM … WHERE ` or `UPDATE … SET … WHERE `.
+fn act(target: &Target, now: jiff::Timestamp) -> Statement {
+    let mut s = Statement::new(target.dialect(), "");
     match &target.change {
         None => {
             s.push("DELETE FROM ").table(&target.table);
         }
         Some(change) => {
             s.push("UPDATE ").table(&target.table).push(" SET ");
-            change.assignments(s, bounds.now, &[]);
+            change.assignments(&mut s, now, &[]);
         }
     }
     s.push(" WHERE ");
-    inside(s, target, window);
-    s.push(" AND ");
-    target.due(s, bounds);
-}
-
-/// PostgreSQL answers with one array for each column of the key, not with a row for each key.
-async fn take_as_arrays(
-    tx: &mut Transaction,
-    target: &Target,
-    bounds: Bounds,
-    window: &Window,
-) -> Result<Vec<Key>, sqlx::Error> {
-    let columns = &target.table.key;
-    let letters = || ["a", "b", "c", "d", "e", "f", "g", "h"].into_iter().take(columns.len());
-    let mut s = Statement::new(StoreKind::Postgres, "WITH taken (");
-    s.separated(", ", letters(), |s, letter| {
-        s.push(letter);
-    });
-    s.push(") AS (");
-    act(&mut s, target, bounds, window);
-    s.push(" RETURNING ");
-    select_key(&mut s, columns);
-    s.push(") SELECT ").separated(", ", letters(), |s, letter| {
-        s.push("array_agg(").push(letter).push(")");
-    });
-    s.push(" FROM taken");
-    let row = tx.fetch_row(&s).await?;
-    let mut arrays: Vec<_> = (0..columns.len()).map(|place| row.texts(place).into_iter()).collect();
-    let mut keys = Vec::new();
-    while arrays.iter().all(|array| array.len() > 0) {
-        let cells = arrays.iter_mut().filter_map(Iterator::next).map(Cell::Text).collect();
-        keys.push(read_key(StoreKind::Postgres, &Row(cells), columns)?);
-    }
-    Ok(keys)
+    s
 }
 
 fn read_keys(rows: &[Row], target: &Target) -> Result<Vec<Key>, sqlx::Error> {
@@ -157,8 +123,10 @@ async fn take_in_two_steps(
     if keys.is_empty() {
         return Ok(keys);
     }
-    let mut s = Statement::new(StoreKind::Mysql, "");
-    act(&mut s, target, bounds, window);
+    let mut s = act(target, bounds.now);
+    inside(&mut s, target, window);
+    s.push(" AND ");
+    target.due(&mut s, bounds);
     let touched = tx.execute(&s).await?;
     if usize::try_from(touched).is_ok_and(|touched| touched == keys.len()) {
         Ok(keys)
