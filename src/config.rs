@@ -329,9 +329,19 @@ fn named<'a>(reader: &mut Reader<'a>, key: &'static str) -> Vec<(Name, &'a Table
             let help =
                 "use lower-case letters, digits, `-` and `_`, first a letter or digit, at most 63";
             context.problems.add(Problem::new(*place, message).help(help));
+            // What is below it is read all the same, so that everything wrong is said at once.
+            found.extend(likely_name(name).map(|name| (name, table)));
         }
     }
     found
+}
+
+/// The name that somebody most likely meant; only for reading on, never for a configuration.
+fn likely_name(text: &str) -> Option<Name> {
+    let letters = text.to_lowercase();
+    let fitting = letters.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' });
+    let name: String = fitting.take(63).collect();
+    name.trim_start_matches('-').parse().ok()
 }
 
 fn daemon(reader: &mut Reader<'_>) -> DaemonConfig {
