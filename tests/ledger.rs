@@ -580,6 +580,28 @@ async fn a_rule_is_locked_by_one_at_a_time(place: Place) {
     assert_valid(&one, 0).await;
 }
 
+/// As root this gives the ledger to somebody else first, which is what happens when an operator runs a
+/// command as root on the daemon's ledger.
+#[tokio::test]
+async fn locks_belong_to_whom_the_ledger_belongs() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::sqlite().await;
+    let ledger = place.open().await;
+    let file = place.temporary.path().join("state/ledger.db");
+    if file.metadata().unwrap().uid() == 0 {
+        std::os::unix::fs::chown(&file, Some(65_534), Some(65_534)).unwrap();
+    }
+    let _lock = ledger.lock_rule(&name("inactive")).await.unwrap().expect("nobody has it");
+    let mut folder = file.clone().into_os_string();
+    folder.push(".locks");
+    let folder = std::path::PathBuf::from(folder);
+    let owner = file.metadata().unwrap().uid();
+    assert_eq!(folder.metadata().unwrap().uid(), owner);
+    let locks: Vec<_> = std::fs::read_dir(&folder).unwrap().map(Result::unwrap).collect();
+    let of_rule = locks.iter().find(|lock| lock.file_name().to_string_lossy().contains("inactive"));
+    assert_eq!(of_rule.expect("a lock file").metadata().unwrap().uid(), owner);
+}
+
 /// A session that the server ends, as when the network or the server fails.
 #[tokio::test]
 async fn a_lost_lock_is_noticed() {

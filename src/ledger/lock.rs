@@ -3,7 +3,7 @@
 //! On SQLite they are locks on files beside the ledger, on PostgreSQL advisory locks of a session.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -133,8 +133,22 @@ fn open_lock_file(ledger: &Path, name: &str) -> Result<(File, PathBuf), LedgerEr
     let mut options = OpenOptions::new();
     let opened = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
     match opened {
-        Ok(file) => Ok((file, path)),
+        Ok(file) => {
+            give_to_owner_of(ledger, &folder);
+            give_to_owner_of(ledger, &path);
+            Ok((file, path))
+        }
         Err(source) => Err(LedgerError::Io { doing: "open", path, source }),
+    }
+}
+
+/// What root makes beside a ledger that belongs to the daemon's account is given to that account, as
+/// SQLite does with its own files: otherwise one command run as root would lock the daemon out.
+fn give_to_owner_of(ledger: &Path, made: &Path) {
+    let (Ok(ledger), Ok(mine)) = (ledger.metadata(), made.symlink_metadata()) else { return };
+    if mine.uid() != ledger.uid() {
+        // Only root may, and for anybody else there is nothing to give.
+        std::os::unix::fs::lchown(made, Some(ledger.uid()), Some(ledger.gid())).ok();
     }
 }
 
