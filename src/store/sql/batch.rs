@@ -225,9 +225,9 @@ pub(crate) async fn resolve(
     }
     let (mut found, mut fresh) = (0, 0);
     for keys in interrupted.keys.chunks(RESOLVE_CHUNK) {
-        found += count_locked(tx, target, keys, false).await?;
+        found += count(tx, target, keys, false).await?;
         if target.change.is_some() {
-            fresh += count_locked(tx, target, keys, true).await?;
+            fresh += count(tx, target, keys, true).await?;
         }
     }
     // What the records look like decides, not whether they are still due: they may have been used
@@ -239,7 +239,7 @@ pub(crate) async fn resolve(
     Ok(if taken { Resolution::Done } else { Resolution::Undone })
 }
 
-async fn count_locked(
+async fn count(
     tx: &mut Transaction,
     target: &Target,
     keys: &[Key],
@@ -251,6 +251,8 @@ async fn count_locked(
     if only_fresh {
         target.is_fresh(&mut s);
     }
-    s.by_dialect(" FOR UPDATE", " FOR UPDATE", "");
+    // MySQL may still be ending the transaction: locking waits for that. PostgreSQL has said that it
+    // is over, and a lock there would need a right to UPDATE that a rule which deletes does not.
+    s.by_dialect("", " FOR UPDATE", "");
     Ok(tx.fetch(&s).await?.len())
 }
