@@ -115,17 +115,37 @@ impl From<Exit> for ExitCode {
 pub async fn main() -> ExitCode {
     end_quietly_with_the_reader();
     let cli = Cli::parse();
-    let verifying = matches!(cli.command, Command::Audit(audit::Command::Verify));
+    let json = cli.json;
+    // For `audit verify`, 1 would say that the log was changed.
+    let failed = match cli.command {
+        Command::Audit(audit::Command::Verify) => Exit::Two,
+        _ => Exit::Failed,
+    };
     match cli.dispatch().await {
         Ok(exit) => exit.into(),
-        Err(CliError::Config(error)) => {
-            anstream::eprintln!("{}", error.coloured());
-            if verifying { Exit::Two.into() } else { Exit::Failed.into() }
-        }
         Err(error) => {
-            anstream::eprintln!("{}error:{} {error}", output::RED, output::RESET);
-            if verifying { Exit::Two.into() } else { Exit::Failed.into() }
+            report(&error, json);
+            failed.into()
         }
+    }
+}
+
+/// Says what ended a command: to people on stderr, and with `--json` also as JSON on stdout.
+fn report(error: &CliError, json: bool) {
+    let diagnostics = match error {
+        CliError::Config(error) => {
+            anstream::eprintln!("{}", error.coloured());
+            error.diagnostics()
+        }
+        error => {
+            anstream::eprintln!("{}error:{} {error}", output::RED, output::RESET);
+            &[]
+        }
+    };
+    if json {
+        output::json(
+            &serde_json::json!({ "error": error.to_string(), "diagnostics": diagnostics }),
+        );
     }
 }
 
