@@ -30,8 +30,9 @@ async fn a_full_disk_loses_nothing_and_hides_nothing() {
     assert_eq!(expunged(&folder, &store, "status", None).0, 1, "no ledger yet");
 
     // Each file may have 512 KiB: enough to begin, not enough for all the intents and entries.
-    let (code, _) = expunged(&folder, &store, "run", Some(512));
-    assert_eq!(code, 1, "it says that it failed");
+    let (code, run) = expunged(&folder, &store, "run", Some(512));
+    assert_eq!((code, &run[0]["state"]), (1, &"failed".into()), "{run}");
+    assert!(run[0]["error"].as_str().unwrap().contains("is its disk full?"), "{run}");
     let left = store.count("SELECT count(*) FROM events").await;
     assert!((1..DUE).contains(&left), "it failed in the middle, with {left} left");
 

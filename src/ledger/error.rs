@@ -69,7 +69,7 @@ pub enum LedgerError {
         source: io::Error,
     },
     /// The database refused something.
-    #[error("the ledger failed while {doing}: {source}")]
+    #[error("the ledger failed while {doing}: {source}{}", hint(source))]
     Database {
         /// What was being done.
         doing: &'static str,
@@ -98,6 +98,20 @@ pub enum LedgerError {
     /// The end of the audit log is not as expunged left it, so nothing is built on it.
     #[error("the audit log's head cannot be trusted, and nothing is added to it: {0}")]
     Head(#[from] HeadError),
+}
+
+/// What to look at first: SQLite calls a full disk an input/output error as often as not.
+fn hint(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    match code.as_deref() {
+        // SQLITE_FULL, SQLITE_IOERR and its kinds for writing, syncing and truncating; disk_full.
+        Some("13" | "10" | "778" | "1034" | "1290" | "1546" | "4874" | "53100") => {
+            " (is its disk full?)"
+        }
+        // SQLITE_READONLY, SQLITE_CANTOPEN.
+        Some("8" | "14" | "1032" | "1544") => " (does it belong to another account?)",
+        _ => "",
+    }
 }
 
 /// What is wrong with the end of the audit log.
