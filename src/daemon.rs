@@ -358,7 +358,9 @@ impl Daemon {
                 let doing = match error {
                     RunError::Ledger(_) => "the ledger failed",
                     RunError::Store(_) => "the store failed",
-                    RunError::Unresolved { .. } => "an interrupted run is not resolved yet",
+                    RunError::Unresolved { .. } | RunError::RuleChanged { .. } => {
+                        "an interrupted run is not resolved yet"
+                    }
                 };
                 self.say(&rule, &format!("{doing}; it is tried again: {error}"));
                 Ending::Unrecorded

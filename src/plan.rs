@@ -4,12 +4,10 @@
 //! Pure. A store counts ([`Survey`]), and [`Plan::new`] puts the counts, the rule and the moment
 //! together. `plan`, `run` and rules in observe mode all use the same plan.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::rule::{Action, Mode, Rule};
+use crate::rule::{Mode, Rule};
 use crate::types::{Key, Name};
 
 /// What a table holds in the light of a rule.
@@ -200,12 +198,6 @@ impl Plan {
             (KeptReason::NoKey, survey.no_key),
         ];
         let kept = kept.into_iter().filter(|(_, records)| *records > 0);
-        let pseudonymized = match &rule.action {
-            Action::Delete => Vec::new(),
-            Action::Anonymize(change) => {
-                change.pseudonymized_columns().into_iter().map(str::to_owned).collect()
-            }
-        };
         Plan {
             rule: rule.name.clone(),
             rule_digest: rule.digest(),
@@ -225,7 +217,7 @@ impl Plan {
             share: ratio(survey.due, survey.total),
             kept: kept.map(|(reason, records)| Kept { reason, records }).collect(),
             dependents: survey.dependents.into_iter().filter(|rows| rows.rows > 0).collect(),
-            pseudonymized,
+            pseudonymized: rule.action.pseudonymized_columns(),
             forecast_seconds: ratio(survey.due, 1) / pace.unwrap_or(GUESSED_PACE).max(1.0),
             forecast_from_history: pace.is_some(),
             sample: Vec::new(),
@@ -238,11 +230,6 @@ impl Plan {
         use KeptReason::{AlreadyAnonymized, Excluded};
         let decided = |kept: &&Kept| !matches!(kept.reason, Excluded | AlreadyAnonymized);
         self.kept.iter().filter(decided).map(|kept| kept.records).sum()
-    }
-
-    /// The forecast as a duration.
-    pub fn forecast(&self) -> Duration {
-        Duration::try_from_secs_f64(self.forecast_seconds).unwrap_or(Duration::MAX)
     }
 }
 

@@ -111,6 +111,16 @@ impl Action {
             Action::Anonymize(_) => "anonymize",
         }
     }
+
+    /// The columns that it only pseudonymizes.
+    pub fn pseudonymized_columns(&self) -> Vec<String> {
+        match self {
+            Action::Delete => Vec::new(),
+            Action::Anonymize(change) => {
+                change.pseudonymized_columns().into_iter().map(str::to_owned).collect()
+            }
+        }
+    }
 }
 
 /// The moment from which retention counts.

@@ -19,7 +19,7 @@ use crate::clock::{self, Stopwatch};
 use crate::keys::Keys;
 use crate::ledger::{Finish, Ledger, LedgerError, Outcome, Request, RuleLock, Run};
 use crate::plan::{Plan, Sample};
-use crate::rule::{Action, Mode, Rule};
+use crate::rule::{Mode, Rule};
 use crate::store::sql::catalogue::{Column, ColumnKind};
 use crate::store::sql::{Access, Bounds, Interrupted, Pace, Resolution, SurveyDepth, Target, Walk};
 use crate::store::{Batch, Store, StoreError, Stores};
@@ -114,6 +114,14 @@ pub enum RunError {
     /// The ledger failed: nothing is deleted without one.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The rule is another than the one that was interrupted, and would look in the wrong place.
+    #[error(
+        "an interrupted batch of rule `{rule}` cannot be resolved, because the rule's table, action or changes are others now: put the rule back as it was, in observe mode, until it has run once"
+    )]
+    RuleChanged {
+        /// The rule.
+        rule: Name,
+    },
     /// The store does not say what became of an interrupted batch.
     #[error(
         "an interrupted batch of rule `{rule}` is still open in the store: end its transaction there, or wait until the server does"
@@ -349,11 +357,12 @@ impl Runner {
         let mut recovered = Recovered::default();
         for mut run in self.ledger.open_runs(&rule.name).await? {
             recovered.runs += 1;
-            if let Action::Anonymize(change) = &rule.action {
-                let columns = change.pseudonymized_columns().into_iter();
-                run.pseudonymized = columns.map(str::to_owned).collect();
+            run.pseudonymized = rule.action.pseudonymized_columns();
+            let open = self.ledger.open_batches(&run).await?;
+            if !open.is_empty() && !run.can_be_resolved_by(rule) {
+                return Err(RunError::RuleChanged { rule: rule.name.clone() });
             }
-            for batch in self.ledger.open_batches(&run).await? {
+            for batch in open {
                 let interrupted =
                     Interrupted { keys: batch.keys, transaction_id: batch.transaction_id };
                 let outcome = self.resolve(rule, &run, &interrupted).await?;
@@ -459,7 +468,7 @@ impl Execution<'_> {
         let (end, reason) = match (&ended, state) {
             (Err(RunError::Store(_)), _) => (RunEnd::Failed, Some("the store failed")),
             (Err(RunError::Ledger(_)), _) => (RunEnd::Failed, Some("the ledger failed")),
-            (Err(RunError::Unresolved { .. }), _) => {
+            (Err(RunError::Unresolved { .. } | RunError::RuleChanged { .. }), _) => {
                 (RunEnd::Failed, Some("a batch could not be resolved"))
             }
             (Ok(_), RunState::Failed) => (RunEnd::Failed, Some("the store kept every record")),
@@ -468,7 +477,10 @@ impl Execution<'_> {
         };
         let now = clock::now();
         // An intent without an outcome must be resolved before the run can end: leave it open.
-        if !matches!(ended, Err(RunError::Ledger(_) | RunError::Unresolved { .. })) {
+        if !matches!(
+            ended,
+            Err(RunError::Ledger(_) | RunError::Unresolved { .. } | RunError::RuleChanged { .. })
+        ) {
             let finish = Finish { state: end, remaining, reason, error: error.clone(), now };
             self.runner.ledger.finish_run(&self.run, finish).await?;
         }

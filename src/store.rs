@@ -33,7 +33,6 @@ pub use registry::Stores;
 pub struct Store {
     name: Name,
     database: Database,
-    access: Access,
 }
 
 /// What went wrong with a store.
@@ -249,17 +248,12 @@ impl Store {
         let database = Database::new(kind, url, access, connect_timeout)
             // The driver's message quotes the URL, and with it the password.
             .map_err(|_| unusable("it does not parse".to_owned()))?;
-        Ok(Store { name, database, access })
+        Ok(Store { name, database })
     }
 
     /// Its name in the configuration.
     pub fn name(&self) -> &Name {
         &self.name
-    }
-
-    /// Whether it was opened for reading or for acting.
-    pub fn access(&self) -> Access {
-        self.access
     }
 
     async fn begin(&self, access: Access) -> Result<sql::Transaction, StoreError> {

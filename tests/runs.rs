@@ -215,6 +215,7 @@ on_each_database! {
     anonymized_records_stay_and_are_not_due_again
     a_batch_that_was_committed_before_the_process_died_is_recorded_once
     a_batch_that_was_not_committed_is_recorded_as_undone
+    a_rule_that_changed_since_resolves_nothing_of_before
     a_stopped_run_keeps_what_it_did
     a_rule_that_is_running_is_not_run_twice
 }
@@ -319,6 +320,38 @@ async fn a_batch_that_was_not_committed_is_recorded_as_undone(house: House) {
     assert!(late.is_err(), "the run was ended by somebody else");
     let unknown = uuid::Uuid::nil();
     assert!(!ledger.settle(&run, unknown, &keys, Outcome::Done, clock::now()).await.unwrap());
+    house.assert_log_is_sound().await;
+}
+
+async fn a_rule_that_changed_since_resolves_nothing_of_before(house: House) {
+    let rule = house.rule("inactive").clone();
+    let (batch, _) = house.intend(&rule).await;
+    batch.rollback().await.unwrap();
+    // Another table, in which the keys of the batch are not: asked there, it would look done.
+    let moment = match house.store.kind {
+        Kind::Postgres => "timestamptz",
+        Kind::MySql => "datetime",
+        Kind::Sqlite => "text",
+    };
+    let others = format!(
+        "CREATE TABLE others (id integer PRIMARY KEY, status varchar(9), last_seen_at {moment})"
+    );
+    house.store.execute(&others).await;
+    let mut moved = rule.clone();
+    moved.table = "others".parse().unwrap();
+    let mut anonymizes = rule.clone();
+    anonymizes.action = house.rule("mails").action.clone();
+
+    for changed in [moved, anonymizes] {
+        let error = house.runner.recover(&changed, clock::now()).await.unwrap_err().to_string();
+        assert!(error.contains("put the rule back"), "{error}");
+    }
+    assert!(house.events("batch_done").await.is_empty(), "nothing was done");
+    assert!(house.events("batch_undone").await.is_empty(), "and nothing is decided yet");
+
+    let recovered = house.runner.recover(&rule, clock::now()).await.unwrap();
+    assert_eq!((recovered.runs, recovered.done, recovered.undone), (1, 0, 1));
+    assert_eq!(house.run("inactive").await.records, 490);
     house.assert_log_is_sound().await;
 }
 

@@ -14,7 +14,7 @@ use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
 use crate::audit::{Entry, Event};
 use crate::clock;
 use crate::plan::Plan;
-use crate::rule::{Action, Rule};
+use crate::rule::Rule;
 use crate::types::{Key, Name};
 
 /// A run that has begun.
@@ -26,6 +26,8 @@ pub struct Run {
     pub request: Uuid,
     /// Its rule.
     pub rule: Name,
+    /// Which version of the rule ([`Rule::digest`]).
+    pub rule_digest: String,
     /// Its store.
     pub store: Name,
     /// Its table.
@@ -38,6 +40,18 @@ pub struct Run {
     pub cutoff: Timestamp,
     /// The moment of its decision.
     pub started_at: Timestamp,
+}
+
+impl Run {
+    /// Whether what became of a batch of this run can be seen by looking where, and for what, the
+    /// rule looks now. A deletion is seen by its keys alone; what an anonymized record looks like,
+    /// only the version of the rule tells that made it.
+    pub fn can_be_resolved_by(&self, rule: &Rule) -> bool {
+        let same_place = self.store == rule.store && self.table == rule.table.to_string();
+        let same_action = self.action == ActionKind::from(&rule.action);
+        let same_change = self.action == ActionKind::Delete || self.rule_digest == rule.digest();
+        same_place && same_action && same_change
+    }
 }
 
 /// A batch whose outcome is not recorded yet.
@@ -312,8 +326,8 @@ impl Ledger {
     pub async fn open_runs(&self, rule: &Name) -> Result<Vec<Run>, LedgerError> {
         let mut tx = self.snapshot().await?;
         let rows = sqlx::query(
-            "SELECT id, request_id, rule, store, table_name, action, cutoff, started_at FROM run \
-             WHERE rule = $1 AND state = 'running' ORDER BY started_at",
+            "SELECT id, request_id, rule, rule_digest, store, table_name, action, cutoff, started_at \
+             FROM run WHERE rule = $1 AND state = 'running' ORDER BY started_at",
         )
         .bind(rule.as_str())
         .fetch_all(&mut *tx)
@@ -325,6 +339,7 @@ impl Ledger {
                     id: row.id("id")?,
                     request: row.id("request_id")?,
                     rule: row.name("rule")?,
+                    rule_digest: row.text("rule_digest")?,
                     store: row.name("store")?,
                     table: row.text("table_name")?,
                     action: row.word("action", ActionKind::from_word)?,
@@ -370,20 +385,15 @@ impl Ledger {
 }
 
 fn new_run(request: Uuid, rule: &Rule, now: Timestamp) -> Run {
-    let pseudonymized = match &rule.action {
-        Action::Delete => Vec::new(),
-        Action::Anonymize(change) => {
-            change.pseudonymized_columns().into_iter().map(str::to_owned).collect()
-        }
-    };
     Run {
         id: clock::new_id(),
         request,
         rule: rule.name.clone(),
+        rule_digest: rule.digest(),
         store: rule.store.clone(),
         table: rule.table.to_string(),
         action: ActionKind::from(&rule.action),
-        pseudonymized,
+        pseudonymized: rule.action.pseudonymized_columns(),
         cutoff: rule.cutoff(now),
         started_at: now,
     }

@@ -260,7 +260,7 @@ fn masked(s: &mut Statement, column: &Column, first: u32, last: u32, mask: char)
     }
     masks(s, &|s| {
         length(s);
-        s.by_dialect(" - ", " - ", " - ");
+        s.push(" - ");
         int(s, first.saturating_add(last));
     });
     if last > 0 {

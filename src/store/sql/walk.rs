@@ -86,15 +86,6 @@ impl Walk {
         Pace::new(matches!(self.position, Position::Page { .. }))
     }
 
-    /// How far it has come, from 0 to 1, where that can be told.
-    pub fn progress(&self) -> Option<f64> {
-        match &self.position {
-            #[expect(clippy::cast_precision_loss, reason = "a progress bar needs no more")]
-            Position::Page { next, end } => Some(*next as f64 / (*end).max(1) as f64),
-            _ => None,
-        }
-    }
-
     /// Moves on past a window.
     pub fn advance(&mut self, window: &Window, taken: u64) {
         match (&mut self.position, window) {
