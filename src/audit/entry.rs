@@ -106,7 +106,29 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<String>,
     },
-    /// A rule begins to run.
+    /// A saved plan is about to be carried out for a rule; `digest` is the plan's.
+    PlanApplied { rule: Name, rule_digest: String, digest: String },
+    /// A saved plan was not carried out, for this rule or at all.
+    PlanRefused {
+        digest: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<Name>,
+        reason: Reason,
+    },
+    /// A run stands still before its first record until somebody approves it.
+    ApprovalAwaited {
+        run: Uuid,
+        rule: Name,
+        rule_digest: String,
+        store: Name,
+        table: String,
+        due: u64,
+        total: u64,
+        reason: Reason,
+    },
+    /// Somebody approved a run that stood still; `by` is their account. Their reason is in the ledger.
+    RunApproved { run: Uuid, rule: Name, store: Name, by: String },
+    /// A rule begins to run; `plan` is the digest of the saved plan that it carries out, if any.
     RunStarted {
         run: Uuid,
         rule: Name,
@@ -118,6 +140,8 @@ pub enum Event {
         cutoff: Timestamp,
         cause: Cause,
         mode: RunMode,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<String>,
     },
     /// A batch is deleted or anonymized. `commitments` is the root of the Merkle tree over the keyed
     /// commitments to its records; `pseudonymized` names columns whose new value still tells
@@ -164,11 +188,56 @@ pub enum Event {
     },
     /// A rule should have run and was not let to.
     RunRefused { rule: Name, reason: Reason },
+    /// After a run expunged looked for the records that it had reported gone: `checked` of `of` were
+    /// looked for, `present` were there. `state` is what the store still holds of them physically.
+    RunVerified {
+        run: Uuid,
+        rule: Name,
+        store: Name,
+        checked: u64,
+        of: u64,
+        present: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        present_on_replica: Option<u64>,
+        state: Reason,
+    },
+    /// A deletion certificate was issued; `digest` is the SHA-256 of its JSON.
+    CertificateIssued { run: Uuid, rule: Name, store: Name, digest: String },
+    /// The wall clock and a clock that cannot be set disagree by so much: nothing runs.
+    ClockJumped { seconds: i64 },
+    /// A legal hold is in force. What it covers is in the ledger, sealed.
+    HoldPlaced {
+        hold: Uuid,
+        scope: HoldScope,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store: Option<Name>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<Name>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        table: Option<String>,
+        #[serde(with = "moment")]
+        until: Timestamp,
+        broad: bool,
+    },
+    /// A legal hold lasts longer, by an act of its own.
+    HoldExtended {
+        hold: Uuid,
+        #[serde(with = "moment")]
+        until: Timestamp,
+    },
+    /// A legal hold was released before its end.
+    HoldReleased { hold: Uuid },
+    /// A legal hold has come to its end.
+    HoldExpired { hold: Uuid },
+    /// The audit log goes on under another signing key; both are verifier keys.
+    KeyRotated { previous: String, current: String },
+    /// Nothing in the log can be tied to a record any more.
+    CommitmentKeyDestroyed {},
 }
 
 impl Event {
     /// Every kind, in the order of the variants.
-    pub const KINDS: [&str; 16] = [
+    pub const KINDS: [&str; 29] = [
         "daemon_started",
         "daemon_stopped",
         "configuration_loaded",
@@ -179,12 +248,25 @@ impl Event {
         "rule_armed",
         "rule_disarmed",
         "plan_made",
+        "plan_applied",
+        "plan_refused",
+        "approval_awaited",
+        "run_approved",
         "run_started",
         "batch_done",
         "batch_undone",
         "run_finished",
         "run_observed",
         "run_refused",
+        "run_verified",
+        "certificate_issued",
+        "clock_jumped",
+        "hold_placed",
+        "hold_extended",
+        "hold_released",
+        "hold_expired",
+        "key_rotated",
+        "commitment_key_destroyed",
     ];
 
     /// The kind, as JSON names it.
@@ -200,12 +282,25 @@ impl Event {
             Event::RuleArmed { .. } => "rule_armed",
             Event::RuleDisarmed { .. } => "rule_disarmed",
             Event::PlanMade { .. } => "plan_made",
+            Event::PlanApplied { .. } => "plan_applied",
+            Event::PlanRefused { .. } => "plan_refused",
+            Event::ApprovalAwaited { .. } => "approval_awaited",
+            Event::RunApproved { .. } => "run_approved",
             Event::RunStarted { .. } => "run_started",
             Event::BatchDone { .. } => "batch_done",
             Event::BatchUndone { .. } => "batch_undone",
             Event::RunFinished { .. } => "run_finished",
             Event::RunObserved { .. } => "run_observed",
             Event::RunRefused { .. } => "run_refused",
+            Event::RunVerified { .. } => "run_verified",
+            Event::CertificateIssued { .. } => "certificate_issued",
+            Event::ClockJumped { .. } => "clock_jumped",
+            Event::HoldPlaced { .. } => "hold_placed",
+            Event::HoldExtended { .. } => "hold_extended",
+            Event::HoldReleased { .. } => "hold_released",
+            Event::HoldExpired { .. } => "hold_expired",
+            Event::KeyRotated { .. } => "key_rotated",
+            Event::CommitmentKeyDestroyed {} => "commitment_key_destroyed",
         }
     }
 
@@ -215,13 +310,25 @@ impl Event {
             Event::DaemonStarted { .. }
             | Event::DaemonStopped { .. }
             | Event::ConfigurationLoaded { .. }
-            | Event::ConfigurationRefused { .. } => None,
+            | Event::ConfigurationRefused { .. }
+            | Event::ClockJumped { .. }
+            | Event::HoldExtended { .. }
+            | Event::HoldReleased { .. }
+            | Event::HoldExpired { .. }
+            | Event::KeyRotated { .. }
+            | Event::CommitmentKeyDestroyed {} => None,
+            Event::HoldPlaced { rule, .. } | Event::PlanRefused { rule, .. } => rule.as_ref(),
             Event::RuleAdded { rule, .. }
             | Event::RuleChanged { rule, .. }
             | Event::RuleRemoved { rule, .. }
             | Event::RuleArmed { rule, .. }
             | Event::RuleDisarmed { rule }
             | Event::PlanMade { rule, .. }
+            | Event::PlanApplied { rule, .. }
+            | Event::ApprovalAwaited { rule, .. }
+            | Event::RunApproved { rule, .. }
+            | Event::RunVerified { rule, .. }
+            | Event::CertificateIssued { rule, .. }
             | Event::RunStarted { rule, .. }
             | Event::BatchDone { rule, .. }
             | Event::BatchUndone { rule, .. }
@@ -231,26 +338,37 @@ impl Event {
         }
     }
 
-    /// The store that it happened in, and the run that it belongs to.
-    fn place(&self) -> Option<(&Name, Uuid)> {
+    /// The store that it happened in.
+    pub fn store(&self) -> Option<&Name> {
         match self {
-            Event::RunStarted { store, run, .. }
-            | Event::BatchDone { store, run, .. }
-            | Event::BatchUndone { store, run, .. }
-            | Event::RunFinished { store, run, .. }
-            | Event::RunObserved { store, run, .. } => Some((store, *run)),
+            Event::HoldPlaced { store, .. } => store.as_ref(),
+            Event::ApprovalAwaited { store, .. }
+            | Event::RunApproved { store, .. }
+            | Event::RunStarted { store, .. }
+            | Event::BatchDone { store, .. }
+            | Event::BatchUndone { store, .. }
+            | Event::RunFinished { store, .. }
+            | Event::RunObserved { store, .. }
+            | Event::RunVerified { store, .. }
+            | Event::CertificateIssued { store, .. } => Some(store),
             _ => None,
         }
     }
 
-    /// The store that it happened in.
-    pub fn store(&self) -> Option<&Name> {
-        self.place().map(|(store, _)| store)
-    }
-
     /// The run that it belongs to.
     pub fn run(&self) -> Option<Uuid> {
-        self.place().map(|(_, run)| run)
+        match self {
+            Event::ApprovalAwaited { run, .. }
+            | Event::RunApproved { run, .. }
+            | Event::RunStarted { run, .. }
+            | Event::BatchDone { run, .. }
+            | Event::BatchUndone { run, .. }
+            | Event::RunFinished { run, .. }
+            | Event::RunObserved { run, .. }
+            | Event::RunVerified { run, .. }
+            | Event::CertificateIssued { run, .. } => Some(*run),
+            _ => None,
+        }
     }
 }
 
@@ -350,6 +468,20 @@ impl From<rule::Mode> for RunMode {
             rule::Mode::Observe => RunMode::Observe,
             rule::Mode::Enforce => RunMode::Enforce,
         }
+    }
+}
+
+words! {
+    /// What a legal hold covers.
+    HoldScope {
+        /// Whatever is about certain persons.
+        Subjects = "subjects",
+        /// Whatever a rule would take.
+        Rule = "rule",
+        /// Records of a table that meet a predicate.
+        Table = "table",
+        /// Everything in a store.
+        Store = "store",
     }
 }
 

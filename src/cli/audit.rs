@@ -177,6 +177,30 @@ fn describe(event: &Event) -> String {
                 output::number(*undecided)
             )
         }
+        Event::PlanApplied { digest, .. } => format!("plan {} is carried out", short(digest)),
+        Event::PlanRefused { digest, reason, .. } => format!("plan {}: {reason}", short(digest)),
+        Event::ApprovalAwaited { due, total, reason, .. } => {
+            format!("{reason}: {} of {}", output::number(*due), output::records(*total))
+        }
+        Event::RunApproved { by, .. } => format!("approved by {by}"),
+        Event::RunVerified { checked, of, present, state, .. } => format!(
+            "looked for {} of {}: {} there, {state}",
+            output::number(*checked),
+            output::records(*of),
+            output::number(*present)
+        ),
+        Event::CertificateIssued { digest, .. } => format!("digest {}", short(digest)),
+        Event::ClockJumped { seconds } => format!("by {seconds} s: nothing runs"),
+        Event::HoldPlaced { scope, until, .. } => {
+            format!("on {scope}, until {}", until.strftime("%Y-%m-%d"))
+        }
+        Event::HoldExtended { until, .. } => format!("until {}", until.strftime("%Y-%m-%d")),
+        Event::HoldReleased { .. } => "its records are free again".to_owned(),
+        Event::HoldExpired { .. } => "its time is over".to_owned(),
+        Event::KeyRotated { current, .. } => {
+            format!("to {}", current.rsplit_once('+').map_or(&**current, |(name, _)| name))
+        }
+        Event::CommitmentKeyDestroyed {} => "no entry can be tied to a record any more".to_owned(),
     }
 }
 

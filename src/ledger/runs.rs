@@ -113,6 +113,7 @@ impl Ledger {
             cutoff: run.cutoff,
             cause: request.cause,
             mode: rule.mode.into(),
+            plan: None,
         };
         audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
         commit(tx).await?;

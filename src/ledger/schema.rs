@@ -19,7 +19,21 @@ use crate::keys::Keys;
 const VERSIONS: &str = "ledger_version";
 
 /// The version that this program makes and understands.
-const KNOWN: i64 = 1;
+const KNOWN: i64 = 2;
+
+/// Each migration's name, and its text for SQLite and for PostgreSQL; the first brings version 1.
+const MIGRATIONS: [(&str, &str, &str); 2] = [
+    (
+        "ledger",
+        include_str!("../../migrations/sqlite/0001_ledger.sql"),
+        include_str!("../../migrations/postgres/0001_ledger.sql"),
+    ),
+    (
+        "trust",
+        include_str!("../../migrations/sqlite/0002_trust.sql"),
+        include_str!("../../migrations/postgres/0002_trust.sql"),
+    ),
+];
 
 /// What was found where the ledger should be.
 enum Found {
@@ -32,13 +46,15 @@ enum Found {
 }
 
 fn migrator(place: &Place) -> Migrator {
-    let ledger = match place {
-        Place::Sqlite { .. } => include_str!("../../migrations/sqlite/0001_ledger.sql"),
-        Place::Postgres { .. } => include_str!("../../migrations/postgres/0001_ledger.sql"),
+    let migration = |(version, (name, sqlite, postgres))| {
+        let text: &'static str = match place {
+            Place::Sqlite { .. } => sqlite,
+            Place::Postgres { .. } => postgres,
+        };
+        let name: &'static str = name;
+        Migration::new(version, name.into(), MigrationType::Simple, text.into_sql_str(), false)
     };
-    let up = MigrationType::Simple;
-    let first = Migration::new(1, "ledger".into(), up, ledger.into_sql_str(), false);
-    let mut migrator = Migrator::with_migrations(vec![first]);
+    let mut migrator = Migrator::with_migrations((1..).zip(MIGRATIONS).map(migration).collect());
     migrator.dangerous_set_table_name(VERSIONS);
     migrator
 }

@@ -9,6 +9,7 @@ fn at() -> Timestamp {
 }
 
 /// One event of every kind, in the order of [`Event::KINDS`].
+#[expect(clippy::too_many_lines, reason = "there are many kinds")]
 fn one_of_each() -> Vec<Event> {
     let (run, batch) = (Uuid::from_u128(1), Uuid::from_u128(2));
     let (rule, store) = (name("inactive-accounts"), name("app"));
@@ -36,6 +37,23 @@ fn one_of_each() -> Vec<Event> {
             due: 7,
             digest: Some(digest.clone()),
         },
+        Event::PlanApplied {
+            rule: rule.clone(),
+            rule_digest: digest.clone(),
+            digest: digest.clone(),
+        },
+        Event::PlanRefused { digest: digest.clone(), rule: None, reason: "it is too old".into() },
+        Event::ApprovalAwaited {
+            run,
+            rule: rule.clone(),
+            rule_digest: digest.clone(),
+            store: store.clone(),
+            table: table.clone(),
+            due: 70,
+            total: 100,
+            reason: "more than its share".into(),
+        },
+        Event::RunApproved { run, rule: rule.clone(), store: store.clone(), by: "root".into() },
         Event::RunStarted {
             run,
             rule: rule.clone(),
@@ -46,6 +64,7 @@ fn one_of_each() -> Vec<Event> {
             cutoff,
             cause: Cause::Slot,
             mode: RunMode::Enforce,
+            plan: None,
         },
         Event::BatchDone {
             run,
@@ -79,13 +98,44 @@ fn one_of_each() -> Vec<Event> {
             run,
             rule: rule.clone(),
             rule_digest: digest,
-            store,
+            store: store.clone(),
             table,
             cutoff,
             due: u64::MAX,
             undecided: 1,
         },
-        Event::RunRefused { rule, reason: "too many records are due".into() },
+        Event::RunRefused { rule: rule.clone(), reason: "too many records are due".into() },
+        Event::RunVerified {
+            run,
+            rule: rule.clone(),
+            store: store.clone(),
+            checked: 2,
+            of: 2,
+            present: 0,
+            present_on_replica: Some(0),
+            state: "pending_vacuum".into(),
+        },
+        Event::CertificateIssued {
+            run,
+            rule: rule.clone(),
+            store: store.clone(),
+            digest: "cd".repeat(32),
+        },
+        Event::ClockJumped { seconds: -7_200 },
+        Event::HoldPlaced {
+            hold: batch,
+            scope: HoldScope::Table,
+            store: Some(store),
+            rule: None,
+            table: Some("public.users".into()),
+            until: at(),
+            broad: false,
+        },
+        Event::HoldExtended { hold: batch, until: at() },
+        Event::HoldReleased { hold: batch },
+        Event::HoldExpired { hold: batch },
+        Event::KeyRotated { previous: "a+1+b".into(), current: "a+2+c".into() },
+        Event::CommitmentKeyDestroyed {},
     ]
 }
 
@@ -119,7 +169,7 @@ fn accessors_give_what_the_json_says() {
 
 #[test]
 fn the_bytes_of_an_entry_are_fixed() {
-    let entry = Entry { at: at(), event: one_of_each().swap_remove(11) };
+    let entry = Entry { at: at(), event: one_of_each().swap_remove(15) };
     assert_eq!(
         entry.to_json().unwrap(),
         concat!(
@@ -136,7 +186,7 @@ fn the_bytes_of_an_entry_are_fixed() {
 
 #[test]
 fn an_entry_that_would_not_fit_a_tile_is_refused() {
-    let mut event = one_of_each().swap_remove(11);
+    let mut event = one_of_each().swap_remove(15);
     if let Event::BatchDone { pseudonymized, .. } = &mut event {
         pseudonymized.extend(std::iter::repeat_n("column".to_owned(), 8_000));
     }
