@@ -309,8 +309,10 @@ async fn nulls_and_bytes_survive(place: Place) {
             .unwrap();
     }
     sqlx::query(
-        "INSERT INTO run VALUES ('r', 'a', 'inactive', 'd', 'app', 'users', 'delete', 'enforce', \
-         'c', 'running', $1, $2, 's', NULL, NULL)",
+        "INSERT INTO run (id, request_id, rule, rule_digest, store, table_name, action, mode, cutoff, \
+                          state, records, remaining, started_at) \
+         VALUES ('r', 'a', 'inactive', 'd', 'app', 'users', 'delete', 'enforce', 'c', 'running', \
+                 $1, $2, 's')",
     )
     .bind(i64::MAX)
     .bind(None::<i64>)
@@ -318,13 +320,17 @@ async fn nulls_and_bytes_survive(place: Place) {
     .await
     .unwrap();
     let every_byte: Vec<u8> = (0..=255).collect();
-    sqlx::query("INSERT INTO batch VALUES ('b', 'r', 0, 'intended', 1, $1, $2, $3, 'i', NULL)")
-        .bind("12:34")
-        .bind(every_byte.as_slice())
-        .bind(None::<Vec<u8>>)
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO batch (id, run_id, seq, state, records, transaction_id, intent, commitments, \
+                            intended_at) \
+         VALUES ('b', 'r', 0, 'intended', 1, $1, $2, $3, 'i')",
+    )
+    .bind("12:34")
+    .bind(every_byte.as_slice())
+    .bind(None::<Vec<u8>>)
+    .execute(&mut *transaction)
+    .await
+    .unwrap();
     commit(transaction).await.unwrap();
 
     let mut connection = place.connect().await;
