@@ -1,0 +1,226 @@
+//! A run under way: batches along a walk, each taken, intended, committed and settled; then a look back.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Prepared, Progress, RunError, RunResult, RunState, Runner, result};
+use crate::anonymize::{Strategy, Wanted, replacement};
+use crate::audit::entry::RunEnd;
+use crate::clock::{self, Stopwatch};
+use crate::keys::Keys;
+use crate::ledger::{Finish, LedgerError, Outcome, RuleLock, Run};
+use crate::rule::Rule;
+use crate::store::sql::catalogue::{Column, ColumnKind};
+use crate::store::sql::{Interrupted, Pace, Walk};
+use crate::store::{Batch, StoreError};
+
+/// Walks over one table in one run: rows that moved under the first are found by the second.
+const MOST_WALKS: u32 = 3;
+/// How often a batch that met a lock is tried again before the run gives up.
+const MOST_ATTEMPTS: u32 = 6;
+/// How long a run that was asked to stop may take to look again.
+const READ_BACK_WITHIN: Duration = Duration::from_secs(3);
+
+/// A run under way.
+pub(super) struct Execution<'a> {
+    pub(super) runner: &'a Runner,
+    pub(super) rule: &'a Rule,
+    pub(super) run: Run,
+    pub(super) prepared: Prepared,
+    pub(super) stop: &'a CancellationToken,
+    pub(super) report: &'a (dyn Fn(Progress) + Sync),
+    pub(super) lock: &'a mut RuleLock,
+    pub(super) records: u64,
+    pub(super) batches: u64,
+}
+
+/// What ended the batches of a run.
+enum Ended {
+    Complete,
+    Stopped,
+}
+
+impl Execution<'_> {
+    pub(super) async fn carry_out(mut self, watch: Stopwatch) -> Result<RunResult, LedgerError> {
+        let ended = self.walk().await;
+        // Read back: that a statement succeeded is weak evidence. What cannot be read is not known, and
+        // somebody who asked to stop does not wait for it.
+        let remaining = match &ended {
+            Ok(Ended::Stopped) => {
+                tokio::time::timeout(READ_BACK_WITHIN, self.prepared.survey()).await.ok()
+            }
+            _ => Some(self.prepared.survey().await),
+        };
+        let remaining = remaining.and_then(Result::ok);
+        let kept = remaining.filter(|due| self.records == 0 && *due > 0);
+        let (state, error) = match (&ended, kept) {
+            (Err(error), _) => (RunState::Failed, Some(error.to_string())),
+            (Ok(Ended::Complete), Some(due)) => (RunState::Failed, Some(kept_all(due))),
+            (Ok(Ended::Stopped), _) if remaining != Some(0) => (RunState::Stopped, None),
+            (Ok(_), _) => (RunState::Done, None),
+        };
+        let (end, reason) = match (&ended, state) {
+            (Err(RunError::Store(_)), _) => (RunEnd::Failed, Some("the store failed")),
+            (Err(RunError::Ledger(_)), _) => (RunEnd::Failed, Some("the ledger failed")),
+            (Err(RunError::Unresolved { .. } | RunError::RuleChanged { .. }), _) => {
+                (RunEnd::Failed, Some("a batch could not be resolved"))
+            }
+            (Ok(_), RunState::Failed) => (RunEnd::Failed, Some("the store kept every record")),
+            (_, RunState::Stopped) => (RunEnd::Stopped, Some("it was asked to stop")),
+            _ => (RunEnd::Done, None),
+        };
+        let now = clock::now();
+        // An intent without an outcome must be resolved before the run can end: leave it open.
+        if !matches!(
+            ended,
+            Err(RunError::Ledger(_) | RunError::Unresolved { .. } | RunError::RuleChanged { .. })
+        ) {
+            let finish = Finish { state: end, remaining, reason, error: error.clone(), now };
+            self.runner.ledger.finish_run(&self.run, finish).await?;
+        }
+        Ok(RunResult {
+            run: Some(self.run.id),
+            records: self.records,
+            remaining,
+            batches: self.batches,
+            error,
+            ..result(self.rule, state, watch)
+        })
+    }
+
+    /// Walks the table until nothing is due, or a walk takes nothing.
+    async fn walk(&mut self) -> Result<Ended, RunError> {
+        let mut due = self.prepared.due;
+        for _ in 0..MOST_WALKS {
+            if due == 0 {
+                break;
+            }
+            let before = self.records;
+            let mut walk = Walk::new(&self.prepared.target, due, self.prepared.total);
+            let mut pace = walk.pace();
+            loop {
+                if self.stop.is_cancelled() {
+                    return Ok(Ended::Stopped);
+                }
+                if !self.batch(&mut walk, &mut pace).await? {
+                    break;
+                }
+            }
+            if self.records == before {
+                break;
+            }
+            due = self.prepared.survey().await?;
+        }
+        Ok(Ended::Complete)
+    }
+
+    /// One window of the walk. Returns whether there may be more.
+    async fn batch(&mut self, walk: &mut Walk, pace: &mut Pace) -> Result<bool, RunError> {
+        let watch = Stopwatch::start();
+        let Some(batch) = self.take(walk, pace).await? else { return Ok(false) };
+        let taken = batch.records.keys.len() as u64;
+        let window = batch.window.clone();
+        if taken == 0 {
+            batch.rollback().await?;
+        } else {
+            self.settle(batch).await?;
+            self.records += taken;
+            self.batches += 1;
+            tracing::debug!(rule = %self.rule.name, batch = self.batches, records = taken, "a batch is done");
+            (self.report)(Progress { records: self.records, due: self.prepared.due });
+        }
+        walk.advance(&window, taken);
+        pace.note(watch.elapsed(), taken);
+        Ok(true)
+    }
+
+    /// Takes the next window, trying again with a smaller one while others hold locks.
+    async fn take(
+        &mut self,
+        walk: &mut Walk,
+        pace: &mut Pace,
+    ) -> Result<Option<Batch>, StoreError> {
+        let Prepared { store, target, bounds, .. } = &self.prepared;
+        let keys = self.runner.ledger.keys();
+        let scope = format!("{}/{}", self.run.store, self.run.table);
+        let replace = |strategy: &Strategy, column: &Column, old: Option<&str>| {
+            new_value(keys, &scope, strategy, column, old)
+        };
+        let mut attempt = 1;
+        loop {
+            match store.take(target, *bounds, walk, pace, &replace).await {
+                Err(error) if error.is_transient() && attempt < MOST_ATTEMPTS => {
+                    tracing::debug!(rule = %self.rule.name, %error, attempt, "trying a batch again");
+                    attempt += 1;
+                    pace.back_off();
+                    if self.stop.is_cancelled() {
+                        return Err(error);
+                    }
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Intent, effect, outcome: in this order, each durable before the next.
+    async fn settle(&mut self, batch: Batch) -> Result<(), RunError> {
+        let ledger = &self.runner.ledger;
+        self.lock.check().await?;
+        let keys = batch.records.keys.clone();
+        let transaction_id = batch.records.transaction_id.clone();
+        let id = ledger
+            .intend(&self.run, self.batches, &keys, transaction_id.as_deref(), clock::now())
+            .await?;
+        let outcome = match batch.commit().await {
+            Ok(()) => Outcome::Done,
+            // The answer got lost, or the commit failed: only the store knows.
+            Err(error) => {
+                tracing::warn!(rule = %self.rule.name, %error, "asking what became of a batch");
+                let interrupted = Interrupted { keys, transaction_id };
+                let outcome = self.runner.resolve(self.rule, &self.run, &interrupted).await;
+                let outcome =
+                    outcome.map_err(|_| RunError::Unresolved { rule: self.rule.name.clone() })?;
+                ledger.settle(&self.run, id, &interrupted.keys, outcome, clock::now()).await?;
+                return match outcome {
+                    Outcome::Done => Ok(()),
+                    Outcome::Undone(_) => Err(error.into()),
+                };
+            }
+        };
+        ledger.settle(&self.run, id, &keys, outcome, clock::now()).await?;
+        Ok(())
+    }
+}
+
+/// Statements that succeed and take nothing although something is due are no success.
+fn kept_all(due: u64) -> String {
+    format!(
+        "{due} records are due and the store kept every one: look for a trigger or a policy that does"
+    )
+}
+
+/// The new value of a column that this process computes.
+fn new_value(
+    keys: &Keys,
+    scope: &str,
+    strategy: &Strategy,
+    column: &Column,
+    old: Option<&str>,
+) -> Option<String> {
+    let wanted = match column.kind {
+        ColumnKind::Integer if column.type_name.starts_with("tiny") => Wanted::Integer(127),
+        ColumnKind::Integer if column.type_name.starts_with("small") => Wanted::Integer(32_767),
+        ColumnKind::Integer => Wanted::Integer(2_147_483_647),
+        ColumnKind::Uuid => Wanted::Uuid,
+        _ => Wanted::Text(length_of(&column.type_name)),
+    };
+    let pseudonym = |value: &[u8]| keys.pseudonym(scope, value);
+    replacement(strategy, wanted, old, &pseudonym, &clock::random_bytes::<32>)
+}
+
+/// The number in `character varying(40)`; without one there is no bound.
+fn length_of(type_name: &str) -> usize {
+    let number = type_name.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+    number.and_then(|(number, _)| number.trim().parse().ok()).unwrap_or(usize::MAX)
+}
