@@ -3,7 +3,7 @@
 //! | file | what for | when it is lost |
 //! |---|---|---|
 //! | `audit-signing.key` | signs the audit log's checkpoints | the log cannot go on under its name |
-//! | `audit-signing.pub` | the verifier key, for auditors | it can be made again from the key |
+//! | `audit-signing.pub` | the verifier keys, the first one first, for auditors | the last can be made again |
 //! | `commitment.key` | turns a record's key into a commitment | no record can be shown to be in the log |
 //! | `intent.key` | encrypts the keys in open intents | interrupted batches cannot be resolved |
 //! | `pseudonym.key` | makes pseudonyms | the same value gets a new pseudonym |
@@ -11,6 +11,10 @@
 //! So they are made once, together, and a missing one is never silently replaced. Destroying
 //! `commitment.key` on purpose makes the audit log forget what records it speaks of; nothing else in
 //! the log is lost by that.
+//!
+//! While a key is being changed there is one file more, and whoever is killed in between leaves it: with
+//! `audit-signing.next` the log itself tells which key goes on (the one that signed its head), with
+//! `commitment.next` the old key is still good, or was overwritten and the new one takes its place.
 
 use std::fmt;
 use std::path::Path;
@@ -37,10 +41,25 @@ const NONCE: usize = 24;
 
 type Secret = SecretBox<[u8; 32]>;
 
+/// Which of the two keys goes on with the log while its key is being changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hand {
+    /// The present one.
+    Present,
+    /// The one that replaces it.
+    Next,
+}
+
 /// expunged's own secrets. `Debug` shows none of them, and they are wiped from memory on drop.
 pub struct Keys {
     signer: Signer,
+    /// A signing key that is about to replace the present one, or already has in the log.
+    next: Option<Signer>,
+    /// Verifier keys of before, the first one first.
+    retired: Vec<Verifier>,
     commitment: Secret,
+    /// The commitment key was destroyed, and the log does not say so yet.
+    is_forgetting: bool,
     intent: Secret,
     pseudonym: Secret,
 }
@@ -84,7 +103,55 @@ impl Keys {
         let name = format!("expunged/{}", hex::encode(clock::random_bytes::<8>()));
         let secret = || SecretBox::init_with(clock::random_bytes::<32>);
         let signer = Signer::new(&name, *secret().expose_secret()).expect("a good name");
-        Keys { signer, commitment: secret(), intent: secret(), pseudonym: secret() }
+        Keys {
+            signer,
+            next: None,
+            retired: Vec::new(),
+            commitment: secret(),
+            is_forgetting: false,
+            intent: secret(),
+            pseudonym: secret(),
+        }
+    }
+
+    /// Makes a signing key that is to replace the present one, unless one is there from an earlier
+    /// attempt. It signs nothing before the log says that it does.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn prepare_rotation(dir: &Path) -> Result<(), KeysError> {
+        folder::prepare_rotation(dir)
+    }
+
+    /// Puts the new signing key in the place of the old one, which is overwritten; to be done once
+    /// the log goes on under the new one.
+    ///
+    /// # Errors
+    /// When the files cannot be changed.
+    pub fn finish_rotation(dir: &Path) -> Result<(), KeysError> {
+        folder::finish_rotation(dir)
+    }
+
+    /// Overwrites the commitment key after a new one was made, which [`Keys::open`] gives from now on.
+    /// [`Keys::finish_forgetting`] is to follow when the log says so.
+    ///
+    /// # Errors
+    /// When the files cannot be changed.
+    pub fn forget(dir: &Path) -> Result<(), KeysError> {
+        folder::forget(dir)
+    }
+
+    /// Whether the commitment key was destroyed by somebody who was killed before the log said so.
+    pub fn is_forgetting(&self) -> bool {
+        self.is_forgetting
+    }
+
+    /// Puts the new commitment key in the place of the destroyed one.
+    ///
+    /// # Errors
+    /// When the files cannot be changed.
+    pub fn finish_forgetting(dir: &Path) -> Result<(), KeysError> {
+        folder::finish_forgetting(dir)
     }
 
     /// The name of the audit log: `expunged/` and random digits that came with the signing key.
@@ -97,17 +164,47 @@ impl Keys {
         self.signer.verifier()
     }
 
-    /// Signs a checkpoint of the audit log.
-    pub fn sign_checkpoint(&self, checkpoint: &Checkpoint) -> String {
-        checkpoint.sign(&self.signer)
+    /// All public keys that the log has had, the first one first, and the one that is about to follow.
+    pub fn verifiers(&self) -> Vec<Verifier> {
+        let next = self.next.as_ref().map(Signer::verifier);
+        self.retired.iter().chain([self.verifier()]).chain(next).cloned().collect()
     }
 
-    /// Reads a checkpoint of this log that these keys have signed.
+    /// The public key that is about to follow.
+    pub fn next_verifier(&self) -> Option<&Verifier> {
+        self.next.as_ref().map(Signer::verifier)
+    }
+
+    /// Signs a checkpoint of the audit log.
+    pub fn sign_checkpoint(&self, checkpoint: &Checkpoint, hand: Hand) -> String {
+        match (&self.next, hand) {
+            (Some(next), Hand::Next) => checkpoint.sign(next),
+            _ => checkpoint.sign(&self.signer),
+        }
+    }
+
+    /// Signs a checkpoint with the present key and the next one, so that whoever trusts the one can
+    /// trust the other; `None` where there is no next one.
+    pub fn sign_rotation(&self, checkpoint: &Checkpoint) -> Option<String> {
+        self.next.as_ref()?.cosign(&checkpoint.sign(&self.signer)).ok()
+    }
+
+    /// Reads the newest checkpoint of this log, and says which key goes on from there: the next one as
+    /// soon as it has signed, as then the log says so.
     ///
     /// # Errors
-    /// When it is none, or it was changed.
-    pub fn open_checkpoint(&self, note: &str) -> Result<Checkpoint, CheckpointError> {
-        Checkpoint::open(note, self.signer.verifier())
+    /// When these keys have not signed it, it was changed, or another key has taken over.
+    pub fn open_checkpoint(&self, note: &str) -> Result<(Checkpoint, Hand), CheckpointError> {
+        if let Some(next) = self.next_verifier()
+            && let Ok(checkpoint) = Checkpoint::open(note, next)
+        {
+            return Ok((checkpoint, Hand::Next));
+        }
+        let known: Vec<_> = self.retired.iter().collect();
+        if self.verifier().has_rival(note, &known) {
+            return Err(CheckpointError::Superseded);
+        }
+        Ok((Checkpoint::open(note, self.verifier())?, Hand::Present))
     }
 
     /// The commitment to one record: equal for equal records, and telling nothing without the key.

@@ -14,9 +14,11 @@ use sqlx::{AnyConnection, AnyPool, Connection, Executor};
 use crate::keys::Keys;
 
 pub mod audit;
+mod change_keys;
 mod error;
 mod lock;
 mod place;
+mod prove;
 mod requests;
 pub(crate) mod row;
 mod rules;
@@ -25,14 +27,15 @@ mod schema;
 mod verify;
 
 pub(crate) use crate::audit::entry::moment::to_text;
+pub use crate::audit::review::{Problem, Verification};
 pub(crate) use error::Doing;
 pub use error::LedgerError;
-pub use lock::RuleLock;
+pub use lock::{DaemonLock, RuleLock};
 use place::Place;
+pub use prove::Taken;
 pub use requests::Request;
 pub use rules::{Loaded, RuleChange, RuleState};
 pub use runs::{Finish, LastRun, OpenBatch, Outcome, Run};
-pub use verify::{Problem, Verification};
 
 /// Connections to the ledger; a rule that runs needs one more of its own on PostgreSQL.
 const MAX_CONNECTIONS: u32 = 8;

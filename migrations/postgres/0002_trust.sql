@@ -60,3 +60,9 @@ CREATE TABLE hold_epoch (
 );
 INSERT INTO hold_epoch (id, epoch) VALUES (1, 0);
 ALTER TABLE batch ADD COLUMN hold_epoch BIGINT NOT NULL DEFAULT 0;
+
+-- Checkpoints of the audit log that stay: where its signing key was changed, signed by both keys.
+CREATE TABLE audit_checkpoint (
+    size       BIGINT NOT NULL PRIMARY KEY CHECK (size > 0),
+    checkpoint TEXT NOT NULL
+);

@@ -29,6 +29,12 @@ pub enum CheckpointError {
     /// The text inside is not a checkpoint.
     #[error("the signed text is not a checkpoint: it takes an origin, a size and a root hash")]
     Syntax,
+    /// The log has gone over to another key.
+    #[error(
+        "the log goes on under a newer signing key than this process has read: restart it, and see that its \
+         folder of keys is the one in which the key was changed"
+    )]
+    Superseded,
     /// It belongs to another log.
     #[error("the checkpoint is one of the log `{found}`, not of `{expected}`")]
     Origin {
@@ -66,6 +72,12 @@ impl Checkpoint {
             return Err(CheckpointError::Syntax);
         }
         Ok(Checkpoint { origin: origin.to_owned(), size: number, root: Hash(root) })
+    }
+
+    /// What a signed note says that would be a checkpoint, whoever signed it: not to be believed yet.
+    pub fn peek(note: &str) -> Option<Self> {
+        let end = note.rfind("\n\n")?;
+        Checkpoint::parse(&note[..=end]).ok()
     }
 
     /// The checkpoint as a signed note.

@@ -4,6 +4,7 @@
 //! carries the root of a Merkle tree over a batch's commitments in ascending order; the commitments
 //! themselves stay in the ledger, so that one record can be shown to have been in the batch.
 
+use super::proof;
 use super::tree::{Frontier, Hash};
 
 /// The commitments of one batch, in ascending order.
@@ -35,6 +36,13 @@ impl Commitments {
     /// Whether the record with this commitment was in the batch.
     pub fn contains(&self, commitment: &[u8; 32]) -> bool {
         self.0.binary_search(commitment).is_ok()
+    }
+
+    /// The place of a record's commitment among them, and the hashes that lead from it to the root.
+    pub fn prove(&self, commitment: &[u8; 32]) -> Option<(u64, Vec<Hash>)> {
+        let index = self.0.binary_search(commitment).ok()? as u64;
+        let leaves = self.0.iter().map(|commitment| Hash::leaf(commitment));
+        Some((index, proof::collect(proof::inclusion(index, self.count())?, leaves)?))
     }
 
     /// The commitments one after another, as the ledger keeps them.

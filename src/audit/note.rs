@@ -75,6 +75,14 @@ impl Verifier {
         &self.name
     }
 
+    /// Whether another key of the same name has signed the note as well, or instead. Whether its
+    /// signature is good is not looked at.
+    pub fn has_rival(&self, note: &str, known: &[&Verifier]) -> bool {
+        let lines = note.lines().rev().map_while(split_signature);
+        let own = |id| self.id == id || known.iter().any(|key| key.id == id);
+        lines.take(MAX_SIGNATURES).any(|(name, id, _)| name == self.name && !own(id))
+    }
+
     /// Checks the note's signature by this key and gives the text that was signed.
     ///
     /// Signatures by other keys are passed over.
@@ -108,6 +116,15 @@ impl fmt::Display for Verifier {
         let key = STANDARD.encode([&[ED25519], self.key.as_bytes().as_slice()].concat());
         write!(f, "{}+{}+{key}", self.name, hex::encode(self.id))
     }
+}
+
+/// Verifier keys as a text, one to a line.
+pub fn key_lines(keys: &[Verifier]) -> String {
+    let mut lines = String::new();
+    for key in keys {
+        lines.extend([key.to_string().as_str(), "\n"]);
+    }
+    lines
 }
 
 /// Signs notes: a name and a private key, which is wiped from memory with it.
@@ -150,13 +167,26 @@ impl Signer {
         &self.verifier
     }
 
+    /// The note with one more signature, by this key.
+    ///
+    /// # Errors
+    /// When it is not a note.
+    pub fn cosign(&self, note: &str) -> Result<String, NoteError> {
+        let end = note.rfind("\n\n").ok_or(NoteError::Syntax)?;
+        Ok(format!("{note}{}", self.signature_line(&note[..=end])))
+    }
+
+    fn signature_line(&self, text: &str) -> String {
+        let signature = self.key.sign(text.as_bytes()).to_bytes();
+        let signature = STANDARD.encode([&self.verifier.id, signature.as_slice()].concat());
+        format!("— {} {signature}\n", self.verifier.name)
+    }
+
     /// The note: `text` and a signature. A text without a newline at its end gets one, as notes must.
     pub fn sign(&self, text: &str) -> String {
         let newline = if text.ends_with('\n') { "" } else { "\n" };
         let text = format!("{text}{newline}");
-        let signature = self.key.sign(text.as_bytes()).to_bytes();
-        let signature = STANDARD.encode([&self.verifier.id, signature.as_slice()].concat());
-        format!("{text}\n— {} {signature}\n", self.verifier.name)
+        format!("{text}\n{}", self.signature_line(&text))
     }
 }
 

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretBox};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{Keys, Secret};
-use crate::audit::note::Signer;
+use crate::audit::note::{self, Signer, Verifier};
 use crate::clock;
 
 const SIGNING: &str = "audit-signing.key";
@@ -19,6 +19,10 @@ const VERIFIER: &str = "audit-signing.pub";
 const COMMITMENT: &str = "commitment.key";
 const INTENT: &str = "intent.key";
 const PSEUDONYM: &str = "pseudonym.key";
+/// A signing key that is about to replace the present one.
+const NEXT_SIGNING: &str = "audit-signing.next";
+/// A commitment key that replaces the present one when that is destroyed.
+const NEXT_COMMITMENT: &str = "commitment.next";
 const FILES: [&str; 5] = [SIGNING, VERIFIER, COMMITMENT, INTENT, PSEUDONYM];
 
 /// No file of ours is longer, in bytes.
@@ -140,26 +144,66 @@ pub(super) fn open(dir: &Path) -> Result<Keys, KeysError> {
 }
 
 fn read_all(dir: &Path) -> Result<Keys, KeysError> {
-    let path = dir.join(SIGNING);
-    let signer = Signer::parse(read_secret(&path)?.trim_end())
-        .map_err(|_| KeysError::Damaged { path: path.clone() })?;
-    let path = dir.join(VERIFIER);
-    let verifier = fs::read_to_string(&path).map_err(failed("read", &path))?;
-    let expected = signer.verifier().to_string();
-    if verifier.trim_end() != expected {
-        return Err(KeysError::Mismatch { path, expected });
-    }
-    let secret = |file: &str| {
-        let path = dir.join(file);
+    let signer = read_signer(&dir.join(SIGNING))?;
+    let path = dir.join(NEXT_SIGNING);
+    let next = if is_there(&path)? { Some(read_signer(&path)?) } else { None };
+    let retired = read_verifiers(&dir.join(VERIFIER), &signer, next.as_ref())?;
+    let secret = |file: &str, place: &str| {
+        let path = dir.join(place);
         let text = read_secret(&path)?;
         decode(file, &text).ok_or(KeysError::Damaged { path })
     };
+    // A commitment key that cannot be read is damaged, unless another was made to take its place.
+    let (commitment, is_forgetting) = match secret(COMMITMENT, COMMITMENT) {
+        Err(KeysError::Damaged { .. }) if is_there(&dir.join(NEXT_COMMITMENT))? => {
+            (secret(COMMITMENT, NEXT_COMMITMENT)?, true)
+        }
+        read => (read?, false),
+    };
     Ok(Keys {
         signer,
-        commitment: secret(COMMITMENT)?,
-        intent: secret(INTENT)?,
-        pseudonym: secret(PSEUDONYM)?,
+        next,
+        retired,
+        commitment,
+        is_forgetting,
+        intent: secret(INTENT, INTENT)?,
+        pseudonym: secret(PSEUDONYM, PSEUDONYM)?,
     })
+}
+
+fn is_there(path: &Path) -> Result<bool, KeysError> {
+    path.try_exists().map_err(failed("look at", path))
+}
+
+fn read_signer(path: &Path) -> Result<Signer, KeysError> {
+    let text = read_secret(path)?;
+    Signer::parse(text.trim_end()).map_err(|_| KeysError::Damaged { path: path.to_owned() })
+}
+
+/// The public keys of before. The last lines must be the present key, and the next one if somebody was
+/// killed while it took over.
+fn read_verifiers(
+    path: &Path,
+    signer: &Signer,
+    next: Option<&Signer>,
+) -> Result<Vec<Verifier>, KeysError> {
+    let text = fs::read_to_string(path).map_err(failed("read", path))?;
+    let mut lines: Vec<&str> = text.trim_end().lines().collect();
+    if lines
+        .last()
+        .is_some_and(|last| next.is_some_and(|next| next.verifier().to_string() == *last))
+    {
+        lines.pop();
+    }
+    let expected = signer.verifier().to_string();
+    if lines.pop() != Some(&expected) {
+        return Err(KeysError::Mismatch { path: path.to_owned(), expected });
+    }
+    let retired = lines.into_iter().map(Verifier::parse).collect::<Result<Vec<_>, _>>();
+    let of_this_log =
+        |keys: &Vec<Verifier>| keys.iter().all(|key| key.name() == signer.verifier().name());
+    let damaged = || KeysError::Damaged { path: path.to_owned() };
+    retired.ok().filter(of_this_log).ok_or_else(damaged)
 }
 
 /// Reads a secret from a file that only its owner can read.
@@ -228,6 +272,86 @@ fn fill(dir: &Path) -> Result<(), KeysError> {
     {
         write_new(&dir.join(file), &encode(file, secret), 0o600)?;
     }
+    sync(dir)
+}
+
+/// Makes the next signing key, of the same name, unless it is there.
+pub(super) fn prepare_rotation(dir: &Path) -> Result<(), KeysError> {
+    let keys = open(dir)?;
+    if keys.next.is_some() {
+        return Ok(());
+    }
+    let seed = Zeroizing::new(clock::random_bytes::<32>());
+    // The name is the one that notes already carry.
+    let next = Signer::new(keys.origin(), *seed)
+        .map_err(|_| KeysError::Damaged { path: dir.join(SIGNING) })?;
+    let text = Zeroizing::new(format!("{}\n", *next.to_secret_text()));
+    write_whole(dir, NEXT_SIGNING, &text, 0o600)
+}
+
+/// Lets the next signing key take over. Killed after any step, it goes on from there when it is done
+/// again.
+pub(super) fn finish_rotation(dir: &Path) -> Result<(), KeysError> {
+    let keys = open(dir)?;
+    if keys.next.is_none() {
+        return Ok(());
+    }
+    let lines = note::key_lines(&keys.verifiers());
+    write_whole(dir, VERIFIER, &lines, 0o644)?;
+    replace(dir, NEXT_SIGNING, SIGNING)
+}
+
+/// Makes a new commitment key, then overwrites the old one.
+pub(super) fn forget(dir: &Path) -> Result<(), KeysError> {
+    let keys = open(dir)?;
+    if keys.is_forgetting {
+        return Ok(());
+    }
+    let secret = SecretBox::init_with(clock::random_bytes::<32>);
+    write_whole(dir, NEXT_COMMITMENT, &encode(COMMITMENT, &secret), 0o600)?;
+    overwrite(&dir.join(COMMITMENT))
+}
+
+pub(super) fn finish_forgetting(dir: &Path) -> Result<(), KeysError> {
+    if is_there(&dir.join(NEXT_COMMITMENT))? {
+        replace(dir, NEXT_COMMITMENT, COMMITMENT)
+    } else {
+        Ok(())
+    }
+}
+
+/// Moves a new file over an old one. The old one was overwritten before, or is kept open meanwhile and
+/// overwritten when nobody can need it any more.
+fn replace(dir: &Path, from: &str, to: &str) -> Result<(), KeysError> {
+    let (from, to) = (dir.join(from), dir.join(to));
+    let old = OpenOptions::new().write(true).open(&to).map_err(failed("open", &to))?;
+    fs::rename(&from, &to).map_err(failed("replace", &to))?;
+    sync(dir)?;
+    overwrite_open(&old).map_err(failed("overwrite", &to))
+}
+
+fn overwrite(path: &Path) -> Result<(), KeysError> {
+    let file = OpenOptions::new().write(true).open(path).map_err(failed("open", path))?;
+    overwrite_open(&file).map_err(failed("overwrite", path))
+}
+
+/// Where the file system writes in place, nothing is left of what was there.
+fn overwrite_open(mut file: &File) -> io::Result<()> {
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(MAX_LENGTH).min(MAX_LENGTH);
+    file.write_all(&vec![b'0'; length])?;
+    file.sync_all()
+}
+
+/// Writes a file beside its place, then moves it there: it is there whole or not at all.
+fn write_whole(dir: &Path, file: &str, text: &str, mode: u32) -> Result<(), KeysError> {
+    let draft = dir.join(format!("{file}.new-{}", hex::encode(clock::random_bytes::<4>())));
+    let path = dir.join(file);
+    let written = write_new(&draft, text, mode)
+        .and_then(|()| fs::rename(&draft, &path).map_err(failed("create", &path)));
+    if written.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    written?;
     sync(dir)
 }
 

@@ -133,11 +133,14 @@ fn two_installations_have_logs_of_different_names() {
     let (a, b) = (Keys::generate(), Keys::generate());
     assert_ne!(a.origin(), b.origin());
     assert!(a.origin().starts_with("expunged/"));
-    let note = a.sign_checkpoint(&Checkpoint {
-        origin: a.origin().to_owned(),
-        size: 0,
-        root: crate::audit::Hash::empty_root(),
-    });
+    let note = a.sign_checkpoint(
+        &Checkpoint {
+            origin: a.origin().to_owned(),
+            size: 0,
+            root: crate::audit::Hash::empty_root(),
+        },
+        Hand::Present,
+    );
     assert!(a.open_checkpoint(&note).is_ok());
     assert!(b.open_checkpoint(&note).is_err());
 }

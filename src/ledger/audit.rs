@@ -4,15 +4,19 @@
 //! written in the transaction of what the entries tell of, so the log says neither more nor less
 //! than what happened.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
+use uuid::Uuid;
 
 use super::error::{Doing, HeadError};
 use super::row::{Columns, to_integer};
 use super::{Ledger, LedgerError, Transaction, to_text};
 use crate::audit::tree::Frontier;
 use crate::audit::{Checkpoint, Entry, Hash};
-use crate::keys::Keys;
+use crate::keys::{Hand, Keys};
 use crate::types::Name;
 
 const APPENDING: &str = "appending to the audit log";
@@ -51,11 +55,42 @@ pub async fn append(
     keys: &Keys,
     entry: &Entry,
 ) -> Result<u64, LedgerError> {
+    let (frontier, hand) = trusted_head(transaction, keys).await?;
+    extend(transaction, frontier, entry, |frontier| Some(sign(keys, frontier, hand))).await
+}
+
+/// Appends the entry that says that the signing key changes, with a checkpoint that the old key and the
+/// new one sign; that checkpoint stays.
+pub(super) async fn append_rotation(
+    transaction: &mut Transaction<'_>,
+    keys: &Keys,
+    entry: &Entry,
+) -> Result<u64, LedgerError> {
+    let (frontier, _) = trusted_head(transaction, keys).await?;
+    let by_both = |frontier: &Frontier| keys.sign_rotation(&statement(keys, frontier));
+    let position = extend(transaction, frontier, entry, by_both).await?;
+    sqlx::query(
+        "INSERT INTO audit_checkpoint (size, checkpoint) \
+         SELECT size, checkpoint FROM audit_head WHERE id = 1",
+    )
+    .execute(&mut **transaction)
+    .await
+    .doing(APPENDING)?;
+    Ok(position)
+}
+
+/// Writes an entry at the end of the log, and the new head.
+async fn extend(
+    transaction: &mut Transaction<'_>,
+    mut frontier: Frontier,
+    entry: &Entry,
+    sign: impl FnOnce(&Frontier) -> Option<String>,
+) -> Result<u64, LedgerError> {
     let json = entry.to_json()?;
     let leaf = Hash::leaf(json.as_bytes());
-    let mut frontier = trusted_head(transaction, keys).await?;
     let position = frontier.size();
     frontier.push(leaf);
+    let checkpoint = sign(&frontier).ok_or(HeadError::NoNextKey)?;
     let event = &entry.event;
     sqlx::query(
         "INSERT INTO audit_entry (position, at, kind, rule, store, run_id, entry, leaf_hash) \
@@ -77,7 +112,7 @@ pub async fn append(
     )
     .bind(to_integer(frontier.size()))
     .bind(frontier.to_bytes())
-    .bind(sign(keys, &frontier))
+    .bind(checkpoint)
     .bind(to_integer(position))
     .execute(&mut **transaction)
     .await
@@ -85,11 +120,12 @@ pub async fn append(
     if moved.rows_affected() == 1 { Ok(position) } else { Err(HeadError::Missing.into()) }
 }
 
-/// Locks the head and gives its frontier if a checkpoint signed by these keys vouches for it.
+/// Locks the head and gives its frontier if a checkpoint signed by these keys vouches for it, and the key
+/// that goes on from there.
 async fn trusted_head(
     transaction: &mut Transaction<'_>,
     keys: &Keys,
-) -> Result<Frontier, LedgerError> {
+) -> Result<(Frontier, Hand), LedgerError> {
     // On SQLite the transaction itself excludes other writers.
     let query = if transaction.backend_name() == "PostgreSQL" {
         "SELECT size, frontier, checkpoint FROM audit_head WHERE id = 1 FOR UPDATE"
@@ -100,12 +136,13 @@ async fn trusted_head(
     let row = row.ok_or(HeadError::Missing)?;
     let frontier = Frontier::from_bytes(&row.bytes("frontier")?);
     let frontier = frontier.map_err(|_| HeadError::Disagrees)?;
-    let checkpoint = keys.open_checkpoint(&row.text("checkpoint")?).map_err(HeadError::from)?;
+    let (checkpoint, hand) =
+        keys.open_checkpoint(&row.text("checkpoint")?).map_err(HeadError::from)?;
     let size = row.count("size")?;
     if checkpoint != statement(keys, &frontier) || size != frontier.size() {
         return Err(HeadError::Disagrees.into());
     }
-    Ok(frontier)
+    Ok((frontier, hand))
 }
 
 /// What a checkpoint says of a log with this frontier.
@@ -114,8 +151,8 @@ fn statement(keys: &Keys, frontier: &Frontier) -> Checkpoint {
     Checkpoint { origin, size: frontier.size(), root: frontier.root() }
 }
 
-fn sign(keys: &Keys, frontier: &Frontier) -> String {
-    keys.sign_checkpoint(&statement(keys, frontier))
+fn sign(keys: &Keys, frontier: &Frontier, hand: Hand) -> String {
+    keys.sign_checkpoint(&statement(keys, frontier), hand)
 }
 
 /// Signs the empty log of a new ledger. A head that is missing from a ledger with a history was
@@ -133,7 +170,7 @@ pub(super) async fn begin_log(
          ON CONFLICT DO NOTHING",
     )
     .bind(frontier.to_bytes())
-    .bind(sign(keys, &frontier))
+    .bind(sign(keys, &frontier, Hand::Present))
     .execute(connection)
     .await
     .doing("beginning the audit log")?;
@@ -169,6 +206,58 @@ impl Ledger {
         let row = row.fetch_optional(&self.pool).await.doing(READING)?;
         row.ok_or(HeadError::Missing)?.try_get("checkpoint").doing(READING)
     }
+}
+
+/// Entries that are in memory at a time.
+const PAGE: i64 = 500;
+
+/// The entries from a position on, as they were written: a page of them, none at the end.
+pub(crate) async fn read_page(
+    snapshot: &mut Transaction<'_>,
+    from: u64,
+) -> Result<Vec<String>, LedgerError> {
+    let rows = sqlx::query(
+        "SELECT position, entry FROM audit_entry WHERE position >= $1 ORDER BY position LIMIT $2",
+    )
+    .bind(to_integer(from))
+    .bind(PAGE)
+    .fetch_all(&mut **snapshot)
+    .await
+    .doing(READING)?;
+    let read = |(expected, row): (u64, &AnyRow)| {
+        let is_next = Columns::count(row, "position")? == expected;
+        let damaged = LedgerError::Damaged { column: "position", found: "a gap: verify the log" };
+        if is_next { Columns::text(row, "entry") } else { Err(damaged) }
+    };
+    (from..).zip(&rows).map(read).collect()
+}
+
+/// The newest signed checkpoint, at the moment of the snapshot.
+pub(crate) async fn read_head(snapshot: &mut Transaction<'_>) -> Result<String, LedgerError> {
+    let row = sqlx::query("SELECT checkpoint FROM audit_head WHERE id = 1");
+    let row = row.fetch_optional(&mut **snapshot).await.doing(READING)?;
+    Columns::text(&row.ok_or(HeadError::Missing)?, "checkpoint")
+}
+
+/// The checkpoints that stay, by their sizes: one for each change of the signing key.
+pub(crate) async fn read_bridges(
+    snapshot: &mut Transaction<'_>,
+) -> Result<BTreeMap<u64, String>, LedgerError> {
+    let query = sqlx::query("SELECT size, checkpoint FROM audit_checkpoint ORDER BY size");
+    let rows = query.fetch_all(&mut **snapshot).await.doing(READING)?;
+    let read = |row: &AnyRow| Ok((Columns::count(row, "size")?, Columns::text(row, "checkpoint")?));
+    rows.iter().map(read).collect()
+}
+
+/// The commitments of a batch as the ledger keeps them, if it does.
+pub(crate) async fn read_commitments(
+    snapshot: &mut Transaction<'_>,
+    batch: Uuid,
+) -> Result<Option<Vec<u8>>, LedgerError> {
+    let query = "SELECT commitments FROM batch WHERE id = $1 AND commitments IS NOT NULL";
+    let query = sqlx::query(query).bind(batch.to_string());
+    let row = query.fetch_optional(&mut **snapshot).await.doing(READING)?;
+    row.map(|row| Columns::bytes(&row, "commitments")).transpose()
 }
 
 /// The query of a filter, and the values to bind in it.

@@ -84,6 +84,16 @@ pub enum LedgerError {
         "the run was taken over by another process, which found its lock free: nothing more is done here"
     )]
     RunTakenOver,
+    /// Something must not be done while a daemon runs.
+    #[error(
+        "a daemon runs on this ledger: stop it first, as it would go on with the keys that it has read"
+    )]
+    DaemonRuns,
+    /// Somebody is changing the keys.
+    #[error(
+        "somebody is changing the keys of this ledger just now: start the daemon when that is done"
+    )]
+    KeysChange,
     /// A row holds what expunged never writes.
     #[error("the ledger is damaged: column `{column}` holds {found}")]
     Damaged {
@@ -123,6 +133,9 @@ pub enum HeadError {
     /// Its checkpoint is not one that these keys have signed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// There is no key to change to.
+    #[error("there is no new signing key for it to go on under")]
+    NoNextKey,
     /// Size, frontier and signed checkpoint do not say the same.
     #[error("its size and tree are not those of its signed checkpoint")]
     Disagrees,

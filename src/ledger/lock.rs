@@ -21,6 +21,17 @@ pub struct RuleLock {
     held: Held,
 }
 
+/// Keeps changes of the keys and daemons apart, until it is dropped.
+#[derive(Debug)]
+pub struct DaemonLock(#[expect(dead_code, reason = "it is held, not read")] Held);
+
+/// Whether others may hold the same lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Share {
+    Alone,
+    Among,
+}
+
 /// What holds the lock.
 enum Held {
     /// An open file: its lock goes when it is closed.
@@ -46,13 +57,45 @@ impl Ledger {
     pub async fn lock_rule(&self, rule: &Name) -> Result<Option<RuleLock>, LedgerError> {
         let held = match &*self.place {
             // Two openings of a file exclude each other even in one process.
-            Place::Sqlite { file } => try_lock_file(file, rule)?.map(Held::File),
+            Place::Sqlite { file } => {
+                let name = format!("rule.{rule}.lock");
+                try_lock_file(file, &name, Share::Alone)?.map(Held::File)
+            }
             place @ Place::Postgres { .. } => {
-                let session = try_lock_session(place, rule).await?;
+                let name = format!("expunged rule lock\n{{schema}}\n{rule}");
+                let session = try_lock_session(place, &name, Share::Alone).await?;
                 session.map(|session| Held::Session(Box::new(session)))
             }
         };
         Ok(held.map(|held| RuleLock { rule: rule.clone(), held }))
+    }
+
+    /// Says that a daemon works on this ledger, for as long as the lock is held; others may do so too.
+    ///
+    /// # Errors
+    /// When somebody holds [`Ledger::lock_out_daemons`], or the lock cannot be had.
+    pub async fn lock_daemon(&self) -> Result<DaemonLock, LedgerError> {
+        self.lock_daemons(Share::Among).await?.ok_or(LedgerError::KeysChange)
+    }
+
+    /// Makes sure that no daemon works on this ledger or begins to, for as long as the lock is held.
+    ///
+    /// # Errors
+    /// When one does, or the lock cannot be had.
+    pub async fn lock_out_daemons(&self) -> Result<DaemonLock, LedgerError> {
+        self.lock_daemons(Share::Alone).await?.ok_or(LedgerError::DaemonRuns)
+    }
+
+    async fn lock_daemons(&self, share: Share) -> Result<Option<DaemonLock>, LedgerError> {
+        let held = match &*self.place {
+            Place::Sqlite { file } => try_lock_file(file, "daemon.lock", share)?.map(Held::File),
+            place @ Place::Postgres { .. } => {
+                let name = "expunged daemon lock\n{schema}";
+                let session = try_lock_session(place, name, share).await?;
+                session.map(|session| Held::Session(Box::new(session)))
+            }
+        };
+        Ok(held.map(DaemonLock))
     }
 }
 
@@ -110,9 +153,13 @@ pub(super) async fn migration(ledger: &Path) -> Result<File, LedgerError> {
     locked.map_err(|source| LedgerError::Io { doing: "lock", path, source })
 }
 
-fn try_lock_file(ledger: &Path, rule: &Name) -> Result<Option<File>, LedgerError> {
-    let (file, path) = open_lock_file(ledger, &format!("rule.{rule}.lock"))?;
-    match file.try_lock() {
+fn try_lock_file(ledger: &Path, name: &str, share: Share) -> Result<Option<File>, LedgerError> {
+    let (file, path) = open_lock_file(ledger, name)?;
+    let locked = match share {
+        Share::Alone => file.try_lock(),
+        Share::Among => file.try_lock_shared(),
+    };
+    match locked {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(source)) => Err(LedgerError::Io { doing: "lock", path, source }),
@@ -152,11 +199,14 @@ fn give_to_owner_of(ledger: &Path, made: &Path) {
     }
 }
 
+/// The schema takes the place of `{schema}` in the lock's name: advisory locks are one per database,
+/// and several ledgers may lie in schemas of one.
 async fn try_lock_session(
     place: &Place,
-    rule: &Name,
+    name: &str,
+    share: Share,
 ) -> Result<Option<AnyConnection>, LedgerError> {
-    let doing = "locking a rule";
+    let doing = "taking a lock";
     let mut session = dedicated(place).await?;
     // A machine that vanishes says no goodbye: the server is to notice within half a minute. And it
     // is not to end a session because a batch takes long.
@@ -169,13 +219,16 @@ async fn try_lock_session(
     .execute(&mut session)
     .await
     .doing(doing)?;
-    // Advisory locks are one per database, and several ledgers may lie in schemas of one.
     let schema: String = sqlx::query_scalar("SELECT current_schema()::text")
         .fetch_one(&mut session)
         .await
         .doing(doing)?;
-    let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-        .bind(advisory_key(&schema, rule))
+    let lock = match share {
+        Share::Alone => "SELECT pg_try_advisory_lock($1)",
+        Share::Among => "SELECT pg_try_advisory_lock_shared($1)",
+    };
+    let locked: bool = sqlx::query_scalar(lock)
+        .bind(advisory_key(&name.replace("{schema}", &schema)))
         .fetch_one(&mut session)
         .await
         .doing(doing)?;
@@ -186,9 +239,9 @@ async fn try_lock_session(
     Ok(None)
 }
 
-/// The number of a rule's advisory lock.
-fn advisory_key(schema: &str, rule: &Name) -> i64 {
-    let digest = Sha256::digest(format!("expunged rule lock\n{schema}\n{rule}"));
+/// The number of an advisory lock.
+fn advisory_key(name: &str) -> i64 {
+    let digest = Sha256::digest(name);
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
     i64::from_be_bytes(first)

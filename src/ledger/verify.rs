@@ -1,182 +1,33 @@
 //! Checks the audit log against its signed checkpoint, entry by entry.
 
-use std::fmt;
+use std::collections::BTreeMap;
 
-use serde::Serialize;
 use sqlx::any::AnyRow;
+use uuid::Uuid;
 
 use super::error::Doing;
 use super::row::Columns;
-use super::{Ledger, LedgerError, Transaction, to_text};
+use super::{Ledger, LedgerError, Transaction, audit, to_text};
+use crate::audit::review::{Evidence, Problem, Review, Verification};
 use crate::audit::tree::Frontier;
-use crate::audit::{Checkpoint, Entry, Hash};
+use crate::audit::{Commitments, Entry, Event, Hash};
 use crate::types::Name;
 
 const VERIFYING: &str = "verifying the audit log";
 /// Entries that are in memory at a time.
 const PAGE: i64 = 500;
-/// Problems that are told one by one; the rest is counted.
-const MAX_PROBLEMS: usize = 1_000;
-
-/// What a look at the whole audit log has found.
-#[derive(Clone, Debug, Serialize)]
-pub struct Verification {
-    /// How many entries there are.
-    pub entries: u64,
-    /// The root of the Merkle tree over them.
-    pub root: Hash,
-    /// The signed checkpoint that the ledger holds.
-    pub checkpoint: Option<String>,
-    /// What is wrong, in the order of the log; the first thousand.
-    pub problems: Vec<Problem>,
-    /// How many more problems there are.
-    pub omitted: u64,
-}
-
-impl Verification {
-    /// Whether every entry is as it was written, and none is missing.
-    pub fn is_valid(&self) -> bool {
-        self.problems.is_empty()
-    }
-
-    fn report(&mut self, problem: Problem) {
-        if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(problem);
-        } else {
-            self.omitted += 1;
-        }
-    }
-}
-
-/// One thing that is wrong with the audit log.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(tag = "problem", rename_all = "snake_case")]
-pub enum Problem {
-    /// Entries are missing.
-    Missing {
-        /// The position of the first.
-        first: i64,
-        /// The position of the last.
-        last: i64,
-    },
-    /// An entry is at a position where none can be, or where one already is.
-    Misplaced {
-        /// Where.
-        position: i64,
-    },
-    /// A row cannot be read as an entry.
-    Unreadable {
-        /// Where.
-        position: i64,
-    },
-    /// An entry does not have the hash that is stored with it.
-    LeafHash {
-        /// Where.
-        position: i64,
-    },
-    /// A column that is looked up does not say what the entry says.
-    Column {
-        /// Where.
-        position: i64,
-        /// Which.
-        column: &'static str,
-    },
-    /// There are entries after the end that the checkpoint signs.
-    Unsigned {
-        /// The position of the first.
-        first: u64,
-        /// How many.
-        count: u64,
-    },
-    /// There are fewer entries than the checkpoint signs.
-    Truncated {
-        /// How many the checkpoint signs.
-        signed: u64,
-        /// How many there are.
-        found: u64,
-    },
-    /// The entries are not those that the checkpoint signs.
-    Root {
-        /// What the checkpoint signs.
-        signed: Hash,
-        /// What the entries give.
-        computed: Hash,
-    },
-    /// The head of the log is missing or unreadable, or there are several.
-    Head,
-    /// The checkpoint is not one that this log's key has signed.
-    Checkpoint {
-        /// Why.
-        reason: String,
-    },
-    /// A column of the head does not say what the checkpoint says.
-    HeadColumn {
-        /// Which.
-        column: &'static str,
-    },
-    /// The number of rows is not the number of entries that were found: some cannot be reached.
-    Count {
-        /// How many rows the table has.
-        rows: i64,
-        /// How many of them were found.
-        found: i64,
-    },
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Problem::Missing { first, last } if first == last => {
-                write!(f, "entry {first} is missing")
-            }
-            Problem::Missing { first, last } => write!(f, "entries {first} to {last} are missing"),
-            Problem::Misplaced { position } => write!(f, "an entry does not belong at {position}"),
-            Problem::Unreadable { position } => write!(f, "entry {position} cannot be read"),
-            Problem::LeafHash { position } => write!(f, "entry {position} was changed"),
-            Problem::Column { position, column } => {
-                write!(f, "column `{column}` of entry {position} was changed")
-            }
-            Problem::Unsigned { first, count } => {
-                write!(
-                    f,
-                    "{count} entries from {first} on are not covered by the signed checkpoint"
-                )
-            }
-            Problem::Truncated { signed, found } => {
-                write!(f, "the signed checkpoint covers {signed} entries, and there are {found}")
-            }
-            Problem::Root { signed, computed } => write!(
-                f,
-                "the entries are not the signed ones: their root is {computed}, and {signed} was signed"
-            ),
-            Problem::Head => {
-                write!(f, "the head of the log is missing or unreadable, or there are several")
-            }
-            Problem::Checkpoint { reason } => write!(f, "the checkpoint is not good: {reason}"),
-            Problem::HeadColumn { column } => {
-                write!(f, "column `{column}` of the log's head was changed")
-            }
-            Problem::Count { rows, found } => {
-                write!(f, "the log has {rows} rows, and {found} of them could be read in order")
-            }
-        }
-    }
-}
 
 /// The head as far as it could be read.
 #[derive(Default)]
 struct Head {
     size: Option<u64>,
     frontier: Option<Vec<u8>>,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<String>,
 }
 
 /// The state of a walk through the log.
 struct Walk {
-    /// The tree over all entries so far.
-    all: Frontier,
-    /// The root over as many entries as the checkpoint signs, once there are so many.
-    signed: Option<Hash>,
+    review: Review,
     /// Where the next entry should be.
     expected: i64,
     rows: i64,
@@ -193,26 +44,41 @@ impl Ledger {
     /// # Errors
     /// When the log could not be checked; what is wrong with it is not an error.
     pub async fn verify_audit(&self) -> Result<Verification, LedgerError> {
+        self.verify_audit_since(Vec::new()).await
+    }
+
+    /// As [`Ledger::verify_audit`], and holds the log against signed checkpoints that were kept
+    /// elsewhere: with one that is newer than what the ledger was put back to, that is found too.
+    ///
+    /// # Errors
+    /// When the log could not be checked; what is wrong with it is not an error.
+    pub async fn verify_audit_since(&self, kept: Vec<String>) -> Result<Verification, LedgerError> {
         let mut snapshot = self.snapshot().await?;
-        let mut found = Verification {
-            entries: 0,
-            root: Hash::empty_root(),
-            checkpoint: None,
-            problems: Vec::new(),
-            omitted: 0,
+        let mut problems = Vec::new();
+        let head = read_head(&mut snapshot, &mut problems).await?;
+        let bridges = match audit::read_bridges(&mut snapshot).await {
+            Err(LedgerError::Damaged { .. }) => BTreeMap::new(),
+            Err(LedgerError::Database { source, .. }) if is_undecodable(&source) => BTreeMap::new(),
+            read => read?,
         };
-        let head = self.read_head(&mut snapshot, &mut found).await?;
-        let signed_size = head.checkpoint.as_ref().map(|checkpoint| checkpoint.size);
-        let mut walk = Walk { all: Frontier::new(), signed: None, expected: 0, rows: 0 };
-        walk.mark(signed_size);
+        let checkpoint = head.checkpoint.clone();
+        let evidence = Evidence { keys: self.keys.verifiers(), head: checkpoint, bridges, kept };
+        let mut walk = Walk { review: Review::new(evidence), expected: 0, rows: 0 };
+        for problem in problems {
+            walk.review.report(problem);
+        }
         let mut from = i64::MIN;
         loop {
             let page = read_page(&mut snapshot, from).await?;
             let Some((last, _)) = page.last() else { break };
             let next = last.checked_add(1);
             for (position, row) in page {
-                walk.step(position, row, &mut found);
-                walk.mark(signed_size);
+                if let Some(Event::BatchDone { batch, commitments, .. }) = walk.step(position, row)
+                    && !is_kept(&mut snapshot, batch, commitments).await?
+                {
+                    let position = u64::try_from(position).unwrap_or_default();
+                    walk.review.report(Problem::Commitments { position });
+                }
             }
             match next {
                 Some(next) => from = next,
@@ -223,36 +89,47 @@ impl Ledger {
             .fetch_one(&mut *snapshot)
             .await
             .doing(VERIFYING)?;
-        walk.finish(&head, rows, &mut found);
         snapshot.rollback().await.doing(VERIFYING)?;
-        Ok(found)
+        Ok(walk.finish(&head, rows))
     }
+}
 
-    async fn read_head(
-        &self,
-        snapshot: &mut Transaction<'_>,
-        found: &mut Verification,
-    ) -> Result<Head, LedgerError> {
-        let query = sqlx::query("SELECT size, frontier, checkpoint FROM audit_head LIMIT 2");
-        let rows = match query.fetch_all(&mut **snapshot).await {
-            Err(error) if is_undecodable(&error) => Vec::new(),
-            rows => rows.doing(VERIFYING)?,
-        };
-        let [row] = rows.as_slice() else {
-            found.report(Problem::Head);
-            return Ok(Head::default());
-        };
-        found.checkpoint = row.text("checkpoint").ok();
-        let opened = self.keys.open_checkpoint(found.checkpoint.as_deref().unwrap_or_default());
-        let checkpoint = match opened {
-            Ok(checkpoint) => Some(checkpoint),
-            Err(error) => {
-                found.report(Problem::Checkpoint { reason: error.to_string() });
-                None
-            }
-        };
-        Ok(Head { size: row.count("size").ok(), frontier: row.bytes("frontier").ok(), checkpoint })
+/// Whether the commitments of a batch, where the ledger keeps them, are those that its entry names.
+async fn is_kept(
+    snapshot: &mut Transaction<'_>,
+    batch: Uuid,
+    root: Hash,
+) -> Result<bool, LedgerError> {
+    match audit::read_commitments(snapshot, batch).await {
+        Ok(None) => Ok(true),
+        Ok(Some(bytes)) => {
+            let commitments = Commitments::from_bytes(&bytes);
+            Ok(commitments.is_ok_and(|commitments| commitments.root() == root))
+        }
+        Err(LedgerError::Database { source, .. }) if is_undecodable(&source) => Ok(false),
+        Err(error) => Err(error),
     }
+}
+
+async fn read_head(
+    snapshot: &mut Transaction<'_>,
+    problems: &mut Vec<Problem>,
+) -> Result<Head, LedgerError> {
+    let query = sqlx::query("SELECT size, frontier, checkpoint FROM audit_head LIMIT 2");
+    let rows = match query.fetch_all(&mut **snapshot).await {
+        Err(error) if is_undecodable(&error) => Vec::new(),
+        rows => rows.doing(VERIFYING)?,
+    };
+    let [row] = rows.as_slice() else {
+        problems.push(Problem::Head);
+        return Ok(Head::default());
+    };
+    Ok(Head {
+        size: row.count("size").ok(),
+        frontier: row.bytes("frontier").ok(),
+        // What is no text is no checkpoint either, and is reported as that.
+        checkpoint: Some(row.text("checkpoint").unwrap_or_default()),
+    })
 }
 
 /// The next rows of the log, each with its position; a row that does not even decode is `None`.
@@ -319,72 +196,58 @@ fn position(row: &AnyRow) -> Result<i64, LedgerError> {
 }
 
 impl Walk {
-    /// Notes the root when the walk has come as far as the checkpoint signs.
-    fn mark(&mut self, signed_size: Option<u64>) {
-        if signed_size == Some(self.all.size()) && self.signed.is_none() {
-            self.signed = Some(self.all.root());
-        }
-    }
-
-    fn step(&mut self, position: i64, row: Option<AnyRow>, found: &mut Verification) {
+    /// Looks at the next row; gives what its entry says, if it can be read.
+    fn step(&mut self, position: i64, row: Option<AnyRow>) -> Option<Event> {
         self.rows += 1;
         if position < self.expected {
-            found.report(Problem::Misplaced { position });
+            self.review.report(Problem::Misplaced { position });
         } else {
             if position > self.expected {
-                found.report(Problem::Missing { first: self.expected, last: position - 1 });
+                let (first, last) = (self.expected, position - 1);
+                self.review.report(Problem::Missing { first, last });
             }
             self.expected = position.saturating_add(1);
         }
         let entry = row.as_ref().and_then(|row| row.text("entry").ok());
-        let (Some(row), Some(entry)) = (row, entry) else {
-            found.report(Problem::Unreadable { position });
-            self.all.push(Hash::empty_root());
-            return;
+        let (Some(row), Some(json)) = (row, entry) else {
+            self.review.report(Problem::Unreadable { position });
+            self.review.push(Hash::empty_root(), None);
+            return None;
         };
-        let leaf = Hash::leaf(entry.as_bytes());
-        self.all.push(leaf);
+        let leaf = Hash::leaf(json.as_bytes());
         if row.bytes("leaf_hash").ok().as_deref() != Some(&leaf.0) {
-            found.report(Problem::LeafHash { position });
+            self.review.report(Problem::LeafHash { position });
         }
-        match Entry::from_json(&entry) {
-            Ok(entry) => compare_columns(position, &row, &entry, found),
-            Err(_) => found.report(Problem::Unreadable { position }),
+        let entry = Entry::from_json(&json).ok();
+        match &entry {
+            Some(entry) => compare_columns(position, &row, entry, &mut self.review),
+            None => self.review.report(Problem::Unreadable { position }),
         }
+        self.review.push(leaf, entry.as_ref());
+        entry.map(|entry| entry.event)
     }
 
-    fn finish(self, head: &Head, rows: i64, found: &mut Verification) {
-        found.entries = self.all.size();
-        found.root = self.all.root();
+    fn finish(mut self, head: &Head, rows: i64) -> Verification {
         if rows != self.rows {
-            found.report(Problem::Count { rows, found: self.rows });
+            self.review.report(Problem::Count { rows, found: self.rows });
         }
-        let Some(checkpoint) = &head.checkpoint else { return };
-        if found.entries < checkpoint.size {
-            found.report(Problem::Truncated { signed: checkpoint.size, found: found.entries });
-        }
-        if found.entries > checkpoint.size {
-            let (first, count) = (checkpoint.size, found.entries - checkpoint.size);
-            found.report(Problem::Unsigned { first, count });
-        }
-        let computed = self.signed.unwrap_or(found.root);
-        if computed != checkpoint.root {
-            found.report(Problem::Root { signed: checkpoint.root, computed });
-        }
-        if head.size != Some(checkpoint.size) {
+        let (mut found, signed) = self.review.finish();
+        let Some(signed) = signed else { return found };
+        if head.size != Some(signed.size) {
             found.report(Problem::HeadColumn { column: "size" });
         }
         let frontier = head.frontier.as_deref().and_then(|bytes| Frontier::from_bytes(bytes).ok());
-        let vouched = frontier
-            .is_some_and(|own| own.size() == checkpoint.size && own.root() == checkpoint.root);
+        let vouched =
+            frontier.is_some_and(|own| own.size() == signed.size && own.root() == signed.root);
         if !vouched {
             found.report(Problem::HeadColumn { column: "frontier" });
         }
+        found
     }
 }
 
 /// Reports each column that does not repeat what the entry says.
-fn compare_columns(position: i64, row: &AnyRow, entry: &Entry, found: &mut Verification) {
+fn compare_columns(position: i64, row: &AnyRow, entry: &Entry, review: &mut Review) {
     let event = &entry.event;
     let expected = [
         ("at", Some(to_text(entry.at))),
@@ -395,7 +258,7 @@ fn compare_columns(position: i64, row: &AnyRow, entry: &Entry, found: &mut Verif
     ];
     for (column, value) in expected {
         if row.optional_text(column).ok() != Some(value) {
-            found.report(Problem::Column { position, column });
+            review.report(Problem::Column { position, column });
         }
     }
 }
