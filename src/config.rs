@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use crate::rule::{Rule, StoreKind};
 use crate::types::Name;
 
+mod audit;
 mod columns;
 mod diagnostic;
 mod environment;
@@ -63,6 +64,8 @@ pub struct Config {
     pub keys: PathBuf,
     /// How the daemon behaves.
     pub daemon: DaemonConfig,
+    /// Where signed checkpoints of the audit log go.
+    pub audit: AuditConfig,
     /// The registered stores.
     pub stores: BTreeMap<Name, StoreConfig>,
     /// The rules; each names a store that is in `stores`.
@@ -107,6 +110,42 @@ impl Default for DaemonConfig {
     fn default() -> Self {
         DaemonConfig { stop_deadline: Duration::from_secs(30), log: LogFormat::Auto }
     }
+}
+
+/// Where signed checkpoints of the audit log go. What stays on this machine alone cannot show that the
+/// whole ledger was put back to an earlier state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuditConfig {
+    /// A file that each checkpoint is appended to; best on another machine.
+    pub checkpoint_file: Option<PathBuf>,
+    /// To the journal, as the field `CHECKPOINT`; not by default.
+    pub checkpoint_journal: bool,
+    /// To somebody else, by HTTP.
+    pub checkpoint_webhook: Option<WebhookConfig>,
+    /// How often, besides at start and stop; every hour by default.
+    pub checkpoint_every: Duration,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        AuditConfig {
+            checkpoint_file: None,
+            checkpoint_journal: false,
+            checkpoint_webhook: None,
+            checkpoint_every: Duration::from_hours(1),
+        }
+    }
+}
+
+/// Somebody else who is told checkpoints.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WebhookConfig {
+    /// Where to: `https://…`, or `http://…` within one's own network.
+    pub url: String,
+    /// Whether it may be an address of one's own network.
+    pub internal: bool,
+    /// The value of the `Authorization` header.
+    pub authorization: Option<Secret>,
 }
 
 /// The form of log lines.
@@ -266,6 +305,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         Some(urls::absolute(reader.context, directory.value))
     });
     let daemon = section(&mut reader, "daemon", |reader| Some(daemon(reader)));
+    let audit = section(&mut reader, "audit", |reader| Some(audit::read(reader)));
     let stores = named(&mut reader, "store");
     let rules = named(&mut reader, "rule");
     reader.finish();
@@ -290,6 +330,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         keys: keys.unwrap_or_else(beside),
         ledger: LedgerConfig { url: ledger },
         daemon: daemon.unwrap_or_default(),
+        audit: audit.unwrap_or_default(),
         stores: known,
         rules,
         files,

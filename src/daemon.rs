@@ -29,6 +29,7 @@ use crate::clock::{self, Stopwatch};
 use crate::config::{Config, ConfigError};
 use crate::ledger::{Ledger, LedgerError, Loaded};
 use crate::lifecycle::{Ask, Received, Signals, systemd};
+use crate::publish::Publishing;
 use crate::rule::{Mode, Rule};
 use crate::run::{RunError, RunResult, RunState};
 use crate::schedule::Schedule;
@@ -93,6 +94,8 @@ pub struct Daemon {
     ledger_answers: bool,
     /// Whether what was left behind has been picked up, whatever its age.
     picked_up: bool,
+    /// Hands out checkpoints, where the configuration says to whom.
+    publishing: Option<Publishing>,
 }
 
 impl Daemon {
@@ -111,6 +114,7 @@ impl Daemon {
             checked: Stopwatch::start(),
             ledger_answers: true,
             picked_up: false,
+            publishing: None,
         }
     }
 
@@ -119,11 +123,14 @@ impl Daemon {
     /// # Errors
     /// When the ledger cannot be written at start: nothing is deleted without one.
     pub async fn serve(mut self, mut signals: Signals) -> Result<(), DaemonError> {
+        // The keys that this process has read are not to change under it.
+        let _keys = self.ledger.lock_daemon().await?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         self.ledger.record(clock::now(), Event::DaemonStarted { version }).await?;
         for change in self.load_rules(&self.active.config).await? {
             tracing::info!("{change}");
         }
+        self.publishing = Publishing::start(&self.ledger, &self.active.config.audit);
         let wake = Arc::new(Notify::new());
         let mut ticker = ticker(wake.clone()).await?;
         let mut watchdog = Watchdog::new();
@@ -440,6 +447,9 @@ impl Daemon {
         }
         self.agenda.reconfigured(&config);
         self.said.clear();
+        if config.audit != in_force.config.audit {
+            self.publishing = Publishing::start(&self.ledger, &config.audit);
+        }
         self.active = Arc::new(Active::new(config, &self.ledger, Some(&in_force)));
         self.retired.push(in_force);
         self.close_retired();
@@ -464,7 +474,7 @@ impl Daemon {
     /// start.
     async fn stop(mut self, signals: &mut Signals, mut watchdog: Watchdog) {
         let deadline = self.active.config.daemon.stop_deadline;
-        systemd::stopping(deadline + 3 * LAST_STEPS);
+        systemd::stopping(deadline + 4 * LAST_STEPS);
         self.soft.cancel();
         let reason = self.let_finish(deadline, signals, &mut watchdog).await;
         let in_time = self.tasks.is_empty();
@@ -476,6 +486,10 @@ impl Daemon {
         }
         let stopped = Event::DaemonStopped { reason: Reason::from(reason) };
         timeout(LAST_STEPS, self.record(stopped)).await.ok();
+        if let Some(publishing) = self.publishing.take() {
+            // The newest checkpoint is worth most: nothing is added until the next start.
+            timeout(LAST_STEPS, publishing.stop()).await.ok();
+        }
         if in_time {
             // Otherwise the servers find their connections gone, and roll back.
             timeout(LAST_STEPS, self.active.runner.stores.close()).await.ok();

@@ -37,6 +37,12 @@ pub(super) fn read(
     }
 }
 
+/// Reads what is always secret: only where it is kept can be written.
+pub(super) fn secret(reader: &mut Reader<'_>, key: &'static str) -> Option<Secret> {
+    let (_, table) = reader.table(key, &format!("{{ {} }}", WAYS[0]))?;
+    reference(reader, key, table)
+}
+
 /// What a URL of this kind may begin with.
 fn schemes(kind: StoreKind) -> &'static [&'static str] {
     match kind {
