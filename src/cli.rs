@@ -84,6 +84,8 @@ pub(crate) enum CliError {
     #[error("cannot {doing}: {source}")]
     Io { doing: String, source: std::io::Error },
     #[error(transparent)]
+    Archive(#[from] crate::archive::ArchiveError),
+    #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
     #[error("the demo's database failed: {0}")]
     Demo(#[from] sqlx::Error),
@@ -97,7 +99,7 @@ pub(crate) enum Exit {
     Fine,
     /// Something is wrong.
     Failed,
-    /// Something is due; or, for `audit verify`, the log could not be checked.
+    /// Something is due; or, for `audit`, something could not be checked.
     Two,
 }
 
@@ -116,9 +118,10 @@ pub async fn main() -> ExitCode {
     end_quietly_with_the_reader();
     let cli = Cli::parse();
     let json = cli.json;
-    // For `audit verify`, 1 would say that the log was changed.
+    // For `audit`, 1 would say that the log was changed.
     let failed = match cli.command {
-        Command::Audit(audit::Command::Verify) => Exit::Two,
+        Command::Audit(audit::Command::Log(_)) => Exit::Failed,
+        Command::Audit(_) => Exit::Two,
         _ => Exit::Failed,
     };
     match cli.dispatch().await {
@@ -193,7 +196,8 @@ impl Common {
 /// Opens the ledger with its keys, making both on the first start.
 pub(crate) async fn open_ledger(config: &Config) -> Result<Ledger, CliError> {
     let keys = Arc::new(Keys::open_or_create(&config.keys)?);
-    Ok(Ledger::open(config.ledger.url.read()?.expose_secret(), keys).await?)
+    let ledger = Ledger::open(config.ledger.url.read()?.expose_secret(), keys).await?;
+    audit::settle(config, ledger).await
 }
 
 /// Opens a ledger that exists, for reading alone.

@@ -52,8 +52,11 @@
 //! | [`keys`] | expunged's own secrets |
 //! | [`store`] | the databases: catalogue, survey, walks and batches |
 //! | [`ledger`] | expunged's own database: requests, runs, batches, audit log |
+//! | [`archive`] | an exported audit log, which anyone can verify |
 //! | [`check`] | a rule held against its live store |
 //! | [`run`] | the pass: request -> plan -> intent -> apply -> outcome -> read back |
+//! | [`outbound`] | the way out over HTTP, and where it does not lead |
+//! | [`publish`] | signed checkpoints leave the machine |
 //! | [`lifecycle`] | signals and systemd |
 //! | [`daemon`] | timers and wake-ups -> passes |
 //! | [`telemetry`] | logs |
@@ -85,6 +88,7 @@
 #![allow(clippy::doc_markdown, reason = "PostgreSQL, MariaDB and SQLite are names, not code")]
 
 pub mod anonymize;
+pub mod archive;
 pub mod audit;
 pub mod check;
 pub mod cli;
@@ -94,7 +98,9 @@ pub mod daemon;
 pub mod keys;
 pub mod ledger;
 pub mod lifecycle;
+pub mod outbound;
 pub mod plan;
+pub mod publish;
 pub mod rule;
 pub mod run;
 pub mod schedule;

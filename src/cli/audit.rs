@@ -1,250 +1,75 @@
 //! `expunged audit`.
 
-use std::collections::BTreeSet;
+use std::path::Path;
 
-use jiff::Timestamp;
-use serde::Serialize;
+use crate::audit::note::Verifier;
 
-use crate::audit::{Entry, Event};
-use crate::clock;
-use crate::ledger::{Verification, audit::AuditFilter};
-use crate::types::Name;
+use super::{CliError, Common, Exit};
 
-use super::output::{self, BOLD, DIM, GREEN, RED, RESET};
-use super::{CliError, Common, Exit, parse_time, read_ledger};
+mod export;
+mod keys;
+mod log;
+mod prove;
+mod verify;
 
-/// Read and verify the audit log.
+pub(crate) use keys::settle;
+pub(crate) use log::LogArgs;
+pub(crate) use verify::VerifyArgs;
+
+/// Read, verify, prove and export the audit log.
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Command {
     Log(LogArgs),
-    /// Recompute the whole log and compare it with its signed checkpoint
+    Verify(VerifyArgs),
+    Prove(prove::ProveArgs),
+    VerifyProof(prove::VerifyProofArgs),
+    Export(export::ExportArgs),
+    /// Print the verifier key with which anyone can verify the log; after changes, all of them in order
+    Key,
+    /// Have the log go on under a new signing key
     ///
-    /// Exit code 0 when the log is as it was written, 1 when it was changed, 2 when it could not be
-    /// checked.
-    Verify,
-}
-
-/// Show entries, the newest last
-#[derive(clap::Args, Debug, Default)]
-pub(crate) struct LogArgs {
-    /// Only about this rule.
-    #[arg(long, value_name = "RULE")]
-    rule: Option<Name>,
-    /// Only in this store.
-    #[arg(long, value_name = "STORE")]
-    store: Option<Name>,
-    /// Only of this kind, such as `batch_done`.
-    #[arg(long, value_name = "KIND", value_parser = clap::builder::PossibleValuesParser::new(Event::KINDS))]
-    kind: Option<String>,
-    /// From this moment on: a date or an RFC 3339 timestamp.
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Before this moment.
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
-    /// At most so many, the newest; 0 for all.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: u32,
-}
-
-impl LogArgs {
-    /// The newest entries of all kinds.
-    pub(super) fn newest(limit: u32) -> LogArgs {
-        LogArgs { limit, ..LogArgs::default() }
-    }
+    /// The old key vouches for the new one in the log itself, so whoever has the first key can verify on.
+    /// The daemon must be stopped: it would go on with the key that it has read.
+    RotateKey,
+    DestroyCommitmentKey(keys::DestroyArgs),
 }
 
 pub(crate) async fn main(common: &Common, command: Command) -> Result<Exit, CliError> {
     match command {
-        Command::Log(args) => log(common, args).await,
-        Command::Verify => verify(common).await,
+        Command::Log(args) => log::main(common, args).await,
+        Command::Verify(args) => verify::main(common, args).await,
+        Command::Prove(args) => prove::main(common, args).await,
+        Command::VerifyProof(args) => prove::verify(common, &args),
+        Command::Export(args) => export::main(common, &args).await,
+        Command::Key => keys::print(common),
+        Command::RotateKey => keys::rotate(common).await,
+        Command::DestroyCommitmentKey(args) => keys::destroy(common, &args).await,
     }
 }
 
-#[derive(Serialize)]
-struct Positioned<'a> {
-    position: u64,
-    #[serde(flatten)]
-    entry: &'a Entry,
+/// The verifier keys that `--key` names: each a key, or a file of them, one per line.
+fn read_keys(named: &[String]) -> Result<Vec<Verifier>, CliError> {
+    let mut keys = Vec::new();
+    for name in named {
+        if let Ok(key) = Verifier::parse(name.trim()) {
+            keys.push(key);
+            continue;
+        }
+        let text = read_text(Path::new(name))?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let key = Verifier::parse(line.trim());
+            keys.push(key.map_err(|error| CliError::Usage(format!("{name}: {error}")))?);
+        }
+    }
+    Ok(keys)
 }
 
-async fn log(common: &Common, args: LogArgs) -> Result<Exit, CliError> {
-    let config = common.load()?;
-    let now = clock::now();
-    let moment = |text: Option<String>| -> Result<Option<Timestamp>, CliError> {
-        text.map(|text| parse_time(&text, now)).transpose()
-    };
-    let filter = AuditFilter {
-        rule: args.rule,
-        store: args.store,
-        kind: args.kind,
-        since: moment(args.since)?,
-        until: moment(args.until)?,
-        limit: (args.limit > 0).then_some(args.limit),
-        newest_first: true,
-    };
-    let ledger = read_ledger(&config).await?;
-    let mut entries = ledger.audit_log(&filter).await?;
-    entries.reverse();
-    if common.json {
-        let positioned: Vec<_> = entries
-            .iter()
-            .map(|(position, entry)| Positioned { position: *position, entry })
-            .collect();
-        output::json(&positioned);
+/// What a file holds, or standard input for `-`.
+fn read_text(path: &Path) -> Result<String, CliError> {
+    let read = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
     } else {
-        print(&entries);
-        if args.limit > 0 && entries.len() >= args.limit as usize {
-            anstream::println!(
-                "{DIM}Only the newest {} are shown; --limit 0 shows all.{RESET}",
-                args.limit
-            );
-        }
-    }
-    Ok(Exit::Fine)
-}
-
-/// Prints entries as a table.
-pub(crate) fn print(entries: &[(u64, Entry)]) {
-    let days: BTreeSet<_> = entries.iter().map(|(_, entry)| day(entry)).collect();
-    // Where all is of one day, the day is said once.
-    let (heading, form) = match (days.first(), days.len()) {
-        (Some(day), 1) => (day.as_str(), "%H:%M:%S UTC"),
-        _ => ("when (UTC)", "%Y-%m-%d %H:%M:%S"),
+        std::fs::read_to_string(path)
     };
-    let mut table = output::table(&["#", heading, "kind", "rule", "what"]);
-    for (position, entry) in entries {
-        table.add_row(vec![
-            output::right(position),
-            entry.at.strftime(form).to_string().into(),
-            entry.event.kind().into(),
-            entry.event.rule().map(ToString::to_string).unwrap_or_default().into(),
-            describe(&entry.event).into(),
-        ]);
-    }
-    // The words say the kind as well; they are not worth breaking for it.
-    output::print_table(table, if output::is_narrow() { &[2] } else { &[] });
-}
-
-fn day(entry: &Entry) -> String {
-    entry.at.strftime("%Y-%m-%d").to_string()
-}
-
-/// What an entry says, in a line.
-fn describe(event: &Event) -> String {
-    let short = |digest: &str| digest.chars().take(8).collect::<String>();
-    match event {
-        Event::DaemonStarted { version } => format!("version {version}"),
-        Event::DaemonStopped { reason }
-        | Event::ConfigurationRefused { reason }
-        | Event::RunRefused { reason, .. }
-        | Event::BatchUndone { reason, .. } => reason.to_string(),
-        Event::ConfigurationLoaded { rules, stores, digest, .. } => {
-            format!("{rules} rules, {stores} stores, digest {}", short(digest))
-        }
-        Event::RuleAdded { digest, .. } | Event::RuleRemoved { digest, .. } => {
-            format!("version {}", short(digest))
-        }
-        Event::RuleChanged { digest, previous, .. } => {
-            format!("from version {} to {}", short(previous), short(digest))
-        }
-        Event::RuleArmed { digest, .. } => format!("version {} may act", short(digest)),
-        Event::RuleDisarmed { .. } => "only observes from now on".to_owned(),
-        Event::PlanMade { due, cutoff, .. } => {
-            format!("{} due before {}", output::records(*due), cutoff.strftime("%Y-%m-%d"))
-        }
-        Event::RunStarted { table, action, cause, cutoff, .. } => {
-            format!("by {cause}: {action} in {table} before {}", cutoff.strftime("%Y-%m-%d"))
-        }
-        Event::BatchDone { records, action, commitments, .. } => {
-            let root = commitments.to_string();
-            format!("{action} of {}, root {}", output::records(*records), short(&root))
-        }
-        Event::RunFinished { state, records, remaining, reason, .. } => {
-            let still = remaining.map(|due| format!(", {} still due", output::number(due)));
-            let why = reason.as_ref().map(|reason| format!(": {reason}"));
-            format!(
-                "{state}, {}{}{}",
-                output::records(*records),
-                still.unwrap_or_default(),
-                why.unwrap_or_default()
-            )
-        }
-        Event::RunObserved { due, undecided, .. } => {
-            format!(
-                "{} due and left alone, {} undecided",
-                output::records(*due),
-                output::number(*undecided)
-            )
-        }
-        Event::PlanApplied { digest, .. } => format!("plan {} is carried out", short(digest)),
-        Event::PlanRefused { digest, reason, .. } => format!("plan {}: {reason}", short(digest)),
-        Event::ApprovalAwaited { due, total, reason, .. } => {
-            format!("{reason}: {} of {}", output::number(*due), output::records(*total))
-        }
-        Event::RunApproved { by, .. } => format!("approved by {by}"),
-        Event::RunVerified { checked, of, present, state, .. } => format!(
-            "looked for {} of {}: {} there, {state}",
-            output::number(*checked),
-            output::records(*of),
-            output::number(*present)
-        ),
-        Event::CertificateIssued { digest, .. } => format!("digest {}", short(digest)),
-        Event::ClockJumped { seconds } => format!("by {seconds} s: nothing runs"),
-        Event::HoldPlaced { scope, until, .. } => {
-            format!("on {scope}, until {}", until.strftime("%Y-%m-%d"))
-        }
-        Event::HoldExtended { until, .. } => format!("until {}", until.strftime("%Y-%m-%d")),
-        Event::HoldReleased { .. } => "its records are free again".to_owned(),
-        Event::HoldExpired { .. } => "its time is over".to_owned(),
-        Event::KeyRotated { current, .. } => {
-            format!("to {}", current.rsplit_once('+').map_or(&**current, |(name, _)| name))
-        }
-        Event::CommitmentKeyDestroyed {} => "no entry can be tied to a record any more".to_owned(),
-    }
-}
-
-#[derive(Serialize)]
-struct VerificationReport {
-    valid: bool,
-    entries: u64,
-    root: String,
-    problems: Vec<String>,
-}
-
-async fn verify(common: &Common) -> Result<Exit, CliError> {
-    let config = common.load()?;
-    let ledger = read_ledger(&config).await?;
-    let verification = ledger.verify_audit().await?;
-    if common.json {
-        output::json(&VerificationReport {
-            valid: verification.is_valid(),
-            entries: verification.entries,
-            root: verification.root.to_string(),
-            problems: verification.problems.iter().map(ToString::to_string).collect(),
-        });
-    } else {
-        print_verification(&verification, ledger.keys().origin());
-    }
-    Ok(if verification.is_valid() { Exit::Fine } else { Exit::Failed })
-}
-
-/// Prints what was verified.
-pub(crate) fn print_verification(verification: &Verification, origin: &str) {
-    if verification.is_valid() {
-        let text = format!(
-            "{} entries are as they were written: their root is the one in the checkpoint signed by {origin}",
-            output::number(verification.entries),
-        );
-        anstream::println!("{GREEN}{BOLD}valid{RESET}  {}", output::hanging(&text, 7));
-        println!("root   {}", verification.root);
-        return;
-    }
-    anstream::println!("{RED}the audit log was changed{RESET}");
-    for problem in &verification.problems {
-        println!("  {}", output::hanging(&problem.to_string(), 2));
-    }
-    if verification.omitted > 0 {
-        println!("  and {} more", output::number(verification.omitted));
-    }
+    read.map_err(|source| CliError::Io { doing: format!("read {}", path.display()), source })
 }

@@ -151,7 +151,8 @@ impl Tour {
             "The log is a Merkle tree under a signed checkpoint. Whoever changes, removes or inserts \
              an entry is found out.",
         );
-        let exit = audit::main(&self.common, audit::Command::Verify).await?;
+        let exit =
+            audit::main(&self.common, audit::Command::Verify(audit::VerifyArgs::default())).await?;
         tell(&exit);
         Ok(())
     }
