@@ -45,8 +45,9 @@ pub fn verify(
     }
     look.look_for_stray_commitments()?;
     let (mut found, _) = look.review.finish();
-    let own: Vec<_> = own.iter().map(ToString::to_string).collect();
-    if !own.is_empty() && !own.starts_with(&found.keys) {
+    let has_own = own.is_some();
+    let own: Vec<_> = own.iter().flatten().map(ToString::to_string).collect();
+    if has_own && (own.is_empty() || !own.starts_with(&found.keys)) {
         let what = "does not hold the keys that signed the log";
         found.report(Problem::File { path: KEY.to_owned(), what });
     }
@@ -156,14 +157,17 @@ fn claimed_size(note: &str) -> Option<u64> {
 }
 
 /// The keys in the folder. They must be whole even when the caller has others.
-fn read_keys(dir: &Path, problems: &mut Vec<Problem>) -> Result<Vec<Verifier>, ArchiveError> {
+fn read_keys(
+    dir: &Path,
+    problems: &mut Vec<Problem>,
+) -> Result<Option<Vec<Verifier>>, ArchiveError> {
     let path = dir.join(KEY);
     let Some(text) = text(dir, KEY)? else {
         problems.push(missing(KEY));
-        return Ok(Vec::new());
+        return Ok(None);
     };
     let keys = text.lines().map(Verifier::parse).collect::<Result<Vec<_>, _>>();
-    keys.map_err(|source| ArchiveError::Key { path, source })
+    keys.map(Some).map_err(|source| ArchiveError::Key { path, source })
 }
 
 /// The checkpoints at which the key was changed.
