@@ -10,6 +10,8 @@ mod support;
 #[path = "daemon/harness.rs"]
 mod harness;
 
+#[path = "daemon/checkpoints.rs"]
+mod checkpoints;
 #[path = "daemon/continuous.rs"]
 mod continuous;
 #[path = "daemon/idle.rs"]
