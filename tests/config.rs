@@ -63,6 +63,42 @@ fn main_sample() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config/expunged.toml")
 }
 
+const WEBHOOK: &str = "[audit]\ncheckpoint_webhook = ";
+
+#[test]
+fn checkpoints_go_where_the_configuration_says() {
+    let none = good(&[("expunged.toml", "")], &[]).audit;
+    assert_eq!(none, expunged::config::AuditConfig::default());
+    let text = "[audit]\ncheckpoint_file = \"out/checkpoints\"\ncheckpoint_journal = true\n\
+                checkpoint_every = \"15 minutes\"\n\
+                checkpoint_webhook = { url = \"https://w.example/x\", authorization = { env = \"TOKEN\" } }";
+    let audit = good(&[("expunged.toml", text)], &[]).audit;
+    assert_eq!(audit.checkpoint_file.as_deref(), Some(Path::new("/etc/expunged/out/checkpoints")));
+    assert!(audit.checkpoint_journal);
+    assert_eq!(audit.checkpoint_every, Duration::from_mins(15));
+    let webhook = audit.checkpoint_webhook.expect("it is there");
+    assert_eq!((webhook.url.as_str(), webhook.internal), ("https://w.example/x", false));
+    assert_eq!(webhook.authorization, Some(Secret::Env("TOKEN".into())));
+    let internal = format!("{WEBHOOK}{{ url = \"http://10.0.0.7/x\", internal = true }}");
+    assert!(good(&[("expunged.toml", &internal)], &[]).audit.checkpoint_webhook.is_some());
+}
+
+#[test]
+fn checkpoints_do_not_go_where_anyone_could_change_them() {
+    for (webhook, said) in [
+        ("{ url = \"http://w.example/x\" }", "anyone on the way"),
+        ("{ url = \"ftp://w.example/x\" }", "not a URL for HTTP"),
+        ("{ url = \"https://a:hunter2@w.example/x\" }", "a password does not belong"),
+        ("{ internal = true }", "url"),
+        ("{ url = \"https://w.example\", authorization = \"hunter2\" }", "takes a table"),
+        ("{ url = \"https://w.example\" }\ncheckpoint_every = \"0 s\"", "out of bounds"),
+    ] {
+        let error = error(&[("expunged.toml", &format!("{WEBHOOK}{webhook}"))], &[]).to_string();
+        assert!(error.contains(said), "{webhook}: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
 // --- what is installed ---------------------------------------------------------------------------
 
 #[test]
@@ -100,6 +136,7 @@ fn the_defaults_that_the_sample_names_are_the_defaults() {
     assert_eq!(empty.ledger.url, sample.ledger.url);
     assert_eq!(empty.keys, sample.keys);
     assert_eq!(empty.daemon, sample.daemon);
+    assert_eq!(empty.audit, sample.audit);
     let rule = good(&[("expunged.toml", &rule(""))], &[]).rules.into_values().next().unwrap();
     let written = sample.rules.into_values().next().unwrap();
     assert_eq!(rule.mode, written.mode);

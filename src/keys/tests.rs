@@ -211,6 +211,65 @@ fn sealed_bytes_open_only_where_they_belong() {
 }
 
 #[test]
+fn the_signing_key_changes_and_the_old_public_one_stays_known() {
+    let (_temporary, dir, old) = created();
+    Keys::finish_rotation(&dir).unwrap();
+    assert_eq!(
+        Keys::open(&dir).unwrap().verifiers(),
+        [old.verifier().clone()],
+        "nothing to finish"
+    );
+    Keys::prepare_rotation(&dir).unwrap();
+    let between = Keys::open(&dir).unwrap();
+    let next = between.next_verifier().unwrap().clone();
+    assert_eq!((between.verifier(), between.origin()), (old.verifier(), old.origin()));
+    Keys::prepare_rotation(&dir).unwrap();
+    assert_eq!(Keys::open(&dir).unwrap().next_verifier(), Some(&next), "the same one again");
+    Keys::finish_rotation(&dir).unwrap();
+    let new = Keys::open(&dir).unwrap();
+    assert_eq!(new.verifiers(), [old.verifier().clone(), next.clone()]);
+    assert_eq!((new.verifier(), new.next_verifier()), (&next, None));
+    assert_eq!(mode(&dir.join("audit-signing.key")), 0o600);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 5, "nothing is left over");
+    // What the old key signed alone is not built on any more, nor what the new one signed by the old.
+    let statement =
+        Checkpoint { origin: old.origin().to_owned(), size: 1, root: crate::audit::Hash([1; 32]) };
+    let [by_old, by_new] = [&old, &new].map(|keys| keys.sign_checkpoint(&statement, Hand::Present));
+    assert!(new.open_checkpoint(&by_old).is_err());
+    assert_eq!(old.open_checkpoint(&by_new), Err(CheckpointError::Superseded));
+    let by_both = between.sign_rotation(&statement).unwrap();
+    assert_eq!(old.open_checkpoint(&by_both), Err(CheckpointError::Superseded));
+    assert_eq!(between.open_checkpoint(&by_both).unwrap().1, Hand::Next);
+    assert_eq!(new.open_checkpoint(&by_both).unwrap().1, Hand::Present);
+    assert!(new.sign_rotation(&statement).is_none());
+}
+
+#[test]
+fn a_destroyed_commitment_key_is_overwritten_and_replaced() {
+    let (_temporary, dir, old) = created();
+    let path = dir.join("commitment.key");
+    let text = fs::read_to_string(&path).unwrap();
+    // Another name for the same bytes on disk, to see what becomes of them.
+    let bytes = dir.parent().unwrap().join("bytes");
+    fs::hard_link(&path, &bytes).unwrap();
+    Keys::forget(&dir).unwrap();
+    assert_eq!(fs::read_to_string(&bytes).unwrap(), "0".repeat(text.len()));
+    let between = Keys::open(&dir).unwrap();
+    assert!(between.is_forgetting() && !old.is_forgetting());
+    Keys::finish_forgetting(&dir).unwrap();
+    Keys::finish_forgetting(&dir).unwrap();
+    let new = Keys::open(&dir).unwrap();
+    assert!(!new.is_forgetting());
+    let one = |keys: &Keys| keys.commitment(&name("app"), "users", &key(1));
+    assert_eq!(one(&new), one(&between));
+    assert_ne!(one(&new), one(&old));
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 5, "nothing is left over");
+    // A key that only got lost is still not replaced.
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(Keys::open_or_create(&dir), Err(KeysError::Incomplete { .. })));
+}
+
+#[test]
 fn debug_shows_no_secret() {
     let keys = Keys::generate();
     let shown = format!("{keys:?}");
