@@ -26,6 +26,9 @@ use uuid::Uuid;
 
 mod support;
 
+#[path = "tamper/tiles.rs"]
+mod tiles;
+
 /// A ledger with a folder of keys.
 struct Place {
     url: String,
