@@ -108,11 +108,11 @@ pub async fn export(
     dir: &Path,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Exported, ArchiveError> {
-    let keys = ledger.keys().verifiers();
     let mut snapshot = ledger.snapshot().await?;
     let head = audit::read_head(&mut snapshot).await?;
     let opened = ledger.keys().open_checkpoint(&head);
-    let (signed, _) = opened.map_err(|error| ArchiveError::Log(error.to_string()))?;
+    let (signed, hand) = opened.map_err(|error| ArchiveError::Log(error.to_string()))?;
+    let keys = ledger.keys().verifiers(hand);
     let mut folder = Folder::take(dir, &keys, &signed)?;
     for (size, note) in audit::read_bridges(&mut snapshot).await? {
         folder.put(&format!("{BRIDGES}/{size}"), note.as_bytes())?;

@@ -164,9 +164,9 @@ impl Keys {
         self.signer.verifier()
     }
 
-    /// All public keys that the log has had, the first one first, and the one that is about to follow.
-    pub fn verifiers(&self) -> Vec<Verifier> {
-        let next = self.next.as_ref().map(Signer::verifier);
+    /// All public keys that the log has had up to the one in force, the first one first.
+    pub fn verifiers(&self, in_force: Hand) -> Vec<Verifier> {
+        let next = self.next_verifier().filter(|_| in_force == Hand::Next);
         self.retired.iter().chain([self.verifier()]).chain(next).cloned().collect()
     }
 

@@ -15,7 +15,7 @@ use expunged::audit::entry::{ActionKind, Cause, RunEnd, RunMode};
 use expunged::audit::note::Verifier;
 use expunged::audit::{Entry, Event, Hash};
 use expunged::clock::Stopwatch;
-use expunged::keys::Keys;
+use expunged::keys::{Hand, Keys};
 use expunged::ledger::audit::append;
 use expunged::ledger::{Ledger, Problem, Verification, commit};
 use expunged::types::{Key, KeyValue, Name};
@@ -403,7 +403,7 @@ async fn a_rollback_is_found_with_a_checkpoint_from_elsewhere(place: Place) {
 
     let folder = place.temporary.path().join("exported");
     archive::export(&ledger, &folder, |_, _| ()).await.unwrap();
-    let keys = ledger.keys().verifiers();
+    let keys = ledger.keys().verifiers(Hand::Present);
     assert!(archive::verify(&folder, keys.clone(), vec![early]).unwrap().is_valid());
     let found = archive::verify(&folder, keys, vec![newer]).unwrap();
     assert_eq!(found.problems, [Problem::Forked { size: 16 }]);
@@ -453,7 +453,7 @@ async fn every_change_of_an_exported_folder_is_found() {
     let dir = place.temporary.path().join("exported");
     let exported = archive::export(&ledger, &dir, |_, _| ()).await.unwrap();
     assert_eq!((exported.entries, exported.batches), (261, 52));
-    let keys = ledger.keys().verifiers();
+    let keys = ledger.keys().verifiers(Hand::Present);
     // The first key is enough: the log itself leads to the second.
     for keys in [&keys[..1], &keys[1..], &keys[..]] {
         let found = archive::verify(&dir, keys.to_vec(), Vec::new()).unwrap();
@@ -531,7 +531,7 @@ async fn an_export_goes_on_where_it_was_and_refuses_what_does_not_fit() {
         [&expected[..], &bundles[..]].concat(),
         "nothing is left of the partial ones"
     );
-    assert!(!is_noticed(&dir, &ledger.keys().verifiers()));
+    assert!(!is_noticed(&dir, &ledger.keys().verifiers(Hand::Present)));
 
     // Somebody changed what was exported: it is neither overwritten nor built on.
     let tile = dir.join("tile/0/000");

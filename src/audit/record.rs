@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::entry::{Entry, EntryError, Event};
-use super::note::Verifier;
+use super::note::{NoteError, Verifier};
 use super::proof::{self, Proof, ProofError};
 use super::tree::Hash;
 
@@ -75,7 +75,13 @@ pub enum ShowError {
 impl ShowError {
     /// Whether something was changed; otherwise it could not be checked.
     pub fn is_tampering(&self) -> bool {
-        !matches!(self, ShowError::NoEntry | ShowError::Attachment | ShowError::Entry(_))
+        // Where no signature is by the key, it may be one by a newer key.
+        const UNSIGNED: CheckpointError = CheckpointError::Note(NoteError::Unsigned);
+        match self {
+            ShowError::NoEntry | ShowError::Attachment | ShowError::Entry(_) => false,
+            ShowError::Checkpoint(error) => *error != UNSIGNED,
+            ShowError::Inclusion(_) | ShowError::Record(_) | ShowError::NoBatch => true,
+        }
     }
 }
 
@@ -123,7 +129,7 @@ fn in_batch(record: &RecordProof, entry: &Entry) -> Result<Hash, ShowError> {
 }
 
 fn open(note: &str, keys: &[Verifier]) -> Result<Checkpoint, CheckpointError> {
-    let mut opened = Err(super::note::NoteError::Unsigned.into());
+    let mut opened = Err(NoteError::Unsigned.into());
     for key in keys.iter().rev() {
         opened = Checkpoint::open(note, key);
         if opened.is_ok() {

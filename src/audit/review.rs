@@ -261,6 +261,13 @@ impl Review {
                 return None;
             }
         };
+        // Whoever has an old key, by then perhaps a stolen one, could make a log that ends before its change.
+        let chain = &self.found.keys;
+        let same_log = self.evidence.keys.iter().filter(|key| key.name() == signed.origin);
+        let known = same_log.map(ToString::to_string);
+        for key in known.filter(|key| !chain.contains(key)).collect::<Vec<_>>() {
+            self.report(Problem::Key { key });
+        }
         let (entries, root) = (self.found.entries, self.found.root);
         if entries < signed.size {
             self.report(Problem::Truncated { signed: signed.size, found: entries });

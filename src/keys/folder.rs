@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretBox};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Keys, Secret};
+use super::{Hand, Keys, Secret};
 use crate::audit::note::{self, Signer, Verifier};
 use crate::clock;
 
@@ -296,7 +296,7 @@ pub(super) fn finish_rotation(dir: &Path) -> Result<(), KeysError> {
     if keys.next.is_none() {
         return Ok(());
     }
-    let lines = note::key_lines(&keys.verifiers());
+    let lines = note::key_lines(&keys.verifiers(Hand::Next));
     write_whole(dir, VERIFIER, &lines, 0o644)?;
     replace(dir, NEXT_SIGNING, SIGNING)
 }

@@ -215,7 +215,7 @@ fn the_signing_key_changes_and_the_old_public_one_stays_known() {
     let (_temporary, dir, old) = created();
     Keys::finish_rotation(&dir).unwrap();
     assert_eq!(
-        Keys::open(&dir).unwrap().verifiers(),
+        Keys::open(&dir).unwrap().verifiers(Hand::Next),
         [old.verifier().clone()],
         "nothing to finish"
     );
@@ -227,7 +227,7 @@ fn the_signing_key_changes_and_the_old_public_one_stays_known() {
     assert_eq!(Keys::open(&dir).unwrap().next_verifier(), Some(&next), "the same one again");
     Keys::finish_rotation(&dir).unwrap();
     let new = Keys::open(&dir).unwrap();
-    assert_eq!(new.verifiers(), [old.verifier().clone(), next.clone()]);
+    assert_eq!(new.verifiers(Hand::Present), [old.verifier().clone(), next.clone()]);
     assert_eq!((new.verifier(), new.next_verifier()), (&next, None));
     assert_eq!(mode(&dir.join("audit-signing.key")), 0o600);
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 5, "nothing is left over");

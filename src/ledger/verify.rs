@@ -11,6 +11,7 @@ use super::{Ledger, LedgerError, Transaction, audit, to_text};
 use crate::audit::review::{Evidence, Problem, Review, Verification};
 use crate::audit::tree::Frontier;
 use crate::audit::{Commitments, Entry, Event, Hash};
+use crate::keys::Hand;
 use crate::types::Name;
 
 const VERIFYING: &str = "verifying the audit log";
@@ -62,7 +63,9 @@ impl Ledger {
             read => read?,
         };
         let checkpoint = head.checkpoint.clone();
-        let evidence = Evidence { keys: self.keys.verifiers(), head: checkpoint, bridges, kept };
+        let opened = self.keys.open_checkpoint(checkpoint.as_deref().unwrap_or_default());
+        let keys = self.keys.verifiers(opened.map_or(Hand::Present, |(_, hand)| hand));
+        let evidence = Evidence { keys, head: checkpoint, bridges, kept };
         let mut walk = Walk { review: Review::new(evidence), expected: 0, rows: 0 };
         for problem in problems {
             walk.review.report(problem);

@@ -79,6 +79,11 @@ pub enum Problem {
         /// Why not.
         reason: String,
     },
+    /// The log leads to no change to a key that signed it once.
+    Key {
+        /// The verifier key.
+        key: String,
+    },
     /// A checkpoint is kept for a change of the key that never was.
     StrayCheckpoint {
         /// Its size.
@@ -153,6 +158,10 @@ impl fmt::Display for Problem {
             Problem::Rotation { position, reason } => {
                 write!(f, "the change of the signing key at {position} is not good: {reason}")
             }
+            Problem::Key { key } => write!(
+                f,
+                "the log tells of no change to the key {key}: it was put back to before that, or the key is of something else"
+            ),
             Problem::StrayCheckpoint { size } => write!(
                 f,
                 "a checkpoint of {size} entries is kept as if the key had changed there, and it did not"

@@ -131,6 +131,11 @@ fn a_change_of_the_key_that_the_old_one_does_not_vouch_for_is_found() {
     // A key that was replaced signs no more, whoever has it by now.
     let old = Evidence { head: Some(checkpoint(&entries).sign(&b)), ..evidence };
     assert!(matches!(review(&entries, old).problems[..], [Problem::Checkpoint { .. }]));
+    // Nor can it make a log that ends before it was replaced, for those who know of the new one.
+    let keys = [1, 2].map(|seed| signer(seed).verifier().clone()).to_vec();
+    let head = Some(checkpoint(&entries[..1]).sign(&a));
+    let found = review(&entries[..1], Evidence { keys, head, ..Evidence::default() });
+    assert_eq!(found.problems, [Problem::Key { key: b.verifier().to_string() }]);
     // Nor can one be left out of the chain.
     let skipped = vec![started(0), rotated(&a, &b), rotated(&a, &c)];
     let head = Some(checkpoint(&skipped).sign(&c));

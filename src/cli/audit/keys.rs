@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::clock;
 use crate::config::Config;
-use crate::keys::Keys;
+use crate::keys::{Hand, Keys};
 use crate::ledger::Ledger;
 
 use super::super::output::{self, BOLD, GREEN, RESET};
@@ -30,7 +30,7 @@ pub(crate) struct DestroyArgs {
 
 pub(super) fn print(common: &Common) -> Result<Exit, CliError> {
     let keys = Keys::open(&common.load()?.keys)?;
-    let verifiers: Vec<_> = keys.verifiers().iter().map(ToString::to_string).collect();
+    let verifiers: Vec<_> = keys.verifiers(Hand::Present).iter().map(ToString::to_string).collect();
     if common.json {
         output::json(&json!({ "origin": keys.origin(), "keys": verifiers }));
     } else {

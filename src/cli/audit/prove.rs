@@ -7,9 +7,9 @@ use serde_json::json;
 
 use crate::audit::entry::ActionKind;
 use crate::audit::proof::Proof;
-use crate::audit::record::{RecordProof, Shown, show};
+use crate::audit::record::{RecordProof, ShowError, Shown, show};
 use crate::audit::{Entry, Event, Hash};
-use crate::keys::Keys;
+use crate::keys::{Hand, Keys};
 use crate::ledger::Ledger;
 use crate::ledger::audit::AuditFilter;
 use crate::types::{Key, KeyValue, Name};
@@ -80,7 +80,7 @@ pub(super) async fn main(common: &Common, args: ProveArgs) -> Result<Exit, CliEr
         CliError::Usage(format!("the log has no entry {position}: see `expunged audit log`"))
     })?;
     // What is handed out was checked as its reader will check it.
-    let shown = show(&proof, &ledger.keys().verifiers(), None);
+    let shown = show(&proof, &ledger.keys().verifiers(Hand::Next), None);
     let shown = shown.map_err(|error| CliError::Usage(format!("{error}; verify the log")))?;
     hand_out(common, &args, &proof, &shown)
 }
@@ -190,7 +190,7 @@ fn values(text: &str) -> Vec<KeyValue> {
 
 pub(super) fn verify(common: &Common, args: &VerifyProofArgs) -> Result<Exit, CliError> {
     let keys = if args.key.is_empty() {
-        Keys::open(&common.load()?.keys)?.verifiers()
+        Keys::open(&common.load()?.keys)?.verifiers(Hand::Next)
     } else {
         read_keys(&args.key)?
     };
@@ -214,6 +214,9 @@ pub(super) fn verify(common: &Common, args: &VerifyProofArgs) -> Result<Exit, Cl
             }
             Ok(Exit::Failed)
         }
+        Err(error @ ShowError::Checkpoint(_)) => Err(CliError::Usage(format!(
+            "{error}; after a change of the key it takes the newer one: `expunged audit key` prints them all"
+        ))),
         Err(error) => Err(CliError::Usage(error.to_string())),
     }
 }
