@@ -2,6 +2,9 @@
 //! calls a pass and prints.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
+mod account;
+mod apply;
+mod approve;
 mod audit;
 mod check;
 mod daemon;
@@ -55,7 +58,9 @@ enum Command {
     Demo(demo::Args),
     Check(check::Args),
     Plan(plan::Args),
+    Apply(apply::Args),
     Run(run::Args),
+    Approve(approve::Args),
     Daemon(daemon::Args),
     Status(status::Args),
     #[command(subcommand)]
@@ -85,6 +90,10 @@ pub(crate) enum CliError {
     Io { doing: String, source: std::io::Error },
     #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
+    #[error(transparent)]
+    Apply(#[from] crate::run::ApplyError),
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     #[error("the demo's database failed: {0}")]
     Demo(#[from] sqlx::Error),
     #[error("{0}")]
@@ -169,7 +178,9 @@ impl Cli {
             Command::Demo(args) => demo::main(&common, args).await,
             Command::Check(args) => check::main(&common, args).await,
             Command::Plan(args) => plan::main(&common, args).await,
+            Command::Apply(args) => apply::main(&common, args).await,
             Command::Run(args) => run::main(&common, args).await,
+            Command::Approve(args) => approve::main(&common, args).await,
             Command::Daemon(args) => daemon::main(&common, args).await,
             Command::Status(args) => status::main(&common, args).await,
             Command::Audit(command) => audit::main(&common, command).await,

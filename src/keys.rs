@@ -23,7 +23,7 @@ use sha2::Sha256;
 
 use crate::audit::Commitments;
 use crate::audit::checkpoint::{Checkpoint, CheckpointError};
-use crate::audit::note::{Signer, Verifier};
+use crate::audit::note::{NoteError, Signer, Verifier};
 use crate::clock;
 use crate::types::{Key, Name};
 
@@ -100,6 +100,20 @@ impl Keys {
     /// Signs a checkpoint of the audit log.
     pub fn sign_checkpoint(&self, checkpoint: &Checkpoint) -> String {
         checkpoint.sign(&self.signer)
+    }
+
+    /// Signs a text, such as a saved plan; other than a checkpoint's, its first line is not the log's
+    /// name.
+    pub fn sign(&self, text: &str) -> String {
+        self.signer.sign(text)
+    }
+
+    /// Reads a text that these keys have signed.
+    ///
+    /// # Errors
+    /// When they have not, or it was changed.
+    pub fn open_signed<'a>(&self, note: &'a str) -> Result<&'a str, NoteError> {
+        self.signer.verifier().verify(note)
     }
 
     /// Reads a checkpoint of this log that these keys have signed.

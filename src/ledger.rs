@@ -13,25 +13,30 @@ use sqlx::{AnyConnection, AnyPool, Connection, Executor};
 
 use crate::keys::Keys;
 
+mod approvals;
 pub mod audit;
 mod error;
 mod lock;
 mod place;
+mod reports;
 mod requests;
 pub(crate) mod row;
 mod rules;
 mod runs;
 mod schema;
+mod verifications;
 mod verify;
 
 pub(crate) use crate::audit::entry::moment::to_text;
+pub use approvals::{Approval, Approved, Permission};
 pub(crate) use error::Doing;
 pub use error::LedgerError;
 pub use lock::RuleLock;
 use place::Place;
+pub use reports::RunReport;
 pub use requests::Request;
 pub use rules::{Loaded, RuleChange, RuleState};
-pub use runs::{Finish, LastRun, OpenBatch, Outcome, Run};
+pub use runs::{Finish, LastRun, OpenBatch, Outcome, Run, Start};
 pub use verify::{Problem, Verification};
 
 /// Connections to the ledger; a rule that runs needs one more of its own on PostgreSQL.

@@ -44,6 +44,7 @@
 //! | [`types`] | names and keys that cannot be built wrong |
 //! | [`schedule`] | slots of a cron expression: next, previous, missed |
 //! | [`anonymize`] | the strategies, and which of them only pseudonymize |
+//! | [`breaker`] | whether a run may begin, or waits for approval |
 //! | [`rule`] | a rule, and the cutoff of its retention |
 //! | [`config`] | files as people write them, made into valid rules and stores |
 //! | [`plan`] | what a rule would do now, with a reason for everything kept |
@@ -86,6 +87,7 @@
 
 pub mod anonymize;
 pub mod audit;
+pub mod breaker;
 pub mod check;
 pub mod cli;
 pub mod clock;

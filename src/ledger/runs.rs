@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::error::Doing;
 use super::row::{Columns, to_integer};
-use super::{Ledger, LedgerError, Request, Transaction, audit, commit, requests, to_text};
+use super::{
+    Ledger, LedgerError, Request, Transaction, approvals, audit, commit, requests, to_text,
+};
 use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
 use crate::audit::{Entry, Event};
 use crate::clock;
@@ -54,6 +56,22 @@ impl Run {
     }
 }
 
+/// By which right a run begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// No circuit breaker objects.
+    Unasked,
+    /// Somebody approved it, under this id.
+    Approved(Uuid),
+    /// It carries out a saved plan.
+    Planned {
+        /// The plan's digest.
+        digest: String,
+        /// The plan's cutoff.
+        cutoff: Timestamp,
+    },
+}
+
 /// A batch whose outcome is not recorded yet.
 #[derive(Debug)]
 pub struct OpenBatch {
@@ -90,7 +108,7 @@ pub struct Finish {
 }
 
 impl Ledger {
-    /// Begins a run.
+    /// Begins a run; a wait for approval of its rule is over with that.
     ///
     /// # Errors
     /// When the database does not answer; there is no run then.
@@ -98,11 +116,28 @@ impl Ledger {
         &self,
         request: &Request,
         rule: &Rule,
+        start: &Start,
         now: Timestamp,
     ) -> Result<Run, LedgerError> {
-        let run = new_run(request.id, rule, now);
+        let mut run = new_run(request.id, rule, now);
+        match start {
+            Start::Unasked => {}
+            Start::Approved(id) => run.id = *id,
+            Start::Planned { cutoff, .. } => run.cutoff = *cutoff,
+        }
+        let plan = match start {
+            Start::Planned { digest, .. } => Some(digest.clone()),
+            _ => None,
+        };
         let mut tx = self.begin().await?;
         insert_run(&mut tx, &run, rule, "running").await?;
+        sqlx::query("UPDATE run SET plan = $1 WHERE id = $2")
+            .bind(&plan)
+            .bind(run.id.to_string())
+            .execute(&mut *tx)
+            .await
+            .doing("beginning a run")?;
+        approvals::end_wait(&mut tx, &rule.name, run.id).await?;
         let event = Event::RunStarted {
             run: run.id,
             rule: run.rule.clone(),
@@ -113,7 +148,7 @@ impl Ledger {
             cutoff: run.cutoff,
             cause: request.cause,
             mode: rule.mode.into(),
-            plan: None,
+            plan,
         };
         audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
         commit(tx).await?;
@@ -520,6 +555,24 @@ impl Ledger {
         .await
         .doing("reading the last complete run")?;
         row.optional_moment("latest")
+    }
+
+    /// How many records runs of a rule have taken by a saved plan.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn taken_by_plan(&self, rule: &Name, digest: &str) -> Result<u64, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let row = sqlx::query(
+            "SELECT CAST(coalesce(sum(records), 0) AS BIGINT) AS taken FROM run \
+             WHERE rule = $1 AND plan = $2",
+        )
+        .bind(rule.as_str())
+        .bind(digest)
+        .fetch_one(&mut *tx)
+        .await
+        .doing("reading what a plan has taken")?;
+        row.count("taken")
     }
 
     /// Records per second in the latest runs of a rule, where there is enough to tell.
