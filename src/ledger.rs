@@ -22,6 +22,7 @@ pub(crate) mod row;
 mod rules;
 mod runs;
 mod schema;
+mod steps;
 mod verify;
 
 pub(crate) use crate::audit::entry::moment::to_text;

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::audit::entry::{Cause, RunEnd};
 use crate::check::{self, Severity};
 use crate::clock::Stopwatch;
+use crate::fault;
 use crate::ledger::{Finish, Ledger, LedgerError, Outcome, Request, RuleLock, Run};
 use crate::plan::{Plan, Sample};
 use crate::rule::{Mode, Rule};
@@ -249,6 +250,7 @@ impl Runner {
         match prepared {
             Ok(Ok(prepared)) => {
                 let run = self.ledger.start_run(request, rule, now).await?;
+                fault::point("run.started");
                 Execution {
                     runner: self,
                     rule,
@@ -353,6 +355,8 @@ impl Runner {
         for mut run in self.ledger.open_runs(&rule.name).await? {
             recovered.runs += 1;
             run.pseudonymized = rule.action.pseudonymized_columns();
+            // What cannot have happened is damage: nothing is concluded from it.
+            self.ledger.replay(&run).await?;
             let open = self.ledger.open_batches(&run).await?;
             if !open.is_empty() && !run.can_be_resolved_by(rule) {
                 return Err(RunError::RuleChanged { rule: rule.name.clone() });
@@ -361,7 +365,9 @@ impl Runner {
                 let interrupted =
                     Interrupted { keys: batch.keys, transaction_id: batch.transaction_id };
                 let outcome = self.resolve(rule, &run, &interrupted).await?;
+                fault::point("recovery.resolved");
                 self.ledger.settle(&run, batch.id, &interrupted.keys, outcome, now).await?;
+                fault::point("recovery.settled");
                 match outcome {
                     Outcome::Done => recovered.done += 1,
                     Outcome::Undone(_) => recovered.undone += 1,
@@ -375,6 +381,7 @@ impl Runner {
                 now,
             };
             self.ledger.finish_run(&run, finish).await?;
+            fault::point("recovery.finished");
             tracing::warn!(rule = %rule.name, run = %run.id, ?recovered, "resolved an interrupted run");
         }
         Ok(recovered)
