@@ -331,22 +331,35 @@ impl Runner {
         now: Timestamp,
     ) -> Result<Option<Request>, RunError> {
         let Some(lock) = self.ledger.lock_rule(&rule.name).await? else { return Ok(None) };
-        let recovered = self.recover_locked(rule, now).await;
-        let left = self.abandon_requests(rule, now).await;
+        let taken = self.take_over_locked(rule, now).await;
         lock.release().await.ok();
-        if recovered?.runs == 0 && left? == 0 {
-            return Ok(None);
-        }
-        Ok(Some(self.ledger.request(&rule.name, Cause::Restart, now).await?))
+        taken
     }
 
-    async fn abandon_requests(&self, rule: &Rule, now: Timestamp) -> Result<usize, LedgerError> {
-        let open = self.ledger.open_requests().await?;
-        let open: Vec<_> = open.into_iter().filter(|request| request.rule == rule.name).collect();
-        for request in &open {
-            self.ledger.abandon_request(request, "another request took its place", now).await?;
+    /// The new request comes first: whoever dies in what follows leaves it to the next.
+    async fn take_over_locked(
+        &self,
+        rule: &Rule,
+        now: Timestamp,
+    ) -> Result<Option<Request>, RunError> {
+        let left = self.ledger.open_requests().await?;
+        let left: Vec<_> = left.into_iter().filter(|request| request.rule == rule.name).collect();
+        if left.is_empty() && self.ledger.open_runs(&rule.name).await?.is_empty() {
+            return Ok(None);
         }
-        Ok(open.len())
+        let request = self.ledger.request(&rule.name, Cause::Restart, now).await?;
+        fault::point("recovery.requested");
+        if let Err(error) = self.recover_locked(rule, now).await {
+            // The open run has it tried again; the requests of many tries would only pile up.
+            let why = "what was left behind could not be resolved";
+            self.ledger.abandon_request(&request, why, now).await.ok();
+            return Err(error);
+        }
+        for old in &left {
+            self.ledger.abandon_request(old, "another request took its place", now).await?;
+        }
+        fault::point("recovery.closed");
+        Ok(Some(request))
     }
 
     /// The caller holds the rule's lock, so an open run is nobody's.

@@ -294,12 +294,15 @@ mod tests {
 
         #[test]
         fn rows_that_were_meddled_with_do_not_replay(
-            steps in prop::collection::vec(step(), 0..60),
+            ends in prop::collection::vec(batch_end(), 2..30),
+            ended in prop::option::of(run_end()),
             place in any::<prop::sample::Index>(),
             end in run_end(),
         ) {
-            let (_, batches, ended) = record(&steps);
-            prop_assume!(batches.len() >= 2);
+            let numbered = (0..).zip(ends);
+            let batch = |(sequence, end)| BatchState { sequence, end: Some(end) };
+            let batches: Vec<_> = numbered.map(batch).collect();
+            prop_assert!(replay(batches.clone(), ended).is_ok());
             let place = place.index(batches.len() - 1);
 
             let mut lost = batches.clone();

@@ -1,5 +1,8 @@
 //! A daemon in a folder of its own, and the tables that it works on.
 
+// Two test binaries compile this file for themselves, and each uses only a part of it.
+#![allow(dead_code)]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

@@ -1,0 +1,138 @@
+//! Killed at every step between a slot and the end of a run, and at every step of the recovery from that.
+
+use std::process::{ExitStatus, Stdio};
+
+use rustix::process::Signal;
+use std::os::unix::process::ExitStatusExt;
+
+use crate::house::{Act, House, kind_of};
+use crate::support::{TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
+
+/// Steps of a batch, met in the first batch of a run and in later ones.
+const IN_A_BATCH: [&str; 6] = [
+    "batch.taken",
+    "batch.intending",
+    "batch.intended",
+    "batch.committed",
+    "batch.settling",
+    "batch.settled",
+];
+/// Steps that a run takes once. The last two come when nothing is due any more.
+const IN_A_RUN: [&str; 3] = ["run.started", "run.finishing", "run.finished"];
+/// Steps of a daemon that goes on with what a process left behind.
+const IN_RECOVERY: [&str; 5] = [
+    "recovery.requested",
+    "recovery.resolved",
+    "recovery.settled",
+    "recovery.finished",
+    "recovery.closed",
+];
+/// Rows for three batches, however quickly they grow.
+const ENOUGH: i64 = 8_000;
+
+/// Runs a command that is to die at the passage of a point after so many others.
+fn die(house: &House, argument: &str, point: &str, after: u32) {
+    let mut command = house.place.command(&[argument]);
+    command.env("FAILPOINTS", format!("{point}={after}*off->return"));
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let status = wait(status);
+    assert_eq!(
+        status.signal(),
+        Some(Signal::ABORT.as_raw()),
+        "it did not die at {point}, which is built in with `--features fault-points`: run the tests \
+         through tests/run"
+    );
+}
+
+/// Waits for a process; one that does not end by itself is ended, and did not die of a fault.
+fn wait(mut process: std::process::Child) -> ExitStatus {
+    let watch = expunged::clock::Stopwatch::start();
+    loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            return status;
+        }
+        if watch.elapsed() > crate::harness::LIMIT {
+            process.kill().unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+async fn die_at_every_step(store: TestDatabase, ledger: Option<TestDatabase>, act: Act) {
+    let mut house = House::new(store, ledger, act).await;
+    let mut deaths = 0;
+    for (place, point) in IN_A_BATCH.into_iter().enumerate() {
+        for after in [0, 2] {
+            if house.due().await < ENOUGH {
+                house.add(ENOUGH).await;
+            }
+            let before = house.recorded().await;
+            die(&house, "run", point, after);
+            // From the intent on, and until the outcome is durable, a batch is open.
+            let is_open = (2..5).contains(&place);
+            assert_eq!(house.open_batches().await, i64::from(is_open), "{point}");
+            assert!(
+                after == 0 || house.recorded().await > before,
+                "{point} was in the first batch"
+            );
+            // The next process recovers, and dies before it does anything of its own.
+            die(&house, "run", "run.started", 0);
+            assert_eq!(house.open_batches().await, 0, "{point}");
+            assert_eq!(house.recorded().await, house.handled().await, "after {point}");
+            deaths += 2;
+        }
+    }
+    for point in IN_A_RUN {
+        house.add(10).await;
+        die(&house, "run", point, 0);
+        assert_eq!(house.open_runs().await, i64::from(point != "run.finished"), "{point}");
+        deaths += 1;
+    }
+    for point in IN_RECOVERY {
+        for left in ["batch.intended", "batch.committed"] {
+            house.add(10).await;
+            die(&house, "run", left, 0);
+            die(&house, "daemon", point, 0);
+            // Whoever comes next has all it needs to go on by itself.
+            let mut daemon = house.place.start();
+            let run = daemon.wait_for_run("nightly");
+            assert_eq!(run["state"], "done", "{point}: {}", daemon.text());
+            assert_eq!(daemon.stop().code(), Some(0));
+            assert_eq!(house.due().await, 0, "after {point}");
+            deaths += 2;
+        }
+    }
+    house.add(10).await;
+    house.ledger.execute("UPDATE rule_state SET first_seen = '2020-01-01T00:00:00.000000Z'").await;
+    die(&house, "daemon", "slot.claimed", 0);
+    let mut daemon = house.place.start();
+    assert_eq!(daemon.wait_for_run("nightly")["state"], "done", "{}", daemon.text());
+    assert_eq!(daemon.stop().code(), Some(0));
+    let batches = house.assert_covered().await;
+    println!(
+        "kill suite, {}, {act:?}: {} deaths at fault points, {} rows, {batches} batches, each row covered once",
+        kind_of(&house.store),
+        deaths + 1,
+        house.due_ids().count(),
+    );
+}
+
+macro_rules! cases {
+    ($($name:ident: $store:ident, $ledger:expr, $act:ident;)+) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                die_at_every_step($store().await, $ledger, Act::$act).await;
+            }
+        )+
+    };
+}
+
+cases! {
+    deletes_on_postgres_survive_every_fault: fresh_postgres, None, Delete;
+    deletes_on_mariadb_survive_every_fault: fresh_mysql, None, Delete;
+    deletes_on_sqlite_survive_every_fault: fresh_sqlite, Some(fresh_postgres().await), Delete;
+    anonymization_on_postgres_survives_every_fault: fresh_postgres, Some(fresh_postgres().await), Pseudonymize;
+    anonymization_on_mariadb_survives_every_fault: fresh_mysql, Some(fresh_postgres().await), Clear;
+    anonymization_on_sqlite_survives_every_fault: fresh_sqlite, None, Pseudonymize;
+}
