@@ -10,7 +10,7 @@ use crate::support::{TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 /// Kills in the middle of a run, for each of nine cases: more than two hundred together.
 const SHARE: u32 = 24;
 /// Rows that are due before a process is started, so that it does not finish before it is killed.
-const ENOUGH: i64 = 8_000;
+const ENOUGH: i64 = 5_000;
 
 /// How many times as long as usual.
 pub(crate) fn length() -> u32 {
