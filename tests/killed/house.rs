@@ -1,4 +1,4 @@
-//! A table of which nine rows in ten are due, a rule that acts on it, and the proof that it did.
+//! A table of which one row in four is due, a rule that acts on it, and the proof that it did.
 
 use std::collections::BTreeMap;
 
@@ -69,24 +69,24 @@ impl House {
         House { place, store, ledger, act, rows: 0, _ledger: postgres_ledger }
     }
 
-    /// Adds rows, nine in ten of them due.
+    /// Adds rows, one in four of them due.
     pub(crate) async fn add(&mut self, rows: i64) {
         let (first, last) = (self.rows + 1, self.rows + rows);
         let sql = match self.store.kind {
             Kind::Postgres => format!(
                 "INSERT INTO accounts SELECT n, 'user' || n || '@example.org', \
-                 now() - CASE WHEN n % 10 = 0 THEN interval '1 day' ELSE interval '3 years' END \
+                 now() - CASE WHEN n % 4 = 0 THEN interval '3 years' ELSE interval '1 day' END \
                  FROM generate_series({first}, {last}) AS n; ANALYZE accounts"
             ),
             Kind::MySql => format!(
                 "INSERT INTO accounts SELECT seq, concat('user', seq, '@example.org'), \
-                 utc_timestamp(6) - INTERVAL IF(seq % 10 = 0, 1, 1100) DAY, NULL \
+                 utc_timestamp(6) - INTERVAL IF(seq % 4 = 0, 1100, 1) DAY, NULL \
                  FROM seq_{first}_to_{last}"
             ),
             Kind::Sqlite => format!(
                 "WITH RECURSIVE n(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM n WHERE n < {last}) \
                  INSERT INTO accounts SELECT n, 'user' || n || '@example.org', \
-                 strftime('%Y-%m-%dT%H:%M:%fZ', 'now', iif(n % 10 = 0, '-1 days', '-3 years')), NULL FROM n"
+                 strftime('%Y-%m-%dT%H:%M:%fZ', 'now', iif(n % 4 = 0, '-3 years', '-1 days')), NULL FROM n"
             ),
         };
         self.store.execute(&sql).await;
@@ -95,7 +95,7 @@ impl House {
 
     /// Rows that were due when they were added, handled by now or not.
     pub(crate) fn due_ids(&self) -> impl Iterator<Item = i64> {
-        (1..=self.rows).filter(|id| id % 10 != 0)
+        (1..=self.rows).filter(|id| id % 4 == 0)
     }
 
     /// How many rows are due now.
@@ -106,13 +106,13 @@ impl House {
             Act::Clear => " AND email IS NOT NULL",
         };
         self.store
-            .count(&format!("SELECT count(*) FROM accounts WHERE id % 10 <> 0{untouched}"))
+            .count(&format!("SELECT count(*) FROM accounts WHERE id % 4 = 0{untouched}"))
             .await
     }
 
     /// How many rows are gone or anonymized.
     pub(crate) async fn handled(&self) -> i64 {
-        self.rows - self.rows / 10 - self.due().await
+        self.rows / 4 - self.due().await
     }
 
     pub(crate) async fn open_runs(&self) -> i64 {
@@ -150,13 +150,13 @@ impl House {
         let expected: Vec<i64> = self.due_ids().collect();
         let gone = i64::try_from(expected.len()).unwrap();
         let all = self.store.count("SELECT count(*) FROM accounts").await;
-        let kept = "SELECT count(*) FROM accounts WHERE id % 10 = 0 AND anonymized_at IS NULL AND email = ";
+        let kept = "SELECT count(*) FROM accounts WHERE id % 4 <> 0 AND anonymized_at IS NULL AND email = ";
         let kept = match self.store.kind {
             Kind::MySql => format!("{kept} concat('user', id, '@example.org')"),
             _ => format!("{kept} 'user' || id || '@example.org'"),
         };
         assert_eq!(self.due().await, 0, "rows that are still due");
-        assert_eq!(self.store.count(&kept).await, self.rows / 10, "rows to be kept, untouched");
+        assert_eq!(self.store.count(&kept).await, self.rows - gone, "rows to be kept, untouched");
         let left = if self.act == Act::Delete { self.rows - gone } else { self.rows };
         assert_eq!(all, left, "rows in the table");
         self.place.assert_settled(gone).await;

@@ -28,7 +28,7 @@ async fn crash_the_server(
     let mut random = Random::new();
     let (mut in_a_run, mut in_a_batch) = (0, 0);
     for _ in 0..CRASHES * length() {
-        house.add(8_000).await;
+        house.add(16_000).await;
         let batches = "SELECT count(*) FROM batch";
         let before = house.ledger.count(batches).await;
         let mut command = house.place.command(&["run"]);
