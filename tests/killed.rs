@@ -19,6 +19,8 @@ mod house;
 mod faults;
 #[path = "killed/first_start.rs"]
 mod first_start;
+#[path = "killed/full_disk.rs"]
+mod full_disk;
 #[path = "killed/random.rs"]
 mod random;
 #[path = "killed/server.rs"]

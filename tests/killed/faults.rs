@@ -142,3 +142,21 @@ async fn anonymizations_survive_a_death_at_every_step() {
         die_at_every_step(fresh_sqlite().await, None, Act::Pseudonymize),
     );
 }
+
+#[tokio::test]
+async fn what_cannot_have_happened_is_reported_and_nothing_is_resolved_by_it() {
+    let mut house = House::new(fresh_sqlite().await, None, Act::Delete).await;
+    house.add(100).await;
+    die(&mut house, "run", "batch.committed", 0).await;
+    // A batch was lost from the ledger, or was never there.
+    house.ledger.execute("UPDATE batch SET seq = 1 WHERE state = 'intended'").await;
+    let refused = house.place.run(&["run"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot have happened"), "{said}");
+    assert_eq!((house.open_batches().await, house.recorded().await), (1, 0));
+
+    house.ledger.execute("UPDATE batch SET seq = 0 WHERE state = 'intended'").await;
+    house.finish().await;
+    house.assert_covered().await;
+}
