@@ -42,7 +42,7 @@ async fn die(house: &mut House, argument: &str, point: &str, after: u32) {
         }
         // The lock of the process before may not be free yet, or fewer batches held what was due, which
         // grow over parts of the table where nothing is.
-        house.add(4 * ENOUGH << attempt).await;
+        house.add((4 * ENOUGH) << attempt).await;
     }
     panic!(
         "nothing died at {point}: is it built in, with `--features fault-points`? run the tests through \
