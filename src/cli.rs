@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
 use crate::config::{self, Config, ConfigError};
+use crate::fault;
 use crate::keys::{Keys, KeysError};
 use crate::ledger::{Ledger, LedgerError};
 use crate::rule::Rule;
@@ -123,6 +124,7 @@ impl From<Exit> for ExitCode {
 /// Parses the arguments of the process, carries the command out and gives the exit code.
 pub async fn main() -> ExitCode {
     end_quietly_with_the_reader();
+    fault::read_environment();
     let cli = Cli::parse();
     let json = cli.json;
     // For `audit verify`, 1 would say that the log was changed.

@@ -27,6 +27,7 @@ use crate::audit::Event;
 use crate::audit::entry::Reason;
 use crate::clock::{self, Jump, Stopwatch};
 use crate::config::{Config, ConfigError};
+use crate::fault;
 use crate::ledger::{Ledger, LedgerError, Loaded};
 use crate::lifecycle::{Ask, Received, Signals, systemd};
 use crate::rule::{Mode, Rule};
@@ -300,6 +301,7 @@ impl Daemon {
         }
         let Some(slot) = slot else { return Ok(()) };
         let request = self.ledger.claim_slot(&rule.name, slot, now).await?;
+        fault::point("slot.claimed");
         self.agenda.claimed(&rule.name, slot);
         if let Some(request) = request {
             self.start(rule, Work::Request(request));

@@ -24,6 +24,7 @@ pub(crate) mod row;
 mod rules;
 mod runs;
 mod schema;
+mod steps;
 mod verifications;
 mod verify;
 

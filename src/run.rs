@@ -22,6 +22,7 @@ use crate::audit::entry::{Cause, RunEnd};
 use crate::breaker;
 use crate::check::{self, Severity};
 use crate::clock::{self, Jump, Stopwatch, Watch};
+use crate::fault;
 use crate::ledger::{
     Approval, Finish, Ledger, LedgerError, Outcome, Permission, Request, RuleLock, Run, Start,
 };
@@ -308,6 +309,7 @@ impl Runner {
             },
         };
         let run = self.ledger.start_run(request, rule, &start, now).await?;
+        fault::point("run.started");
         Execution {
             runner: self,
             rule,
@@ -463,22 +465,35 @@ impl Runner {
         now: Timestamp,
     ) -> Result<Option<Request>, RunError> {
         let Some(lock) = self.ledger.lock_rule(&rule.name).await? else { return Ok(None) };
-        let recovered = self.recover_locked(rule, now).await;
-        let left = self.abandon_requests(rule, now).await;
+        let taken = self.take_over_locked(rule, now).await;
         lock.release().await.ok();
-        if recovered?.runs == 0 && left? == 0 {
-            return Ok(None);
-        }
-        Ok(Some(self.ledger.request(&rule.name, Cause::Restart, now).await?))
+        taken
     }
 
-    async fn abandon_requests(&self, rule: &Rule, now: Timestamp) -> Result<usize, LedgerError> {
-        let open = self.ledger.open_requests().await?;
-        let open: Vec<_> = open.into_iter().filter(|request| request.rule == rule.name).collect();
-        for request in &open {
-            self.ledger.abandon_request(request, "another request took its place", now).await?;
+    /// The new request comes first: whoever dies in what follows leaves it to the next.
+    async fn take_over_locked(
+        &self,
+        rule: &Rule,
+        now: Timestamp,
+    ) -> Result<Option<Request>, RunError> {
+        let left = self.ledger.open_requests().await?;
+        let left: Vec<_> = left.into_iter().filter(|request| request.rule == rule.name).collect();
+        if left.is_empty() && self.ledger.open_runs(&rule.name).await?.is_empty() {
+            return Ok(None);
         }
-        Ok(open.len())
+        let request = self.ledger.request(&rule.name, Cause::Restart, now).await?;
+        fault::point("recovery.requested");
+        if let Err(error) = self.recover_locked(rule, now).await {
+            // The open run has it tried again; the requests of many tries would only pile up.
+            let why = "what was left behind could not be resolved";
+            self.ledger.abandon_request(&request, why, now).await.ok();
+            return Err(error);
+        }
+        for old in &left {
+            self.ledger.abandon_request(old, "another request took its place", now).await?;
+        }
+        fault::point("recovery.closed");
+        Ok(Some(request))
     }
 
     /// The caller holds the rule's lock, so an open run is nobody's.
@@ -487,6 +502,8 @@ impl Runner {
         for mut run in self.ledger.open_runs(&rule.name).await? {
             recovered.runs += 1;
             run.pseudonymized = rule.action.pseudonymized_columns();
+            // What cannot have happened is damage: nothing is concluded from it.
+            self.ledger.replay(&run).await?;
             let open = self.ledger.open_batches(&run).await?;
             if !open.is_empty() && !run.can_be_resolved_by(rule) {
                 return Err(RunError::RuleChanged { rule: rule.name.clone() });
@@ -495,7 +512,9 @@ impl Runner {
                 let interrupted =
                     Interrupted { keys: batch.keys, transaction_id: batch.transaction_id };
                 let outcome = self.resolve(rule, &run, &interrupted).await?;
+                fault::point("recovery.resolved");
                 self.ledger.settle(&run, batch.id, &interrupted.keys, outcome, now).await?;
+                fault::point("recovery.settled");
                 match outcome {
                     Outcome::Done => recovered.done += 1,
                     Outcome::Undone(_) => recovered.undone += 1,
@@ -509,6 +528,7 @@ impl Runner {
                 now,
             };
             self.ledger.finish_run(&run, finish).await?;
+            fault::point("recovery.finished");
             tracing::warn!(rule = %rule.name, run = %run.id, ?recovered, "resolved an interrupted run");
         }
         Ok(recovered)

@@ -6,9 +6,10 @@
 //! ```
 //!
 //! Of a rule one at most is open. It becomes a run under the id that it was approved by, unless the
-//! rule was changed or much more is due by then: what was approved is not what would be done.
+//! rule was changed, much more is due by then, or a week has passed: what was approved is not what would
+//! be done.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use sqlx::any::AnyRow;
 use uuid::Uuid;
@@ -24,6 +25,8 @@ use crate::types::Name;
 
 /// How much more than was approved may be due when the run begins.
 const GROWTH: Share = Share::TENTH;
+/// How long what was approved may be made use of.
+const GOOD_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Runs that are looked back on.
 const REMEMBERED: i64 = 20;
 
@@ -57,8 +60,12 @@ pub struct Approval {
 }
 
 impl Approval {
-    /// Whether it lets a run of this version of the rule take so many records.
-    fn covers(&self, rule_digest: &str, due: u64) -> bool {
+    /// Whether it lets a run of this version of the rule take so many records now.
+    fn covers(&self, rule_digest: &str, due: u64, now: Timestamp) -> bool {
+        let Some(since) = self.approved_at else { return false };
+        if now.duration_since(since) > GOOD_FOR {
+            return false;
+        }
         let is_more = due > self.due;
         self.rule_digest == rule_digest && !(is_more && has_drifted(self.due, due, GROWTH))
     }
@@ -133,13 +140,12 @@ impl Ledger {
         let mut tx = self.begin().await?;
         let open = open(&mut tx, &rule.name).await?;
         if let Some(open) = &open
-            && open.approved_at.is_some()
-            && open.covers(&digest, due)
+            && open.covers(&digest, due, now)
         {
             return Ok(Permission::Given(Start::Approved(open.run)));
         }
         let unfinished = unfinished(&mut tx, &rule.name).await?;
-        if unfinished.is_some_and(|approval| approval.covers(&digest, due)) {
+        if unfinished.is_some_and(|approval| approval.covers(&digest, due, now)) {
             return Ok(Permission::Given(Start::Unasked));
         }
         let note = Some("it waits for approval");
@@ -244,14 +250,18 @@ impl Ledger {
     }
 }
 
-/// Ends the wait of a rule that runs: what was approved is used up, what waited has no reason to.
+/// Ends the wait of a rule that runs: what was approved is used up by the run of its id, what waited
+/// has no reason to.
 pub(super) async fn end_wait(
     tx: &mut Transaction<'_>,
     rule: &Name,
     run: Uuid,
 ) -> Result<(), LedgerError> {
-    let Some(open) = open(tx, rule).await? else { return Ok(()) };
-    set_state(tx, open.run, if open.run == run { "used" } else { "withdrawn" }).await
+    match open(tx, rule).await? {
+        Some(open) if open.run == run => set_state(tx, run, "used").await,
+        Some(open) if open.approved_at.is_none() => set_state(tx, open.run, "withdrawn").await,
+        _ => Ok(()),
+    }
 }
 
 async fn open(tx: &mut Transaction<'_>, rule: &Name) -> Result<Option<Approval>, LedgerError> {

@@ -9,6 +9,7 @@ use super::{Errand, Prepared, Progress, RunError, RunResult, RunState, Runner, r
 use crate::anonymize::{Strategy, Wanted, replacement};
 use crate::audit::entry::RunEnd;
 use crate::clock::{self, Stopwatch};
+use crate::fault;
 use crate::keys::Keys;
 use crate::ledger::{Finish, LedgerError, Outcome, RuleLock, Run};
 use crate::plan::Verification;
@@ -105,6 +106,7 @@ impl Execution<'_> {
             let finish = Finish { state: end, remaining, reason, error: error.clone(), now };
             let ledger = &self.runner.ledger;
             ledger.finish_run(&self.run, finish).await?;
+            fault::point("run.finished");
             if let Some(seen) = &verification {
                 ledger.record_verification(&self.run, seen, now).await?;
             }
@@ -236,12 +238,14 @@ impl Execution<'_> {
     /// Intent, effect, outcome: in this order, each durable before the next.
     async fn settle(&mut self, batch: Batch) -> Result<Vec<Key>, RunError> {
         let ledger = &self.runner.ledger;
+        fault::point("batch.taken");
         self.lock.check().await?;
         let keys = batch.records.keys.clone();
         let transaction_id = batch.records.transaction_id.clone();
         let id = ledger
             .intend(&self.run, self.batches, &keys, transaction_id.as_deref(), clock::now())
             .await?;
+        fault::point("batch.intended");
         let outcome = match batch.commit().await {
             Ok(()) => Outcome::Done,
             // The answer got lost, or the commit failed: only the store knows.
@@ -258,7 +262,9 @@ impl Execution<'_> {
                 };
             }
         };
+        fault::point("batch.committed");
         ledger.settle(&self.run, id, &keys, outcome, clock::now()).await?;
+        fault::point("batch.settled");
         Ok(keys)
     }
 }

@@ -1,5 +1,8 @@
 //! A daemon in a folder of its own, and the tables that it works on.
 
+// Two test binaries compile this file for themselves, and each uses only a part of it.
+#![allow(dead_code)]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -10,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use expunged::audit::entry::moment;
 use expunged::clock::Stopwatch;
 use expunged::config::Config;
 use expunged::keys::Keys;
@@ -146,6 +150,7 @@ impl Place {
                 let digest = rule.digest();
                 let id = expunged::clock::new_id();
                 let (past, name) = ("2020-01-01T00:00:00.000000Z", &rule.name);
+                let now = moment::to_text(expunged::clock::now());
                 ledger
                     .execute(&format!(
                         "INSERT INTO request (id, rule, cause, state, created_at, closed_at) \
@@ -155,7 +160,7 @@ impl Place {
                          INSERT INTO approval (run_id, request_id, rule, rule_digest, store, table_name, due, \
                                                total, reason, state, asked_at, decided_at, decided_by, why) \
                          VALUES ('{id}', '{id}', '{name}', '{digest}', 'app', 'accounts', 1000000000, \
-                                 1000000000, 'a test', 'approved', '{past}', '{past}', 'tester', 'a test') \
+                                 1000000000, 'a test', 'approved', '{past}', '{now}', 'tester', 'a test') \
                          ON CONFLICT DO NOTHING"
                     ))
                     .await;
