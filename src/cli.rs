@@ -2,6 +2,9 @@
 //! calls a pass and prints.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
+mod account;
+mod apply;
+mod approve;
 mod audit;
 mod check;
 mod daemon;
@@ -20,6 +23,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
 use crate::config::{self, Config, ConfigError};
+use crate::fault;
 use crate::keys::{Keys, KeysError};
 use crate::ledger::{Ledger, LedgerError};
 use crate::rule::Rule;
@@ -55,7 +59,9 @@ enum Command {
     Demo(demo::Args),
     Check(check::Args),
     Plan(plan::Args),
+    Apply(apply::Args),
     Run(run::Args),
+    Approve(approve::Args),
     Daemon(daemon::Args),
     Status(status::Args),
     #[command(subcommand)]
@@ -87,6 +93,10 @@ pub(crate) enum CliError {
     Archive(#[from] crate::archive::ArchiveError),
     #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
+    #[error(transparent)]
+    Apply(#[from] crate::run::ApplyError),
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     #[error("the demo's database failed: {0}")]
     Demo(#[from] sqlx::Error),
     #[error("{0}")]
@@ -116,6 +126,7 @@ impl From<Exit> for ExitCode {
 /// Parses the arguments of the process, carries the command out and gives the exit code.
 pub async fn main() -> ExitCode {
     end_quietly_with_the_reader();
+    fault::read_environment();
     let cli = Cli::parse();
     let json = cli.json;
     // For `audit`, 1 would say that the log was changed.
@@ -172,7 +183,9 @@ impl Cli {
             Command::Demo(args) => demo::main(&common, args).await,
             Command::Check(args) => check::main(&common, args).await,
             Command::Plan(args) => plan::main(&common, args).await,
+            Command::Apply(args) => apply::main(&common, args).await,
             Command::Run(args) => run::main(&common, args).await,
+            Command::Approve(args) => approve::main(&common, args).await,
             Command::Daemon(args) => daemon::main(&common, args).await,
             Command::Status(args) => status::main(&common, args).await,
             Command::Audit(command) => audit::main(&common, command).await,

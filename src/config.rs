@@ -23,6 +23,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 
+use crate::breaker::Limits;
 use crate::rule::{Rule, StoreKind};
 use crate::types::Name;
 
@@ -92,6 +93,8 @@ pub struct StoreConfig {
     pub url: Secret,
     /// A URL with the right to read only, for plans and rules that observe.
     pub read_only_url: Option<Secret>,
+    /// A URL of a replica, where deletions are looked for again after a run.
+    pub replica_url: Option<Secret>,
     /// How long opening a connection may take; 10 seconds by default.
     pub connect_timeout: Duration,
 }
@@ -220,6 +223,8 @@ impl Config {
             let line =
                 format!("{}\0{}\0{}\0{}\n", rule.name, rule.digest(), rule.schedule, rule.mode);
             hasher.update(line);
+            let limits = rule.limits;
+            hasher.update(format!("{}\0{}\n", limits.max_share.fraction(), limits.max_rows));
         }
         for store in self.stores.values() {
             hasher.update(format!("{}\0{}\n", store.name, store.kind.as_str()));
@@ -308,6 +313,9 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
     let audit = section(&mut reader, "audit", |reader| Some(audit::read(reader)));
     let stores = named(&mut reader, "store");
     let rules = named(&mut reader, "rule");
+    let limits =
+        section(&mut reader, "breakers", |reader| Some(rules::limits(reader, Limits::default())));
+    let limits = limits.unwrap_or_default();
     reader.finish();
 
     let mut kinds = rules::Stores::new();
@@ -318,7 +326,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         known.extend(store.map(|store| (name, store)));
     }
     let read = |(name, table): (Name, &Table)| {
-        rules::read(context, &name, table, &kinds).map(|rule| (name, rule))
+        rules::read(context, &name, table, &kinds, limits).map(|rule| (name, rule))
     };
     let rules = rules.into_iter().filter_map(read).collect();
     let ledger = match ledger {
@@ -438,6 +446,7 @@ fn store(
     let kinds = kind.as_ref().map_or(all.as_slice(), std::slice::from_ref);
     let url = urls::read(&mut reader, "url", kinds);
     let read_only_url = urls::read(&mut reader, "read_only_url", kinds);
+    let replica_url = urls::read(&mut reader, "replica_url", kinds);
     let connect_timeout = duration(&mut reader, "connect_timeout", "\"10 seconds\"")
         .unwrap_or(Duration::from_secs(10));
     reader.finish();
@@ -453,6 +462,7 @@ fn store(
         kind,
         url: url.value,
         read_only_url: read_only_url.map(|url| url.value),
+        replica_url: replica_url.map(|url| url.value),
         connect_timeout,
     });
     (kind, store)

@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Event;
 use crate::audit::entry::Reason;
-use crate::clock::{self, Stopwatch};
+use crate::clock::{self, Jump, Stopwatch};
 use crate::config::{Config, ConfigError};
+use crate::fault;
 use crate::ledger::{Ledger, LedgerError, Loaded};
 use crate::lifecycle::{Ask, Received, Signals, systemd};
 use crate::publish::Publishing;
@@ -90,6 +91,8 @@ pub struct Daemon {
     said: BTreeMap<Name, String>,
     soft: CancellationToken,
     checked: Stopwatch,
+    /// Whether the clock was found set, and is not trusted.
+    clock_jumped: bool,
     /// Whether the ledger answered at the last due-check.
     ledger_answers: bool,
     /// Whether what was left behind has been picked up, whatever its age.
@@ -112,6 +115,7 @@ impl Daemon {
             said: BTreeMap::new(),
             soft: CancellationToken::new(),
             checked: Stopwatch::start(),
+            clock_jumped: false,
             ledger_answers: true,
             picked_up: false,
             publishing: None,
@@ -233,6 +237,9 @@ impl Daemon {
 
     /// Claims what is due and starts it.
     async fn look(&mut self) -> Result<(), LedgerError> {
+        if !self.trusts_the_clock().await {
+            return Ok(());
+        }
         let now = clock::now();
         let mut states = self.ledger.rule_states().await?;
         let active = self.active.clone();
@@ -261,6 +268,30 @@ impl Daemon {
         Ok(())
     }
 
+    /// Whether the clock has gone on as it should. After a jump nothing begins and what runs stops,
+    /// until the clock is back or somebody reloads the configuration and so says that it is right.
+    async fn trusts_the_clock(&mut self) -> bool {
+        let looked = self.active.runner.clock.look();
+        match looked {
+            Ok(()) if self.clock_jumped => tracing::info!("the clock is right again"),
+            Ok(()) => {}
+            Err(_) if self.clock_jumped => {}
+            Err(Jump(jump)) => {
+                let seconds = jump.as_secs();
+                tracing::error!(
+                    seconds,
+                    "the clock jumped: nothing runs until it is back; if it is right now, reload the configuration"
+                );
+                for running in self.running.values() {
+                    running.stop.cancel();
+                }
+                self.record(Event::ClockJumped { seconds }).await;
+            }
+        }
+        self.clock_jumped = looked.is_err();
+        !self.clock_jumped
+    }
+
     /// Claims the slot of a rule that is due, if one is and nobody else has claimed it.
     async fn claim(
         &mut self,
@@ -277,6 +308,7 @@ impl Daemon {
         }
         let Some(slot) = slot else { return Ok(()) };
         let request = self.ledger.claim_slot(&rule.name, slot, now).await?;
+        fault::point("slot.claimed");
         self.agenda.claimed(&rule.name, slot);
         if let Some(request) = request {
             self.start(rule, Work::Request(request));
@@ -365,6 +397,7 @@ impl Daemon {
                 let doing = match error {
                     RunError::Ledger(_) => "the ledger failed",
                     RunError::Store(_) => "the store failed",
+                    RunError::Clock(_) => "the clock is in doubt",
                     RunError::Unresolved { .. } | RunError::RuleChanged { .. } => {
                         "an interrupted run is not resolved yet"
                     }
@@ -451,6 +484,8 @@ impl Daemon {
             self.publishing = Publishing::start(&self.ledger, &config.audit);
         }
         self.active = Arc::new(Active::new(config, &self.ledger, Some(&in_force)));
+        // Whoever reloads has looked, if there was something to look at.
+        self.active.runner.clock.accept();
         self.retired.push(in_force);
         self.close_retired();
         tracing::info!(rules = self.active.config.rules.len(), changes = changes.len(), "reloaded");
@@ -532,6 +567,7 @@ fn log(result: &RunResult) {
             tracing::error!(%rule, run, records, batches, remaining, seconds, error, "the run failed");
         }
         RunState::Refused => tracing::error!(%rule, error, "the run was refused"),
+        RunState::Waiting => tracing::warn!(%rule, run, error, "the run waits for approval"),
         RunState::Busy => tracing::info!(%rule, "another process is running the rule"),
         RunState::Done | RunState::Observed | RunState::Stopped => {
             let state = result.state.as_str();

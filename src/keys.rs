@@ -27,7 +27,7 @@ use sha2::Sha256;
 
 use crate::audit::Commitments;
 use crate::audit::checkpoint::{Checkpoint, CheckpointError};
-use crate::audit::note::{Signer, Verifier};
+use crate::audit::note::{NoteError, Signer, Verifier};
 use crate::clock;
 use crate::types::{Key, Name};
 
@@ -187,6 +187,20 @@ impl Keys {
     /// trust the other; `None` where there is no next one.
     pub fn sign_rotation(&self, checkpoint: &Checkpoint) -> Option<String> {
         self.next.as_ref()?.cosign(&checkpoint.sign(&self.signer)).ok()
+    }
+
+    /// Signs a text, such as a saved plan; other than a checkpoint's, its first line is not the log's
+    /// name.
+    pub fn sign(&self, text: &str) -> String {
+        self.signer.sign(text)
+    }
+
+    /// Reads a text that these keys have signed.
+    ///
+    /// # Errors
+    /// When they have not, or it was changed.
+    pub fn open_signed<'a>(&self, note: &'a str) -> Result<&'a str, NoteError> {
+        self.signer.verifier().verify(note)
     }
 
     /// Reads the newest checkpoint of this log, and says which key goes on from there: the next one as

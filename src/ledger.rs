@@ -13,29 +13,35 @@ use sqlx::{AnyConnection, AnyPool, Connection, Executor};
 
 use crate::keys::Keys;
 
+mod approvals;
 pub mod audit;
 mod change_keys;
 mod error;
 mod lock;
 mod place;
 mod prove;
+mod reports;
 mod requests;
 pub(crate) mod row;
 mod rules;
 mod runs;
 mod schema;
+mod steps;
+mod verifications;
 mod verify;
 
 pub(crate) use crate::audit::entry::moment::to_text;
 pub use crate::audit::review::{Problem, Verification};
+pub use approvals::{Approval, Approved, Permission};
 pub(crate) use error::Doing;
 pub use error::LedgerError;
 pub use lock::{DaemonLock, RuleLock};
 use place::Place;
 pub use prove::Taken;
+pub use reports::RunReport;
 pub use requests::Request;
 pub use rules::{Loaded, RuleChange, RuleState};
-pub use runs::{Finish, LastRun, OpenBatch, Outcome, Run};
+pub use runs::{Finish, LastRun, OpenBatch, Outcome, Run, Start};
 
 /// Connections to the ledger; a rule that runs needs one more of its own on PostgreSQL.
 const MAX_CONNECTIONS: u32 = 8;

@@ -29,7 +29,8 @@
 //! 2. A plan cannot write: it reads through transactions, sessions and, where configured, credentials
 //!    that the database itself keeps from writing.
 //! 3. The predicate is inside the deleting statement, so a record that changed after it was found stays.
-//! 4. Intent before effect, and each batch is settled exactly once.
+//! 4. Intent before effect, and each batch is settled exactly once. No step is recorded that
+//!    [`transition::next`] does not allow, and nothing is resolved that does not replay through it.
 //! 5. Success is read back: after a run, what is due is counted again.
 //! 6. The audit log cannot be changed unnoticed and holds no personal data: keys appear in it only
 //!    as keyed commitments.
@@ -44,11 +45,14 @@
 //! | [`types`] | names and keys that cannot be built wrong |
 //! | [`schedule`] | slots of a cron expression: next, previous, missed |
 //! | [`anonymize`] | the strategies, and which of them only pseudonymize |
+//! | [`breaker`] | whether a run may begin, or waits for approval |
 //! | [`rule`] | a rule, and the cutoff of its retention |
 //! | [`config`] | files as people write them, made into valid rules and stores |
 //! | [`plan`] | what a rule would do now, with a reason for everything kept |
+//! | `fault` | points at which tests have the process die |
 //! | [`clock`] | the only reader of time and of randomness |
 //! | [`audit`] | entries, Merkle tree, signed checkpoint: functions over bytes |
+//! | [`transition`] | the legal transitions of a run and its batches |
 //! | [`keys`] | expunged's own secrets |
 //! | [`store`] | the databases: catalogue, survey, walks and batches |
 //! | [`ledger`] | expunged's own database: requests, runs, batches, audit log |
@@ -90,11 +94,13 @@
 pub mod anonymize;
 pub mod archive;
 pub mod audit;
+pub mod breaker;
 pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+mod fault;
 pub mod keys;
 pub mod ledger;
 pub mod lifecycle;
@@ -106,4 +112,5 @@ pub mod run;
 pub mod schedule;
 pub mod store;
 pub mod telemetry;
+pub mod transition;
 pub mod types;

@@ -4,11 +4,17 @@
 //! Pure. A store counts ([`Survey`]), and [`Plan::new`] puts the counts, the rule and the moment
 //! together. `plan`, `run` and rules in observe mode all use the same plan.
 
+pub mod saved;
+mod verification;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::breaker::ratio;
 use crate::rule::{Mode, Rule};
 use crate::types::{Key, Name};
+
+pub use verification::{Residue, Verification};
 
 /// What a table holds in the light of a rule.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -231,10 +237,4 @@ impl Plan {
         let decided = |kept: &&Kept| !matches!(kept.reason, Excluded | AlreadyAnonymized);
         self.kept.iter().filter(decided).map(|kept| kept.records).sum()
     }
-}
-
-/// A part of a whole; 0 of nothing.
-#[expect(clippy::cast_precision_loss, reason = "a share needs no more than 15 digits")]
-pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }

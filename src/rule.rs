@@ -17,6 +17,7 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
 
 use crate::anonymize::Anonymization;
+use crate::breaker::Limits;
 use crate::schedule::Schedule;
 use crate::types::{Name, TableName};
 
@@ -72,6 +73,8 @@ pub struct Rule {
     pub time_zone: TimeZone,
     /// Whether it acts or only watches.
     pub mode: Mode,
+    /// What a run may take without being asked about.
+    pub limits: Limits,
 }
 
 /// Whether a rule acts.

@@ -5,26 +5,39 @@
 //! outcome is recorded. A process that dies in between leaves an intent, and whoever next holds the
 //! rule's lock resolves it by asking the store.
 
+mod apply;
+mod compare;
 mod execution;
+mod readback;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::audit::entry::{Cause, RunEnd};
+use crate::breaker;
 use crate::check::{self, Severity};
-use crate::clock::Stopwatch;
-use crate::ledger::{Finish, Ledger, LedgerError, Outcome, Request, RuleLock, Run};
-use crate::plan::{Plan, Sample};
+use crate::clock::{self, Jump, Stopwatch, Watch};
+use crate::fault;
+use crate::ledger::{
+    Approval, Finish, Ledger, LedgerError, Outcome, Permission, Request, RuleLock, Run, Start,
+};
+use crate::plan::{Plan, Sample, Verification};
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Bounds, Interrupted, Resolution, SurveyDepth, Target};
 use crate::store::{Store, StoreError, Stores};
 use crate::types::Name;
 
+pub use apply::{ApplyError, Terms, open, save};
+pub use compare::{Difference, compare, compare_with_plan};
+
+use apply::Planned;
 use execution::Execution;
+use readback::Taken;
 
 /// How long a store may take to end the transaction of a process that died.
 const RESOLVE_WITHIN: Duration = Duration::from_mins(1);
@@ -36,6 +49,16 @@ pub struct Runner {
     pub ledger: Ledger,
     /// Where it is done.
     pub stores: Arc<Stores>,
+    /// Whether the time can be trusted.
+    pub clock: Arc<Watch>,
+}
+
+/// What a run is to carry out.
+enum Errand<'a> {
+    /// Whatever is due.
+    Due,
+    /// What a saved plan names.
+    Plan(&'a Planned<'a>),
 }
 
 /// How far a run has come.
@@ -58,6 +81,8 @@ pub struct RunResult {
     pub state: RunState,
     /// Records deleted or anonymized.
     pub records: u64,
+    /// What was seen of the records that were taken, when expunged looked again.
+    pub verification: Option<Verification>,
     /// Records still due when expunged looked again; for a rule that observes, those that are due.
     pub remaining: Option<u64>,
     /// Batches carried out.
@@ -82,6 +107,8 @@ pub enum RunState {
     Failed,
     /// It was not let to run.
     Refused,
+    /// It waits for somebody's approval before its first record.
+    Waiting,
     /// Another process is running the rule.
     Busy,
 }
@@ -95,6 +122,7 @@ impl RunState {
             RunState::Stopped => "stopped",
             RunState::Failed => "failed",
             RunState::Refused => "refused",
+            RunState::Waiting => "waiting",
             RunState::Busy => "busy",
         }
     }
@@ -109,6 +137,9 @@ pub enum RunError {
     /// The ledger failed: nothing is deleted without one.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The clock was set while the run was under way.
+    #[error(transparent)]
+    Clock(#[from] Jump),
     /// The rule is another than the one that was interrupted, and would look in the wrong place.
     #[error(
         "an interrupted batch of rule `{rule}` cannot be resolved, because the rule's table, action or changes are others now: put the rule back as it was, in observe mode, until it has run once"
@@ -163,6 +194,11 @@ pub async fn plan(
 }
 
 impl Runner {
+    /// Takes the clock for right as it is now.
+    pub fn new(ledger: Ledger, stores: Arc<Stores>) -> Runner {
+        Runner { ledger, stores, clock: Arc::default() }
+    }
+
     /// Works off a request: the one way in which a rule runs.
     ///
     /// Whatever ends the run is in the result and in the ledger. `report` is told after each batch.
@@ -178,12 +214,24 @@ impl Runner {
         stop: &CancellationToken,
         report: &(dyn Fn(Progress) + Sync),
     ) -> Result<RunResult, LedgerError> {
+        self.carry(rule, request, &Errand::Due, now, stop, report).await
+    }
+
+    async fn carry(
+        &self,
+        rule: &Rule,
+        request: &Request,
+        errand: &Errand<'_>,
+        now: Timestamp,
+        stop: &CancellationToken,
+        report: &(dyn Fn(Progress) + Sync),
+    ) -> Result<RunResult, LedgerError> {
         let watch = Stopwatch::start();
         let Some(mut lock) = self.ledger.lock_rule(&rule.name).await? else {
             self.put_off(request, "another run of the rule was under way", now).await?;
             return Ok(result(rule, RunState::Busy, watch));
         };
-        let ended = self.work_off_locked(rule, request, now, stop, report, &mut lock).await;
+        let ended = self.carry_locked(rule, request, errand, now, stop, report, &mut lock).await;
         // A lock that cannot be given up is gone with its connection.
         lock.release().await.ok();
         let mut ended = ended?;
@@ -207,10 +255,15 @@ impl Runner {
         }
     }
 
-    async fn work_off_locked(
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a thing of its own, and it is called once"
+    )]
+    async fn carry_locked(
         &self,
         rule: &Rule,
         request: &Request,
+        errand: &Errand<'_>,
         now: Timestamp,
         stop: &CancellationToken,
         report: &(dyn Fn(Progress) + Sync),
@@ -221,51 +274,86 @@ impl Runner {
         if !self.ledger.is_open(request).await? {
             return Ok(result(rule, RunState::Busy, watch));
         }
-        let refuse = async |reason: &'static str, error: String| {
-            self.ledger.refuse_run(request, reason, now).await?;
-            let error = format!("{reason}: {error}");
-            Ok(RunResult { error: Some(error), ..result(rule, RunState::Refused, watch) })
-        };
         match self.recover_locked(rule, now).await {
             Ok(_) => {}
             Err(RunError::Ledger(error)) => return Err(error),
             Err(error) => {
-                return refuse("an earlier run could not be resolved", error.to_string()).await;
+                let refusal = Refusal::new("an earlier run could not be resolved", &error);
+                return self.refuse(rule, request, refusal, now, watch).await;
             }
         }
         if rule.mode == Mode::Observe {
             return match plan(rule, &self.stores, now, 0, None).await {
                 Ok(plan) => self.observe(rule, request, &plan, watch).await,
-                Err(error) => refuse("the store could not be surveyed", error.to_string()).await,
+                Err(error) => self.refuse(rule, request, error.into(), now, watch).await,
             };
         }
         let prepared = tokio::select! {
-            prepared = self.prepare(rule, now) => prepared,
+            prepared = self.prepare(rule, errand, now, watch) => prepared,
             () = stop.cancelled() => {
                 self.put_off(request, "it was asked to stop", now).await?;
                 return Ok(result(rule, RunState::Stopped, watch));
             }
         };
-        match prepared {
-            Ok(Ok(prepared)) => {
-                let run = self.ledger.start_run(request, rule, now).await?;
-                Execution {
-                    runner: self,
-                    rule,
-                    run,
-                    prepared,
-                    stop,
-                    report,
-                    lock,
-                    records: 0,
-                    batches: 0,
-                }
-                .carry_out(watch)
-                .await
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(refusal) => return self.refuse(rule, request, refusal, now, watch).await,
+        };
+        let start = match errand {
+            Errand::Plan(planned) => {
+                Start::Planned { digest: planned.digest.to_owned(), cutoff: prepared.bounds.cutoff }
             }
-            Ok(Err(findings)) => refuse("the rule does not fit its table", findings).await,
-            Err(error) => refuse("the store could not be surveyed", error.to_string()).await,
+            Errand::Due => match self.permission(rule, request, &prepared, now).await? {
+                Permission::Given(start) => start,
+                Permission::Waits(approval) => return Ok(waiting(rule, &approval, watch)),
+            },
+        };
+        let run = self.ledger.start_run(request, rule, &start, now).await?;
+        fault::point("run.started");
+        Execution {
+            runner: self,
+            rule,
+            run,
+            prepared,
+            stop,
+            report,
+            lock,
+            taken: Taken::new(),
+            records: 0,
+            batches: 0,
         }
+        .carry_out(errand, watch)
+        .await
+    }
+
+    /// Asks the circuit breakers, and where one objects whether somebody approved.
+    async fn permission(
+        &self,
+        rule: &Rule,
+        request: &Request,
+        prepared: &Prepared,
+        now: Timestamp,
+    ) -> Result<Permission, LedgerError> {
+        let history = self.ledger.history(rule).await?;
+        let (due, total) = (prepared.due, prepared.total);
+        match breaker::trips(rule.limits, &history, due, total, now).first() {
+            None => Ok(Permission::Given(Start::Unasked)),
+            Some(trip) => self.ledger.ask_approval(request, rule, (due, total), *trip, now).await,
+        }
+    }
+
+    /// Records that a rule is not let to run.
+    async fn refuse(
+        &self,
+        rule: &Rule,
+        request: &Request,
+        refusal: Refusal,
+        now: Timestamp,
+        watch: Stopwatch,
+    ) -> Result<RunResult, LedgerError> {
+        self.ledger.refuse_run(request, refusal.reason, now).await?;
+        let error = format!("{}: {}", refusal.reason, refusal.error);
+        Ok(RunResult { error: Some(error), ..result(rule, RunState::Refused, watch) })
     }
 
     async fn observe(
@@ -283,13 +371,28 @@ impl Runner {
         })
     }
 
-    /// Holds the rule against its live table and counts. The inner error is what `check` found.
+    /// Looks at the clocks, holds the rule against its live table, and counts.
     async fn prepare(
         &self,
         rule: &Rule,
+        errand: &Errand<'_>,
         now: Timestamp,
-    ) -> Result<Result<Prepared, String>, StoreError> {
+        watch: Stopwatch,
+    ) -> Result<Prepared, Refusal> {
+        let in_doubt = |jump: Jump| Refusal::new("the clock is in doubt", &jump);
+        self.clock.look().map_err(in_doubt)?;
         let store = self.stores.get(&rule.store, Access::ReadWrite)?;
+        if let Some(shown) = store.clock().await? {
+            let now = now + SignedDuration::try_from(watch.elapsed()).unwrap_or_default();
+            clock::agrees(now, shown).map_err(|Jump(ahead)| Refusal {
+                reason: "the clock is in doubt",
+                error: format!(
+                    "this machine's clock and that of store `{}` differ by {} s: set the wrong one right",
+                    rule.store,
+                    ahead.as_secs()
+                ),
+            })?;
+        }
         let table = store.inspect(rule).await?;
         let findings = check::examine(rule, &table);
         let wrong: Vec<_> = findings
@@ -298,11 +401,44 @@ impl Runner {
             .map(|finding| finding.message.as_str())
             .collect();
         let (true, Ok(target)) = (wrong.is_empty(), Target::new(rule, table)) else {
-            return Ok(Err(wrong.join("; ")));
+            return Err(Refusal::new("the rule does not fit its table", &wrong.join("; ")));
         };
-        let bounds = Bounds { cutoff: rule.cutoff(now), now };
+        let cutoff = match errand {
+            Errand::Due => rule.cutoff(now),
+            Errand::Plan(planned) if target.table.digest() != planned.part.schema_digest => {
+                let error = "columns, key, references or triggers of its table are others now";
+                return Err(Refusal::new("the schema has changed", &error));
+            }
+            Errand::Plan(planned) => planned.part.cutoff,
+        };
+        let bounds = Bounds { cutoff, now };
         let survey = store.survey(&target, bounds, SurveyDepth::Due).await?;
-        Ok(Ok(Prepared { store, target, bounds, due: survey.due, total: survey.total }))
+        if let Errand::Plan(planned) = errand {
+            self.hold_against(planned, rule, survey.due).await?;
+        }
+        Ok(Prepared { store, target, bounds, due: survey.due, total: survey.total })
+    }
+
+    /// Whether the number due is still about the planned one; what the plan itself has taken, in a run
+    /// that was interrupted, counts as due.
+    async fn hold_against(
+        &self,
+        planned: &Planned<'_>,
+        rule: &Rule,
+        due: u64,
+    ) -> Result<(), Refusal> {
+        let taken = self.ledger.taken_by_plan(&rule.name, planned.digest).await;
+        let taken = taken.map_err(|error| Refusal::new("the ledger failed", &error))?;
+        if breaker::has_drifted(planned.part.due, due + taken, planned.margin) {
+            let error = format!(
+                "{} records were planned and {} are due now, which is more than {} apart",
+                planned.part.due,
+                due + taken,
+                planned.margin
+            );
+            return Err(Refusal::new("the number due has drifted", &error));
+        }
+        Ok(())
     }
 
     /// Resolves what runs of a rule left behind when their process died, if nobody is running it.
@@ -329,22 +465,35 @@ impl Runner {
         now: Timestamp,
     ) -> Result<Option<Request>, RunError> {
         let Some(lock) = self.ledger.lock_rule(&rule.name).await? else { return Ok(None) };
-        let recovered = self.recover_locked(rule, now).await;
-        let left = self.abandon_requests(rule, now).await;
+        let taken = self.take_over_locked(rule, now).await;
         lock.release().await.ok();
-        if recovered?.runs == 0 && left? == 0 {
-            return Ok(None);
-        }
-        Ok(Some(self.ledger.request(&rule.name, Cause::Restart, now).await?))
+        taken
     }
 
-    async fn abandon_requests(&self, rule: &Rule, now: Timestamp) -> Result<usize, LedgerError> {
-        let open = self.ledger.open_requests().await?;
-        let open: Vec<_> = open.into_iter().filter(|request| request.rule == rule.name).collect();
-        for request in &open {
-            self.ledger.abandon_request(request, "another request took its place", now).await?;
+    /// The new request comes first: whoever dies in what follows leaves it to the next.
+    async fn take_over_locked(
+        &self,
+        rule: &Rule,
+        now: Timestamp,
+    ) -> Result<Option<Request>, RunError> {
+        let left = self.ledger.open_requests().await?;
+        let left: Vec<_> = left.into_iter().filter(|request| request.rule == rule.name).collect();
+        if left.is_empty() && self.ledger.open_runs(&rule.name).await?.is_empty() {
+            return Ok(None);
         }
-        Ok(open.len())
+        let request = self.ledger.request(&rule.name, Cause::Restart, now).await?;
+        fault::point("recovery.requested");
+        if let Err(error) = self.recover_locked(rule, now).await {
+            // The open run has it tried again; the requests of many tries would only pile up.
+            let why = "what was left behind could not be resolved";
+            self.ledger.abandon_request(&request, why, now).await.ok();
+            return Err(error);
+        }
+        for old in &left {
+            self.ledger.abandon_request(old, "another request took its place", now).await?;
+        }
+        fault::point("recovery.closed");
+        Ok(Some(request))
     }
 
     /// The caller holds the rule's lock, so an open run is nobody's.
@@ -353,6 +502,8 @@ impl Runner {
         for mut run in self.ledger.open_runs(&rule.name).await? {
             recovered.runs += 1;
             run.pseudonymized = rule.action.pseudonymized_columns();
+            // What cannot have happened is damage: nothing is concluded from it.
+            self.ledger.replay(&run).await?;
             let open = self.ledger.open_batches(&run).await?;
             if !open.is_empty() && !run.can_be_resolved_by(rule) {
                 return Err(RunError::RuleChanged { rule: rule.name.clone() });
@@ -361,7 +512,9 @@ impl Runner {
                 let interrupted =
                     Interrupted { keys: batch.keys, transaction_id: batch.transaction_id };
                 let outcome = self.resolve(rule, &run, &interrupted).await?;
+                fault::point("recovery.resolved");
                 self.ledger.settle(&run, batch.id, &interrupted.keys, outcome, now).await?;
+                fault::point("recovery.settled");
                 match outcome {
                     Outcome::Done => recovered.done += 1,
                     Outcome::Undone(_) => recovered.undone += 1,
@@ -375,6 +528,7 @@ impl Runner {
                 now,
             };
             self.ledger.finish_run(&run, finish).await?;
+            fault::point("recovery.finished");
             tracing::warn!(rule = %rule.name, run = %run.id, ?recovered, "resolved an interrupted run");
         }
         Ok(recovered)
@@ -406,6 +560,26 @@ impl Runner {
     }
 }
 
+/// Why a rule is not let to run.
+struct Refusal {
+    /// In the words of the audit log.
+    reason: &'static str,
+    /// In full, for people.
+    error: String,
+}
+
+impl Refusal {
+    fn new(reason: &'static str, error: &dyn fmt::Display) -> Refusal {
+        Refusal { reason, error: error.to_string() }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        Refusal::new("the store could not be surveyed", &error)
+    }
+}
+
 /// A rule that fits its table, and what is due there.
 struct Prepared {
     store: Store,
@@ -428,10 +602,24 @@ fn result(rule: &Rule, state: RunState, watch: Stopwatch) -> RunResult {
         run: None,
         state,
         records: 0,
+        verification: None,
         remaining: None,
         batches: 0,
         seconds: watch.elapsed().as_secs_f64(),
         error: None,
+    }
+}
+
+fn waiting(rule: &Rule, approval: &Approval, watch: Stopwatch) -> RunResult {
+    let reason = format!(
+        "{}: {} of {} records; once it is meant, `expunged approve {} --why …`",
+        approval.reason, approval.due, approval.total, approval.run
+    );
+    RunResult {
+        run: Some(approval.run),
+        remaining: Some(approval.due),
+        error: Some(reason),
+        ..result(rule, RunState::Waiting, watch)
     }
 }
 

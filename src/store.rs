@@ -16,13 +16,13 @@ use sqlx::mysql::MySqlDatabaseError;
 use sqlx::sqlite::SqliteError;
 
 use crate::config::SecretError;
-use crate::plan::Survey;
+use crate::plan::{Residue, Survey};
 use crate::rule::{Rule, StoreKind};
 use crate::types::{Key, Name};
 
 use sql::catalogue::Table;
 use sql::{
-    Access, Bounds, Database, Interrupted, Mismatch, Pace, Records, Replace, Resolution,
+    Access, Bounds, Database, Explained, Interrupted, Mismatch, Pace, Records, Replace, Resolution,
     SurveyDepth, TakeError, Target, Walk, Window,
 };
 
@@ -327,6 +327,38 @@ impl Store {
             .map_err(failed(&self.name, "sampling records"))
     }
 
+    /// Hands over the keys of all due records, in the order of the key. Cannot write.
+    ///
+    /// # Errors
+    /// As for [`Store::survey`].
+    pub async fn each_key(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        each: &mut (dyn FnMut(Key) + Send),
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::each_key(&mut tx, target, bounds, each)
+            .await
+            .map_err(failed(&self.name, "reading the keys of due records"))
+    }
+
+    /// Counts the records that are due in the first sense and not in the second; both are of one
+    /// table. Cannot write.
+    ///
+    /// # Errors
+    /// As for [`Store::survey`].
+    pub async fn count_only_in(
+        &self,
+        first: (&Target, Bounds),
+        second: (&Target, Bounds),
+    ) -> Result<u64, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::count_only_in(&mut tx, first, second)
+            .await
+            .map_err(failed(&self.name, "comparing what is due"))
+    }
+
     /// The starting point of the record that falls due next. Cannot write.
     ///
     /// # Errors
@@ -356,19 +388,45 @@ impl Store {
         replace: Replace<'_>,
     ) -> Result<Option<Batch>, StoreError> {
         let mut transaction = self.begin(Access::ReadWrite).await?;
-        let doing =
-            if target.change_is_deletion() { "deleting records" } else { "anonymizing records" };
         let window = sql::next_window(&mut transaction, target, bounds, walk, pace)
             .await
             .map_err(failed(&self.name, "finding due records"))?;
         let Some(window) = window else { return Ok(None) };
+        self.take_in(transaction, target, bounds, window, replace).await.map(Some)
+    }
+
+    /// Takes the due records of a window, without committing.
+    ///
+    /// # Errors
+    /// As for [`Store::take`].
+    pub async fn take_window(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        window: Window,
+        replace: Replace<'_>,
+    ) -> Result<Batch, StoreError> {
+        let transaction = self.begin(Access::ReadWrite).await?;
+        self.take_in(transaction, target, bounds, window, replace).await
+    }
+
+    async fn take_in(
+        &self,
+        mut transaction: sql::Transaction,
+        target: &Target,
+        bounds: Bounds,
+        window: Window,
+        replace: Replace<'_>,
+    ) -> Result<Batch, StoreError> {
+        let doing =
+            if target.change_is_deletion() { "deleting records" } else { "anonymizing records" };
         let records = sql::take(&mut transaction, target, bounds, &window, replace).await.map_err(
             |error| match error {
                 TakeError::Moved => StoreError::Moved { store: self.name.clone() },
                 TakeError::Database(source) => failed(&self.name, doing)(source),
             },
         )?;
-        Ok(Some(Batch { store: self.name.clone(), transaction, records, window }))
+        Ok(Batch { store: self.name.clone(), transaction, records, window })
     }
 
     /// Finds out what became of a batch whose process died.
@@ -384,6 +442,60 @@ impl Store {
         sql::resolve(&mut tx, target, interrupted)
             .await
             .map_err(failed(&self.name, "resolving an interrupted batch"))
+    }
+
+    /// What a rule makes of one record; `None` where there is none of these keys. Cannot write.
+    ///
+    /// # Errors
+    /// As for [`Store::survey`].
+    pub async fn explain(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        keys: &[Key],
+    ) -> Result<Option<Explained>, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::explain_record(&mut tx, target, bounds, keys)
+            .await
+            .map_err(failed(&self.name, "looking at a record"))
+    }
+
+    /// How many of these records are still there as they were when they were taken. Cannot write.
+    ///
+    /// # Errors
+    /// As for [`Store::survey`].
+    pub async fn still_there(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        keys: &[Key],
+    ) -> Result<u64, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::still_there(&mut tx, target, bounds, keys)
+            .await
+            .map_err(failed(&self.name, "looking for records that were taken"))
+    }
+
+    /// What it still holds physically of the records that were taken, and how that is known. A SQLite
+    /// database folds its log first, where it was opened for acting.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn residue(&self, target: &Target) -> Result<(Residue, String), StoreError> {
+        let folded = self.database.fold_log().await.unwrap_or(false);
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::residue(&mut tx, target, folded)
+            .await
+            .map_err(failed(&self.name, "asking what is left of deleted records"))
+    }
+
+    /// What its own clock shows; `None` where it has none but this machine's.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::clock(&mut tx).await.map_err(failed(&self.name, "asking for the time"))
     }
 
     /// Closes its connections.

@@ -150,7 +150,11 @@ async fn exactly_the_due_records_go() {
     let place = Place::built();
     let before = place.path("../before.db");
     fs::copy(place.path("app.db"), &before).unwrap();
-    place.expunged(&["run"], 0);
+    // In enforce mode, and new: they wait.
+    place.expunged(&["run"], 1);
+    let plan = place.path("plan.txt");
+    place.expunged(&["plan", "--out", plan.to_str().unwrap()], 2);
+    place.expunged(&["apply", plan.to_str().unwrap()], 0);
 
     let (old, new) = (connect(&before).await, place.database().await);
     for (table, due) in DUE {
@@ -268,7 +272,12 @@ fn the_commands_that_the_demo_leads_to() {
         command.env("EXPUNGED__RULE__ABANDONED_CARTS__MODE", "enforce").args(arguments);
         command.output().unwrap()
     };
-    let result: Value = serde_json::from_slice(&armed(&["run", "abandoned-carts"]).stdout).unwrap();
+    let run =
+        || -> Value { serde_json::from_slice(&armed(&["run", "abandoned-carts"]).stdout).unwrap() };
+    assert_eq!(run()[0]["state"], "waiting");
+    let approved = armed(&["approve", "abandoned-carts", "--why", "looked at the plan"]);
+    assert_eq!(approved.status.code(), Some(0));
+    let result = run();
     assert_eq!((&result[0]["state"], &result[0]["remaining"]), (&"done".into(), &0.into()));
     assert!(result[0]["records"].as_u64().unwrap() > 100);
     assert_eq!(armed(&["plan"]).status.code(), Some(0));

@@ -29,6 +29,9 @@ async fn a_full_disk_loses_nothing_and_hides_nothing() {
     assert_eq!(expunged(&folder, &store, "plan", None).0, 2);
     assert_eq!(expunged(&folder, &store, "status", None).0, 1, "no ledger yet");
 
+    let (code, run) = expunged(&folder, &store, "run", None);
+    assert_eq!((code, &run[0]["state"]), (1, &"waiting".into()), "{run}");
+    assert_eq!(expunged(&folder, &store, "approve old-events --why tested", None).0, 0);
     // Each file may have 512 KiB: enough to begin, not enough for all the intents and entries.
     let (code, run) = expunged(&folder, &store, "run", Some(512));
     assert_eq!((code, &run[0]["state"]), (1, &"failed".into()), "{run}");

@@ -121,6 +121,10 @@ async fn purge(store: TestDatabase) {
     assert_eq!(plan[0]["due"], DUE);
     assert_eq!(count("count(*)", "1 = 1").await, ROWS, "a plan touches nothing");
 
+    let (code, run, _) = expunged(&folder, &store, &["run", "--json"]);
+    assert_eq!((code, &run[0]["state"]), (1, &Value::from("waiting")), "{run}");
+    let approve = ["approve", "old-events", "--why", "it is a test", "--json"];
+    assert_eq!(expunged(&folder, &store, &approve).0, 0);
     let (code, run, memory) = expunged(&folder, &store, &["run", "--json"]);
     // Shown by `tests/run --test scale -- --nocapture`.
     println!("{kind}: {} s, peak memory {memory} KiB", run[0]["seconds"]);

@@ -106,8 +106,6 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<String>,
     },
-    /// A saved plan is about to be carried out for a rule; `digest` is the plan's.
-    PlanApplied { rule: Name, rule_digest: String, digest: String },
     /// A saved plan was not carried out, for this rule or at all.
     PlanRefused {
         digest: String,
@@ -237,7 +235,7 @@ pub enum Event {
 
 impl Event {
     /// Every kind, in the order of the variants.
-    pub const KINDS: [&str; 29] = [
+    pub const KINDS: [&str; 28] = [
         "daemon_started",
         "daemon_stopped",
         "configuration_loaded",
@@ -248,7 +246,6 @@ impl Event {
         "rule_armed",
         "rule_disarmed",
         "plan_made",
-        "plan_applied",
         "plan_refused",
         "approval_awaited",
         "run_approved",
@@ -282,7 +279,6 @@ impl Event {
             Event::RuleArmed { .. } => "rule_armed",
             Event::RuleDisarmed { .. } => "rule_disarmed",
             Event::PlanMade { .. } => "plan_made",
-            Event::PlanApplied { .. } => "plan_applied",
             Event::PlanRefused { .. } => "plan_refused",
             Event::ApprovalAwaited { .. } => "approval_awaited",
             Event::RunApproved { .. } => "run_approved",
@@ -324,7 +320,6 @@ impl Event {
             | Event::RuleArmed { rule, .. }
             | Event::RuleDisarmed { rule }
             | Event::PlanMade { rule, .. }
-            | Event::PlanApplied { rule, .. }
             | Event::ApprovalAwaited { rule, .. }
             | Event::RunApproved { rule, .. }
             | Event::RunVerified { rule, .. }

@@ -8,14 +8,14 @@ use crate::clock;
 use crate::config::Config;
 
 use super::output::{self, BOLD, DIM, GREEN, RED, RESET};
-use super::{CliError, Common, Exit, audit, check, open_ledger, plan, run};
+use super::{CliError, Common, Exit, apply, audit, check, open_ledger, plan, run};
 
 mod data;
 mod folder;
 mod proof;
 mod random;
 
-use folder::{CONFIG, DATABASE, Folder};
+use folder::{CONFIG, DATABASE, Folder, PLAN};
 use proof::Count;
 
 /// The configuration that the demo leaves behind.
@@ -23,7 +23,7 @@ const CONFIGURATION: &str = include_str!("demo/expunged.toml");
 /// Entries of the audit log that are shown.
 const EXCERPT: u32 = 12;
 
-/// Build a realistic example in a folder and run check, plan, run and the audit log on it
+/// Build a realistic example in a folder and run check, plan, apply and the audit log on it
 ///
 /// The folder stays, to go on with. Run again, it is built anew; a folder that holds anything else is
 /// left alone.
@@ -113,21 +113,32 @@ impl Tour {
         let exit = check::main(&self.common, check::Args::quiet()).await?;
         tell(&exit);
 
+        let saved = self.common.config.with_file_name(PLAN);
         self.heading(
-            "plan",
+            &format!("plan --out {}", quoted(&saved)),
             "What a run would do, and why the rest stays. The database is opened read-only. Look at \
              the records that are kept because they have no starting point, or one that cannot be \
-             right: in doubt, nothing is deleted.",
+             right: in doubt, nothing is deleted. The plan is saved: signed, and good for a day.",
         );
-        let exit = plan::main(&self.common, plan::Args::all(false)).await?;
+        let exit = plan::main(&self.common, plan::Args::saved(saved.clone())).await?;
         tell(&exit);
 
         self.heading(
             "run",
-            "The same decision, carried out in small batches, each written to the ledger before it \
-             takes effect. The rule in observe mode counts and leaves its records alone.",
+            "A rule that has never acted waits before its first record until somebody approves it, \
+             and so does one that would take more than a tenth of its table. The rule in observe \
+             mode counts and leaves its records alone.",
         );
         let exit = run::main(&self.common, run::Args::default()).await?;
+        tell(&exit);
+
+        self.heading(
+            &format!("apply {}", quoted(&saved)),
+            "Somebody has looked at the plan: it is carried out exactly as it was saved, in small \
+             batches, each written to the ledger before it takes effect. A record that changed since \
+             stays, and one that the plan does not name is never touched.",
+        );
+        let exit = apply::main(&self.common, apply::Args::of(saved)).await?;
         tell(&exit);
 
         self.heading(
@@ -172,9 +183,10 @@ impl Tour {
             ("Spare yourself the --config.", format!("export EXPUNGED_CONFIG={}", self.shown)),
             ("Read the rules; every key is explained.", format!("less {}", self.shown)),
             (
-                "Arm the rule abandoned-carts: write mode = \"enforce\" in it, then plan and run.",
+                "Arm the rule abandoned-carts: write mode = \"enforce\" in it. Its first run waits for you.",
                 "expunged run abandoned-carts".to_owned(),
             ),
+            ("", "expunged approve abandoned-carts --why \"looked at the plan\"".to_owned()),
             ("See which records they are.", "expunged plan abandoned-carts --sample 5".to_owned()),
             (
                 "See what will be due on a day to come.",
@@ -211,7 +223,7 @@ impl Tour {
 fn tell(exit: &Exit) {
     let text = match exit {
         Exit::Fine => "0",
-        Exit::Failed => "1",
+        Exit::Failed => "1: not every rule was carried out",
         Exit::Two => "2: something is due",
     };
     anstream::println!("{DIM}(exit code {text}){RESET}");

@@ -1,19 +1,34 @@
 //! `expunged plan`.
 
+mod compare;
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
 use anstyle::Style;
+use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::audit::Event;
+use crate::breaker::{Share, ratio};
 use crate::clock;
 use crate::config::Config;
 use crate::ledger::Ledger;
-use crate::plan::{Plan, ratio};
-use crate::run::plan;
+use crate::plan::Plan;
+use crate::plan::saved::SavedPlan;
+use crate::rule::Mode;
+use crate::run::{self, Terms, plan};
+use crate::store::Stores;
 use crate::types::Name;
 
 use super::output::{self, BOLD, DIM, RED, RESET, YELLOW};
 use super::{CliError, Common, Exit, has_ledger, open_ledger, parse_time, select, stores};
+
+/// The terms of a plan that is saved without others.
+const TERMS: (Share, SignedDuration) = (Share::TENTH, SignedDuration::from_hours(24));
 
 /// Show what would be deleted or anonymized now, and why the rest is kept; touches nothing
 ///
@@ -31,12 +46,39 @@ pub(crate) struct Args {
     /// Only the table, without the reasons.
     #[arg(long)]
     brief: bool,
+    /// Save what rules in enforce mode would take to a new file, signed, for `expunged apply`.
+    #[arg(long, value_name = "FILE", conflicts_with = "at")]
+    out: Option<PathBuf>,
+    /// By how much the number due may have moved when the saved plan is applied.
+    #[arg(long, value_name = "SHARE", default_value = "10 %", requires = "out")]
+    margin: Share,
+    /// How long the saved plan is good.
+    #[arg(long, value_name = "TIME", default_value = "24 hours", requires = "out")]
+    valid: SignedDuration,
+    /// Show in records what differs from another configuration or a saved plan: what is newly due here,
+    /// and what is spared.
+    #[arg(long, value_name = "OTHER", conflicts_with_all = ["out", "rules", "sample"])]
+    compare: Option<PathBuf>,
 }
 
 impl Args {
     /// Of all rules, now.
     pub(super) fn all(brief: bool) -> Args {
-        Args { rules: Vec::new(), at: "now".to_owned(), sample: 0, brief }
+        Args {
+            rules: Vec::new(),
+            at: "now".to_owned(),
+            sample: 0,
+            brief,
+            out: None,
+            margin: TERMS.0,
+            valid: TERMS.1,
+            compare: None,
+        }
+    }
+
+    /// The same, saved.
+    pub(super) fn saved(out: PathBuf) -> Args {
+        Args { out: Some(out), ..Args::all(false) }
     }
 }
 
@@ -52,8 +94,16 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     let config = common.load()?;
     let now = clock::now();
     let at = parse_time(&args.at, now)?;
+    if let Some(other) = &args.compare {
+        return compare::main(common, &config, other, at).await;
+    }
     let rules = select(&config, &args.rules)?;
-    let ledger = if has_ledger(&config) { Some(open_ledger(&config).await?) } else { None };
+    // What is saved is signed, and so needs the keys.
+    let ledger = if has_ledger(&config) || args.out.is_some() {
+        Some(open_ledger(&config).await?)
+    } else {
+        None
+    };
     let stores = stores(&config);
     let mut plans = Vec::new();
     for rule in rules {
@@ -66,9 +116,16 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
             Err(error) => Planned::Failed { rule: rule.name.clone(), error: error.to_string() },
         });
     }
+    let saved = match (&ledger, &args.out) {
+        (Some(ledger), Some(out)) => {
+            let terms = Terms { margin: args.margin, valid_for: args.valid };
+            Some(save(&config, &plans, &stores, ledger, terms, out).await?)
+        }
+        _ => None,
+    };
     stores.close().await;
     if let Some(ledger) = &ledger {
-        record(ledger, &plans).await?;
+        record(ledger, &plans, saved.as_ref()).await?;
     }
     if common.json {
         output::json(&plans);
@@ -76,6 +133,9 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         print(&config, &plans, args.brief);
         println!();
         summarize(&plans);
+        if let (Some(saved), Some(out)) = (&saved, &args.out) {
+            tell_saved(saved, out);
+        }
         if ledger.is_none() {
             anstream::println!(
                 "{DIM}There is no ledger yet, so this plan is not in the audit log.{RESET}"
@@ -95,8 +155,72 @@ fn exit(plans: &[Planned]) -> Exit {
     }
 }
 
+/// Saves the plans of the rules that act.
+async fn save(
+    config: &Config,
+    plans: &[Planned],
+    stores: &Stores,
+    ledger: &Ledger,
+    terms: Terms,
+    out: &Path,
+) -> Result<SavedPlan, CliError> {
+    let mut act = Vec::new();
+    for planned in plans {
+        match planned {
+            Planned::Failed { rule, error } => {
+                let text = format!("nothing was saved: there is no plan of rule `{rule}`: {error}");
+                return Err(CliError::Usage(text));
+            }
+            Planned::Plan(plan) => {
+                let rule = config.rules.get(&plan.rule);
+                act.extend(
+                    rule.filter(|rule| rule.mode == Mode::Enforce).map(|rule| (rule, &**plan)),
+                );
+            }
+        }
+    }
+    if act.is_empty() {
+        let text = "nothing was saved: all of these rules only observe; write mode = \"enforce\" in those \
+                    that are to act";
+        return Err(CliError::Usage(text.to_owned()));
+    }
+    let failed = |source| CliError::Io { doing: format!("write {}", out.display()), source };
+    // Before the work: a file that is there is never overwritten.
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).map_err(failed)?;
+    let saved = run::save(&act, stores, ledger.keys(), terms, clock::now()).await;
+    let written = saved.map_err(CliError::from).and_then(|saved| {
+        let note = ledger.keys().sign(&saved.to_text());
+        file.write_all(note.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        Ok(saved)
+    });
+    if written.is_err() {
+        // Half a plan is none, and would only be in the way.
+        std::fs::remove_file(out).ok();
+    }
+    written
+}
+
+fn tell_saved(saved: &SavedPlan, out: &Path) {
+    let digest = saved.digest();
+    let records = saved.rules.iter().map(|part| part.due).sum();
+    let text = format!(
+        "saved as {}: plan {} takes {}, and is good until {}",
+        out.display(),
+        digest.get(..8).unwrap_or(&digest),
+        output::records(records),
+        output::moment(saved.valid_until, &TimeZone::UTC),
+    );
+    anstream::println!("{}", output::hanging(&text, 0));
+    println!("To carry out exactly that: expunged apply {}", out.display());
+}
+
 /// Writes to the audit log that plans were made.
-async fn record(ledger: &Ledger, plans: &[Planned]) -> Result<(), CliError> {
+async fn record(
+    ledger: &Ledger,
+    plans: &[Planned],
+    saved: Option<&SavedPlan>,
+) -> Result<(), CliError> {
     for planned in plans {
         let Planned::Plan(plan) = planned else { continue };
         let event = Event::PlanMade {
@@ -104,7 +228,7 @@ async fn record(ledger: &Ledger, plans: &[Planned]) -> Result<(), CliError> {
             rule_digest: plan.rule_digest.clone(),
             cutoff: plan.cutoff,
             due: plan.due,
-            digest: None,
+            digest: saved.filter(|saved| saved.names(&plan.rule)).map(SavedPlan::digest),
         };
         ledger.record(clock::now(), event).await?;
     }
@@ -221,7 +345,7 @@ fn summarize(plans: &[Planned]) {
             })
             .sum::<u64>()
     };
-    let (enforced, observed) = (due(crate::rule::Mode::Enforce), due(crate::rule::Mode::Observe));
+    let (enforced, observed) = (due(Mode::Enforce), due(Mode::Observe));
     let text = if enforced + observed == 0 {
         "Nothing is due.".to_owned()
     } else if observed == 0 {

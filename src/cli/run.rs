@@ -4,19 +4,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::Config;
-use crate::ledger::{Ledger, Loaded};
+use crate::ledger::Ledger;
 use crate::lifecycle;
 use crate::run::{Progress, RunResult, RunState, Runner, run_by_command};
 use crate::types::Name;
 
-use super::output::{self, BOLD, RED, RESET};
+use super::output::{self, BOLD, RED, RESET, YELLOW};
 use super::{CliError, Common, Exit, open_ledger, select, stores};
 
 /// Carry rules out now, each according to its mode
 ///
 /// Rules in enforce mode delete or anonymize what is due, rules in observe mode record what they would
-/// have done. Ctrl-C finishes the batch in flight. Exit code 0 when every rule was carried out,
-/// otherwise 1.
+/// have done. A rule that would take more than its limits, or that has never acted as it is now, waits
+/// for `expunged approve`. Ctrl-C finishes the batch in flight. Exit code 0 when every rule was carried
+/// out, otherwise 1.
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.
@@ -39,7 +40,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     Ok(exit(&results))
 }
 
-fn exit(results: &[RunResult]) -> Exit {
+pub(crate) fn exit(results: &[RunResult]) -> Exit {
     let well = |result: &RunResult| matches!(result.state, RunState::Done | RunState::Observed);
     if results.iter().all(well) { Exit::Fine } else { Exit::Failed }
 }
@@ -52,14 +53,8 @@ pub(crate) async fn run(
     stop: &CancellationToken,
     bars: bool,
 ) -> Result<Vec<RunResult>, CliError> {
-    let loaded = Loaded {
-        rules: &config.rules,
-        stores: config.stores.len(),
-        digest: &config.digest(),
-        now: clock::now(),
-    };
-    ledger.load_rules(loaded).await?;
-    let runner = Runner { ledger: ledger.clone(), stores: stores(config) };
+    super::apply::load_rules(config, ledger).await?;
+    let runner = Runner::new(ledger.clone(), stores(config));
     let mut results = Vec::new();
     for rule in select(config, names)? {
         if stop.is_cancelled() {
@@ -94,7 +89,10 @@ pub(crate) fn print(results: &[RunResult]) {
     output::print_table(table, &[3]);
     println!();
     for result in results {
-        if let Some(error) = &result.error {
+        if let (Some(error), RunState::Waiting) = (&result.error, result.state) {
+            let text = format!("{}: {error}", result.rule);
+            anstream::println!("{YELLOW}waits{RESET}   {}", output::hanging(&text, 8));
+        } else if let Some(error) = &result.error {
             let text = format!("{}: {error}", result.rule);
             anstream::println!("{RED}failed{RESET}  {}", output::hanging(&text, 8));
         }

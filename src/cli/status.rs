@@ -6,13 +6,13 @@ use serde::Serialize;
 use crate::audit::Event;
 use crate::clock;
 use crate::ledger::audit::AuditFilter;
-use crate::ledger::{LastRun, Ledger, RuleState};
+use crate::ledger::{Approval, LastRun, Ledger, RuleState};
 use crate::rule::{Mode, Rule};
 use crate::schedule::Schedule;
 use crate::types::Name;
 
 use super::output::{self, DIM, RED, RESET};
-use super::{CliError, Common, Exit, read_ledger, select};
+use super::{CliError, Common, Exit, approve, read_ledger, select};
 
 /// Show the rules, their last and next runs, and what is overdue
 ///
@@ -42,6 +42,8 @@ struct RuleStatus {
     overdue_seconds: Option<i64>,
     /// The configuration was changed and the daemon has not loaded it yet.
     not_loaded: bool,
+    /// Its run waits for somebody's approval, or has it and has not begun.
+    waits_for_approval: Option<Approval>,
 }
 
 pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> {
@@ -54,11 +56,22 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     for rule in rules {
         all.push(status(&ledger, rule, states.get(&rule.name), now).await?);
     }
+    let waiting = ledger.approvals().await?;
+    for status in &mut all {
+        status.waits_for_approval =
+            waiting.iter().find(|approval| approval.rule == status.rule).cloned();
+    }
     ledger.close().await;
     if common.json {
         output::json(&all);
     } else {
         print(&config.rules, &all);
+        let waiting: Vec<_> =
+            all.iter().filter_map(|status| status.waits_for_approval.clone()).collect();
+        if !waiting.is_empty() {
+            println!();
+            approve::print(&waiting);
+        }
     }
     Ok(Exit::Fine)
 }
@@ -97,6 +110,7 @@ async fn status(
         overdue_seconds: overdue_since.map(|since| now.duration_since(since).as_secs()),
         not_loaded: state
             .is_none_or(|state| state.digest != rule.digest() || state.mode != rule.mode),
+        waits_for_approval: None,
     })
 }
 

@@ -151,7 +151,7 @@ impl Stack {
             ValueKind::String(text) => Kind::Text(text),
             ValueKind::Boolean(value) => Kind::Boolean(value),
             ValueKind::I128(value) => Kind::Integer(value),
-            ValueKind::Float(_) => Kind::Float,
+            ValueKind::Float(value) => Kind::Float(value),
             _ => Kind::Array,
         };
         Some(Entry { key, place, kind })
@@ -245,7 +245,10 @@ impl Walk<'_> {
         let kind = match value.get_ref() {
             DeValue::String(text) => ValueKind::String(text.to_string()),
             DeValue::Integer(number) => ValueKind::I128(integer(number)),
-            DeValue::Float(_) => ValueKind::Float(0.0),
+            DeValue::Float(number) => {
+                let digits = number.as_str().replace('_', "");
+                ValueKind::Float(digits.parse().unwrap_or(f64::NAN))
+            }
             DeValue::Boolean(value) => ValueKind::Boolean(*value),
             DeValue::Datetime(date) => ValueKind::String(date.to_string()),
             // No key takes a list, so only that it is one is of interest.

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::diagnostic::{Problem, Problems};
 use super::text::{Entry, Kind, Place, Table, Texts};
 use super::{mask, suggest};
+use crate::breaker::Share;
 
 /// What every part of the reading needs.
 #[derive(Clone, Copy)]
@@ -178,6 +179,25 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// A part of a whole: `"10 %"`, or the fraction `0.1`.
+    pub(super) fn share(&mut self, key: &'static str) -> Option<Located<Share>> {
+        let entry = self.entry(key)?;
+        let share = match &entry.kind {
+            Kind::Text(text) => text.parse().ok(),
+            Kind::Float(fraction) => Share::new(*fraction),
+            // Of whole numbers only 1 cannot be meant as a percentage.
+            Kind::Integer(1) => Some(Share::ALL),
+            _ => None,
+        };
+        if share.is_none() {
+            let message = format!("{}: `{key}` is no share", self.what);
+            let help = self.write(&located(entry, ()), key, "\"10 %\"");
+            let problem = Problem::new(entry.place, message);
+            self.report(problem.help(format!("{help}, above 0 and up to 100 %")));
+        }
+        share.map(|share| located(entry, share))
     }
 
     /// `true` or `false`. From the environment, these words.

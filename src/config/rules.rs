@@ -10,6 +10,7 @@ use super::reader::{Context, Located, Reader, Wrong, quoted};
 use super::suggest;
 use super::text::{Entry, Kind, Table};
 use crate::anonymize::{Anonymization, InvalidAnonymization};
+use crate::breaker::Limits;
 use crate::rule::{
     Action, Condition, Encoding, InvalidCondition, InvalidRetention, Mode, Retention, Rule,
     StartingPoint, StoreKind,
@@ -33,6 +34,7 @@ pub(super) fn read(
     name: &Name,
     table: &Table,
     stores: &Stores,
+    limits: Limits,
 ) -> Option<Rule> {
     let mut reader = Reader::new(context, format!("rule `{name}`"), table);
     reader.expect(&[
@@ -72,6 +74,7 @@ pub(super) fn read(
         ("armed", "enforce"),
     ];
     let mode = reader.choice("mode", &modes, &meant);
+    let limits = self::limits(&mut reader, limits);
     reader.finish();
     // A default must never stand in for a value that was written and is wrong.
     if context.problems.count() != before {
@@ -91,7 +94,18 @@ pub(super) fn read(
         schedule: schedule?,
         time_zone,
         mode: mode.map_or(Mode::Observe, |mode| mode.value),
+        limits,
     })
+}
+
+/// What a run may take without being asked about: what is written, else what holds in general.
+pub(super) fn limits(reader: &mut Reader<'_>, general: Limits) -> Limits {
+    Limits {
+        max_share: reader.share("max_share").map_or(general.max_share, |share| share.value),
+        max_rows: reader
+            .number("max_rows", 1..=u64::MAX, "1000000")
+            .map_or(general.max_rows, |rows| rows.value),
+    }
 }
 
 fn owned(text: Option<Located<&str>>) -> Option<String> {

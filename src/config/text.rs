@@ -99,7 +99,7 @@ pub(super) enum Kind {
     Text(String),
     /// An integer; one beyond 128 bits is the largest or smallest of them.
     Integer(i128),
-    Float,
+    Float(f64),
     Boolean(bool),
     /// A date or time, as written.
     Date(String),
@@ -113,7 +113,7 @@ impl Kind {
         match self {
             Kind::Text(_) => "a text",
             Kind::Integer(_) => "a whole number",
-            Kind::Float => "a fraction",
+            Kind::Float(_) => "a fraction",
             Kind::Boolean(_) => "true or false",
             Kind::Date(_) => "a date or time",
             Kind::Array => "a list",

@@ -49,7 +49,7 @@ impl Ending {
                 Ending::Unrecorded
             }
             RunState::Done | RunState::Observed => Ending::Well(look_again),
-            RunState::Failed | RunState::Refused => Ending::Recorded,
+            RunState::Failed | RunState::Refused | RunState::Waiting => Ending::Recorded,
             RunState::Stopped | RunState::Busy => Ending::Unrecorded,
         }
     }

@@ -3,6 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::config::InputFile;
 use crate::keys::Keys;
+use crate::ledger::Start;
 
 async fn daemon(folder: &Path, schedule: &str) -> Daemon {
     let text = format!(
@@ -50,7 +51,7 @@ async fn a_run_that_a_panic_left_open_is_picked_up_again() {
     let ledger = daemon.ledger.clone();
     let cause = crate::audit::entry::Cause::Slot;
     let request = ledger.request(&rule.name, cause, long_ago).await.unwrap();
-    ledger.start_run(&request, rule, long_ago).await.unwrap();
+    ledger.start_run(&request, rule, &Start::Unasked, long_ago).await.unwrap();
     daemon.picked_up = true;
 
     daemon.due_check().await;

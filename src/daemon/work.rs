@@ -61,7 +61,8 @@ impl Active {
             (name.clone(), inherited.unwrap_or_else(|| Arc::new(Semaphore::new(1))))
         };
         let turns = config.stores.keys().map(turn).collect();
-        Active { turns, runner: Runner { ledger: ledger.clone(), stores }, config }
+        let clock = before.map(|before| before.runner.clock.clone()).unwrap_or_default();
+        Active { turns, runner: Runner { ledger: ledger.clone(), stores, clock }, config }
     }
 
     /// Carries out one piece of work for a rule. A request that is not even begun when `stop` comes

@@ -3,8 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
+use uuid::Uuid;
+
 use crate::audit::checkpoint::CheckpointError;
 use crate::audit::entry::EntryError;
+use crate::transition::IllegalStep;
 use crate::types::Name;
 
 /// Why something could not be done with the ledger.
@@ -101,6 +104,25 @@ pub enum LedgerError {
         column: &'static str,
         /// What is in it.
         found: &'static str,
+    },
+    /// A step that the run may not take where it stands.
+    #[error("run {run} is not as this process left it, and nothing more is done here: {source}")]
+    Illegal {
+        /// The run.
+        run: Uuid,
+        /// The step, and what is in its way.
+        source: IllegalStep,
+    },
+    /// What is recorded of a run is not what any run leaves behind.
+    #[error(
+        "the ledger is damaged: what it says of run {run} cannot have happened ({source}); nothing of \
+         it is resolved by guess: restore the ledger from a backup"
+    )]
+    Impossible {
+        /// The run.
+        run: Uuid,
+        /// The first step that does not follow.
+        source: IllegalStep,
     },
     /// An entry that does not fit the log, or that this version cannot read.
     #[error(transparent)]

@@ -1,20 +1,25 @@
 //! Runs and their batches. Each step that matters is one transaction together with its audit entry.
 //!
 //! A batch is *intended* before it is committed in the store, and then settled as done or undone,
-//! exactly once: [`Ledger::settle`] changes a batch only from `intended`, so whoever comes second
-//! changes nothing and records nothing.
+//! exactly once: whoever comes second changes nothing and records nothing. Each step is taken through
+//! [`crate::transition::next`], with the run's row locked.
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::error::Doing;
 use super::row::{Columns, to_integer};
-use super::{Ledger, LedgerError, Request, Transaction, audit, commit, requests, to_text};
+use super::steps::{open_sequence, standing, step};
+use super::{
+    Ledger, LedgerError, Request, Transaction, approvals, audit, commit, requests, to_text,
+};
 use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
 use crate::audit::{Entry, Event};
 use crate::clock;
+use crate::fault;
 use crate::plan::Plan;
 use crate::rule::Rule;
+use crate::transition::{BatchEnd, State, Step};
 use crate::types::{Key, Name};
 
 /// A run that has begun.
@@ -54,6 +59,22 @@ impl Run {
     }
 }
 
+/// By which right a run begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// No circuit breaker objects.
+    Unasked,
+    /// Somebody approved it, under this id.
+    Approved(Uuid),
+    /// It carries out a saved plan.
+    Planned {
+        /// The plan's digest.
+        digest: String,
+        /// The plan's cutoff.
+        cutoff: Timestamp,
+    },
+}
+
 /// A batch whose outcome is not recorded yet.
 #[derive(Debug)]
 pub struct OpenBatch {
@@ -90,7 +111,7 @@ pub struct Finish {
 }
 
 impl Ledger {
-    /// Begins a run.
+    /// Begins a run; a wait for approval of its rule is over with that.
     ///
     /// # Errors
     /// When the database does not answer; there is no run then.
@@ -98,11 +119,28 @@ impl Ledger {
         &self,
         request: &Request,
         rule: &Rule,
+        start: &Start,
         now: Timestamp,
     ) -> Result<Run, LedgerError> {
-        let run = new_run(request.id, rule, now);
+        let mut run = new_run(request.id, rule, now);
+        match start {
+            Start::Unasked => {}
+            Start::Approved(id) => run.id = *id,
+            Start::Planned { cutoff, .. } => run.cutoff = *cutoff,
+        }
+        let plan = match start {
+            Start::Planned { digest, .. } => Some(digest.clone()),
+            _ => None,
+        };
         let mut tx = self.begin().await?;
-        insert_run(&mut tx, &run, rule, "running").await?;
+        insert_run(&mut tx, &run, rule, Step::Start).await?;
+        sqlx::query("UPDATE run SET plan = $1 WHERE id = $2")
+            .bind(&plan)
+            .bind(run.id.to_string())
+            .execute(&mut *tx)
+            .await
+            .doing("beginning a run")?;
+        approvals::end_wait(&mut tx, &rule.name, run.id).await?;
         let event = Event::RunStarted {
             run: run.id,
             rule: run.rule.clone(),
@@ -113,7 +151,7 @@ impl Ledger {
             cutoff: run.cutoff,
             cause: request.cause,
             mode: rule.mode.into(),
-            plan: None,
+            plan,
         };
         audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
         commit(tx).await?;
@@ -132,7 +170,7 @@ impl Ledger {
     ) -> Result<Run, LedgerError> {
         let run = new_run(request.id, rule, plan.at);
         let mut tx = self.begin().await?;
-        insert_run(&mut tx, &run, rule, "observed").await?;
+        insert_run(&mut tx, &run, rule, Step::Observe).await?;
         sqlx::query("UPDATE run SET remaining = $1, finished_at = $2 WHERE id = $3")
             .bind(to_integer(plan.due))
             .bind(to_text(plan.at))
@@ -195,23 +233,26 @@ impl Ledger {
         }
         let sealed = self.keys.seal(&plain, batch.as_bytes());
         let mut tx = self.begin().await?;
-        let inserted = sqlx::query(
+        let state = standing(&mut tx, run.id).await?;
+        if !matches!(state, State::Running { .. }) {
+            return Err(LedgerError::RunTakenOver);
+        }
+        step(run.id, state, Step::Intend { sequence })?;
+        sqlx::query(
             "INSERT INTO batch (id, run_id, seq, state, records, transaction_id, intent, intended_at) \
-             SELECT $1, id, $2, 'intended', $3, $4, $5, $6 FROM run WHERE id = $7 AND state = 'running'",
+             VALUES ($1, $2, $3, 'intended', $4, $5, $6, $7)",
         )
         .bind(batch.to_string())
+        .bind(run.id.to_string())
         .bind(to_integer(sequence))
         .bind(to_integer(keys.len() as u64))
         .bind(transaction_id)
         .bind(sealed)
         .bind(to_text(now))
-        .bind(run.id.to_string())
         .execute(&mut *tx)
         .await
         .doing("writing an intent")?;
-        if inserted.rows_affected() != 1 {
-            return Err(LedgerError::RunTakenOver);
-        }
+        fault::point("batch.intending");
         commit(tx).await?;
         Ok(batch)
     }
@@ -234,20 +275,25 @@ impl Ledger {
             Outcome::Undone(_) => None,
         };
         let mut tx = self.begin().await?;
-        let settled = sqlx::query(
-            "UPDATE batch SET state = $1, settled_at = $2, intent = NULL, commitments = $3 \
-             WHERE id = $4 AND state = 'intended'",
+        let state = standing(&mut tx, run.id).await?;
+        let Some(sequence) = open_sequence(&mut tx, run.id, batch).await? else {
+            return Ok(false);
+        };
+        let end = match outcome {
+            Outcome::Done => BatchEnd::Done,
+            Outcome::Undone(_) => BatchEnd::Undone,
+        };
+        step(run.id, state, Step::Settle { sequence, end })?;
+        sqlx::query(
+            "UPDATE batch SET state = $1, settled_at = $2, intent = NULL, commitments = $3 WHERE id = $4",
         )
-        .bind(if commitments.is_some() { "done" } else { "undone" })
+        .bind(end.as_str())
         .bind(to_text(now))
         .bind(commitments.as_ref().map(crate::audit::Commitments::to_bytes))
         .bind(batch.to_string())
         .execute(&mut *tx)
         .await
         .doing("settling a batch")?;
-        if settled.rows_affected() != 1 {
-            return Ok(false);
-        }
         let (rule, store) = (run.rule.clone(), run.store.clone());
         let event = match (outcome, &commitments) {
             (Outcome::Undone(reason), _) => {
@@ -272,6 +318,7 @@ impl Ledger {
             }
         };
         audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
+        fault::point("batch.settling");
         commit(tx).await?;
         Ok(true)
     }
@@ -283,11 +330,15 @@ impl Ledger {
     /// When the database does not answer.
     pub async fn finish_run(&self, run: &Run, finish: Finish) -> Result<(), LedgerError> {
         let mut tx = self.begin().await?;
-        let finished = sqlx::query(
-            "UPDATE run SET state = $1, remaining = $2, finished_at = $3, error = $4 \
-             WHERE id = $5 AND state = 'running'",
+        let state = standing(&mut tx, run.id).await?;
+        if matches!(state, State::Ended(_)) {
+            return Ok(());
+        }
+        let state = step(run.id, state, Step::Finish(finish.state))?;
+        sqlx::query(
+            "UPDATE run SET state = $1, remaining = $2, finished_at = $3, error = $4 WHERE id = $5",
         )
-        .bind(finish.state.as_str())
+        .bind(state.as_str())
         .bind(finish.remaining.map(to_integer))
         .bind(to_text(finish.now))
         .bind(finish.error)
@@ -295,9 +346,6 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .doing("finishing a run")?;
-        if finished.rows_affected() != 1 {
-            return Ok(());
-        }
         match finish.state {
             RunEnd::Stopped => requests::close_stopped(&mut tx, run.request, finish.now).await?,
             RunEnd::Done | RunEnd::Failed => {
@@ -316,6 +364,7 @@ impl Ledger {
             reason: finish.reason.map(Reason::from),
         };
         audit::append(&mut tx, &self.keys, &Entry { at: finish.now, event }).await?;
+        fault::point("run.finishing");
         commit(tx).await
     }
 
@@ -404,8 +453,9 @@ async fn insert_run(
     tx: &mut Transaction<'_>,
     run: &Run,
     rule: &Rule,
-    state: &'static str,
+    begin: Step,
 ) -> Result<(), LedgerError> {
+    let state = step(run.id, State::New, begin)?;
     sqlx::query(
         "INSERT INTO run (id, request_id, rule, rule_digest, store, table_name, action, mode, cutoff, \
                           state, records, started_at) \
@@ -420,7 +470,7 @@ async fn insert_run(
     .bind(run.action.as_str())
     .bind(rule.mode.to_string())
     .bind(to_text(run.cutoff))
-    .bind(state)
+    .bind(state.as_str())
     .bind(to_text(run.started_at))
     .execute(&mut **tx)
     .await
@@ -520,6 +570,24 @@ impl Ledger {
         .await
         .doing("reading the last complete run")?;
         row.optional_moment("latest")
+    }
+
+    /// How many records runs of a rule have taken by a saved plan.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn taken_by_plan(&self, rule: &Name, digest: &str) -> Result<u64, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let row = sqlx::query(
+            "SELECT CAST(coalesce(sum(records), 0) AS BIGINT) AS taken FROM run \
+             WHERE rule = $1 AND plan = $2",
+        )
+        .bind(rule.as_str())
+        .bind(digest)
+        .fetch_one(&mut *tx)
+        .await
+        .doing("reading what a plan has taken")?;
+        row.count("taken")
     }
 
     /// Records per second in the latest runs of a rule, where there is enough to tell.

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use sqlx::error::DatabaseError;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyConnection, AnyPool, ConnectOptions, Connection, SqlSafeStr};
@@ -138,30 +139,46 @@ async fn probe_file(file: &Path) -> Result<Found, LedgerError> {
         Ok(metadata) if metadata.len() == 0 => return Ok(Found::Empty),
         Ok(_) => {}
     }
-    let options = SqliteConnectOptions::new().filename(file).read_only(true);
-    let probed = async {
-        let mut connection = options.connect().await?;
-        let tables: Vec<String> = sqlx::query_scalar(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' \
-             ESCAPE '\\' ORDER BY name",
-        )
-        .fetch_all(&mut connection)
-        .await?;
-        let mut version = None;
-        if tables.iter().any(|table| table == VERSIONS) {
-            let query = sqlx::query_scalar("SELECT max(version) FROM ledger_version WHERE success");
-            version = query.fetch_one(&mut connection).await?;
-        }
-        connection.close().await?;
-        Ok((tables, version))
-    };
-    match probed.await {
+    match read_tables(file, true).await {
         Ok((tables, version)) => Ok(classify(&tables, version)),
-        Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == "26") => {
+        Err(error) if has_code(&error, "26") => {
             Ok(Found::Foreign("it is a file of another kind".into()))
+        }
+        // SQLITE_READONLY_ROLLBACK: somebody was killed while they wrote to it. To roll that back is what
+        // anybody who opens it does, and takes the right to write.
+        Err(error) if has_code(&error, "776") => {
+            let (tables, version) =
+                read_tables(file, false).await.doing("rolling back what was half written")?;
+            Ok(classify(&tables, version))
         }
         Err(source) => Err(LedgerError::Database { doing: "looking what is there", source }),
     }
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|found| found == code)
+}
+
+/// The tables of a file, and the version of the ledger in it.
+async fn read_tables(
+    file: &Path,
+    read_only: bool,
+) -> Result<(Vec<String>, Option<i64>), sqlx::Error> {
+    let options = SqliteConnectOptions::new().filename(file).read_only(read_only);
+    let mut connection = options.connect().await?;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' \
+         ESCAPE '\\' ORDER BY name",
+    )
+    .fetch_all(&mut connection)
+    .await?;
+    let mut version = None;
+    if tables.iter().any(|table| table == VERSIONS) {
+        let query = sqlx::query_scalar("SELECT max(version) FROM ledger_version WHERE success");
+        version = query.fetch_one(&mut connection).await?;
+    }
+    connection.close().await?;
+    Ok((tables, version))
 }
 
 /// Looks into the first schema of the search path. What belongs to an extension does not count.

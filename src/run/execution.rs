@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Prepared, Progress, RunError, RunResult, RunState, Runner, result};
+use super::readback::Taken;
+use super::{Errand, Prepared, Progress, RunError, RunResult, RunState, Runner, result};
 use crate::anonymize::{Strategy, Wanted, replacement};
 use crate::audit::entry::RunEnd;
 use crate::clock::{self, Stopwatch};
+use crate::fault;
 use crate::keys::Keys;
 use crate::ledger::{Finish, LedgerError, Outcome, RuleLock, Run};
+use crate::plan::Verification;
 use crate::rule::Rule;
 use crate::store::sql::catalogue::{Column, ColumnKind};
-use crate::store::sql::{Interrupted, Pace, Walk};
+use crate::store::sql::{Interrupted, Pace, Walk, Window};
 use crate::store::{Batch, StoreError};
+use crate::types::Key;
 
 /// Walks over one table in one run: rows that moved under the first are found by the second.
 const MOST_WALKS: u32 = 3;
@@ -31,19 +35,35 @@ pub(super) struct Execution<'a> {
     pub(super) stop: &'a CancellationToken,
     pub(super) report: &'a (dyn Fn(Progress) + Sync),
     pub(super) lock: &'a mut RuleLock,
+    pub(super) taken: Taken,
     pub(super) records: u64,
     pub(super) batches: u64,
 }
 
+/// Where the next batch is taken from.
+pub(super) enum Next<'a> {
+    /// The next window of a walk.
+    OfWalk(&'a mut Walk),
+    /// This window.
+    In(Window),
+}
+
 /// What ended the batches of a run.
-enum Ended {
+pub(super) enum Ended {
     Complete,
     Stopped,
 }
 
 impl Execution<'_> {
-    pub(super) async fn carry_out(mut self, watch: Stopwatch) -> Result<RunResult, LedgerError> {
-        let ended = self.walk().await;
+    pub(super) async fn carry_out(
+        mut self,
+        errand: &Errand<'_>,
+        watch: Stopwatch,
+    ) -> Result<RunResult, LedgerError> {
+        let ended = match errand {
+            Errand::Due => self.walk().await,
+            Errand::Plan(planned) => self.take_planned(planned).await,
+        };
         // Read back: that a statement succeeded is weak evidence. What cannot be read is not known, and
         // somebody who asked to stop does not wait for it.
         let remaining = match &ended {
@@ -53,18 +73,25 @@ impl Execution<'_> {
             _ => Some(self.prepared.survey().await),
         };
         let remaining = remaining.and_then(Result::ok);
+        let verification = self.look_again(&ended).await;
+        let came_back = verification.as_ref().filter(|seen| !seen.is_good());
         let kept = remaining.filter(|due| self.records == 0 && *due > 0);
         let (state, error) = match (&ended, kept) {
             (Err(error), _) => (RunState::Failed, Some(error.to_string())),
+            (Ok(_), _) if came_back.is_some() => (RunState::Failed, came_back.map(still_there)),
             (Ok(Ended::Complete), Some(due)) => (RunState::Failed, Some(kept_all(due))),
             (Ok(Ended::Stopped), _) if remaining != Some(0) => (RunState::Stopped, None),
             (Ok(_), _) => (RunState::Done, None),
         };
         let (end, reason) = match (&ended, state) {
             (Err(RunError::Store(_)), _) => (RunEnd::Failed, Some("the store failed")),
+            (Err(RunError::Clock(_)), _) => (RunEnd::Failed, Some("the clock jumped")),
             (Err(RunError::Ledger(_)), _) => (RunEnd::Failed, Some("the ledger failed")),
             (Err(RunError::Unresolved { .. } | RunError::RuleChanged { .. }), _) => {
                 (RunEnd::Failed, Some("a batch could not be resolved"))
+            }
+            (Ok(_), RunState::Failed) if came_back.is_some() => {
+                (RunEnd::Failed, Some("records that were reported gone are still there"))
             }
             (Ok(_), RunState::Failed) => (RunEnd::Failed, Some("the store kept every record")),
             (_, RunState::Stopped) => (RunEnd::Stopped, Some("it was asked to stop")),
@@ -77,16 +104,44 @@ impl Execution<'_> {
             Err(RunError::Ledger(_) | RunError::Unresolved { .. } | RunError::RuleChanged { .. })
         ) {
             let finish = Finish { state: end, remaining, reason, error: error.clone(), now };
-            self.runner.ledger.finish_run(&self.run, finish).await?;
+            let ledger = &self.runner.ledger;
+            ledger.finish_run(&self.run, finish).await?;
+            fault::point("run.finished");
+            if let Some(seen) = &verification {
+                ledger.record_verification(&self.run, seen, now).await?;
+            }
         }
         Ok(RunResult {
             run: Some(self.run.id),
             records: self.records,
+            verification,
             remaining,
             batches: self.batches,
             error,
             ..result(self.rule, state, watch)
         })
+    }
+
+    /// Looks for the records that were taken. Not where the ledger failed, and then nothing could be
+    /// written down, or where somebody waits for an end.
+    async fn look_again(&mut self, ended: &Result<Ended, RunError>) -> Option<Verification> {
+        let is_over = matches!(ended, Ok(_) | Err(RunError::Store(_) | RunError::Clock(_)));
+        if self.records == 0 || !is_over {
+            return None;
+        }
+        let looked = self.runner.look_again(self.rule, &self.prepared, &self.taken);
+        let looked = match ended {
+            Ok(Ended::Complete) => Ok(looked.await),
+            _ => tokio::time::timeout(READ_BACK_WITHIN, looked).await,
+        };
+        match looked {
+            Ok(Ok(seen)) => Some(seen),
+            Ok(Err(error)) => {
+                tracing::warn!(rule = %self.rule.name, %error, "what was taken could not be looked for again");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// Walks the table until nothing is due, or a walk takes nothing.
@@ -118,27 +173,37 @@ impl Execution<'_> {
     /// One window of the walk. Returns whether there may be more.
     async fn batch(&mut self, walk: &mut Walk, pace: &mut Pace) -> Result<bool, RunError> {
         let watch = Stopwatch::start();
-        let Some(batch) = self.take(walk, pace).await? else { return Ok(false) };
+        self.runner.clock.look()?;
+        let taken = self.take(&mut Next::OfWalk(walk), pace).await?;
+        let Some(batch) = taken else { return Ok(false) };
         let taken = batch.records.keys.len() as u64;
         let window = batch.window.clone();
         if taken == 0 {
             batch.rollback().await?;
         } else {
-            self.settle(batch).await?;
-            self.records += taken;
-            self.batches += 1;
-            tracing::debug!(rule = %self.rule.name, batch = self.batches, records = taken, "a batch is done");
-            (self.report)(Progress { records: self.records, due: self.prepared.due });
+            self.finish_batch(batch).await?;
         }
         walk.advance(&window, taken);
         pace.note(watch.elapsed(), taken);
         Ok(true)
     }
 
-    /// Takes the next window, trying again with a smaller one while others hold locks.
-    async fn take(
+    /// Sees a batch through and counts it.
+    pub(super) async fn finish_batch(&mut self, batch: Batch) -> Result<(), RunError> {
+        let keys = self.settle(batch).await?;
+        let taken = keys.len() as u64;
+        self.taken.extend(&keys);
+        self.records += taken;
+        self.batches += 1;
+        tracing::debug!(rule = %self.rule.name, batch = self.batches, records = taken, "a batch is done");
+        (self.report)(Progress { records: self.records, due: self.prepared.due });
+        Ok(())
+    }
+
+    /// Takes the next window, trying again while others hold locks; a walk's is smaller then.
+    pub(super) async fn take(
         &mut self,
-        walk: &mut Walk,
+        next: &mut Next<'_>,
         pace: &mut Pace,
     ) -> Result<Option<Batch>, StoreError> {
         let Prepared { store, target, bounds, .. } = &self.prepared;
@@ -149,7 +214,14 @@ impl Execution<'_> {
         };
         let mut attempt = 1;
         loop {
-            match store.take(target, *bounds, walk, pace, &replace).await {
+            let taken = match next {
+                Next::OfWalk(walk) => store.take(target, *bounds, walk, pace, &replace).await,
+                Next::In(window) => {
+                    let window = window.clone();
+                    store.take_window(target, *bounds, window, &replace).await.map(Some)
+                }
+            };
+            match taken {
                 Err(error) if error.is_transient() && attempt < MOST_ATTEMPTS => {
                     tracing::debug!(rule = %self.rule.name, %error, attempt, "trying a batch again");
                     attempt += 1;
@@ -164,14 +236,16 @@ impl Execution<'_> {
     }
 
     /// Intent, effect, outcome: in this order, each durable before the next.
-    async fn settle(&mut self, batch: Batch) -> Result<(), RunError> {
+    async fn settle(&mut self, batch: Batch) -> Result<Vec<Key>, RunError> {
         let ledger = &self.runner.ledger;
+        fault::point("batch.taken");
         self.lock.check().await?;
         let keys = batch.records.keys.clone();
         let transaction_id = batch.records.transaction_id.clone();
         let id = ledger
             .intend(&self.run, self.batches, &keys, transaction_id.as_deref(), clock::now())
             .await?;
+        fault::point("batch.intended");
         let outcome = match batch.commit().await {
             Ok(()) => Outcome::Done,
             // The answer got lost, or the commit failed: only the store knows.
@@ -183,14 +257,28 @@ impl Execution<'_> {
                     outcome.map_err(|_| RunError::Unresolved { rule: self.rule.name.clone() })?;
                 ledger.settle(&self.run, id, &interrupted.keys, outcome, clock::now()).await?;
                 return match outcome {
-                    Outcome::Done => Ok(()),
+                    Outcome::Done => Ok(interrupted.keys),
                     Outcome::Undone(_) => Err(error.into()),
                 };
             }
         };
+        fault::point("batch.committed");
         ledger.settle(&self.run, id, &keys, outcome, clock::now()).await?;
-        Ok(())
+        fault::point("batch.settled");
+        Ok(keys)
     }
+}
+
+/// A deletion that was committed and whose records are there.
+fn still_there(seen: &Verification) -> String {
+    let on_replica = seen.present_on_replica.filter(|present| *present > 0);
+    let on_replica = on_replica.map(|present| format!(", and {present} on its replica"));
+    format!(
+        "of {} records that were taken and looked for again, {} are in the store{}: look for what puts them back",
+        seen.checked,
+        seen.present,
+        on_replica.unwrap_or_default()
+    )
 }
 
 /// Statements that succeed and take nothing although something is due are no success.

@@ -11,11 +11,19 @@ use crate::types::Name;
 use super::sql::Access;
 use super::{Store, StoreError};
 
+/// Which of a store's doors.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Which {
+    Reading,
+    Acting,
+    Replica,
+}
+
 /// The stores of a configuration.
 #[derive(Debug)]
 pub struct Stores {
     configured: BTreeMap<Name, StoreConfig>,
-    opened: Mutex<BTreeMap<(Name, bool), Store>>,
+    opened: Mutex<BTreeMap<(Name, Which), Store>>,
 }
 
 impl Stores {
@@ -39,16 +47,38 @@ impl Stores {
     /// When its URL cannot be read or used. Nothing is connected to here.
     pub fn get(&self, name: &Name, access: Access) -> Result<Store, StoreError> {
         let config = self.configuration(name)?;
-        let key = (name.clone(), access == Access::ReadWrite);
+        let (which, secret) = match (access, &config.read_only_url) {
+            (Access::ReadOnly, Some(url)) => (Which::Reading, url),
+            (Access::ReadOnly, None) => (Which::Reading, &config.url),
+            (Access::ReadWrite, _) => (Which::Acting, &config.url),
+        };
+        self.open(name, which, config, secret, access)
+    }
+
+    /// The store's replica, for reading, where one is configured.
+    ///
+    /// # Errors
+    /// As for [`Stores::get`].
+    pub fn replica(&self, name: &Name) -> Result<Option<Store>, StoreError> {
+        let config = self.configuration(name)?;
+        let Some(secret) = &config.replica_url else { return Ok(None) };
+        self.open(name, Which::Replica, config, secret, Access::ReadOnly).map(Some)
+    }
+
+    fn open(
+        &self,
+        name: &Name,
+        which: Which,
+        config: &StoreConfig,
+        secret: &Secret,
+        access: Access,
+    ) -> Result<Store, StoreError> {
+        let key = (name.clone(), which);
         // A panic elsewhere leaves the map as it was: each entry is whole.
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(store) = opened.get(&key) {
             return Ok(store.clone());
         }
-        let secret: &Secret = match (access, &config.read_only_url) {
-            (Access::ReadOnly, Some(url)) => url,
-            _ => &config.url,
-        };
         let url =
             secret.read().map_err(|source| StoreError::Secret { store: name.clone(), source })?;
         let store = Store::open(

@@ -35,6 +35,22 @@ macro_rules! run_statements {
             connection.fetch_all(query).await?.iter().map(read).collect()
         }
 
+        /// Runs a statement and hands each of its rows over as it comes.
+        pub(super) async fn fetch_each(
+            connection: &mut $connection,
+            statement: &Statement,
+            each: &mut (dyn FnMut(Row) -> Result<(), sqlx::Error> + Send),
+        ) -> Result<(), sqlx::Error> {
+            let text = AssertSqlSafe(statement.text().to_owned());
+            let query = sqlx::query_with(text, arguments(statement.values())?)
+                .persistent(statement.is_reusable());
+            let mut rows = connection.fetch(query);
+            while let Some(row) = rows.next().await {
+                each(read(&row?)?)?;
+            }
+            Ok(())
+        }
+
         /// Runs a statement and says how many rows it touched.
         pub(super) async fn execute(
             connection: &mut $connection,
@@ -51,8 +67,10 @@ macro_rules! run_statements {
 mod batch;
 pub mod catalogue;
 mod change;
+mod explain;
 mod mysql;
 mod postgres;
+mod readback;
 mod sqlite;
 mod statement;
 mod survey;
@@ -64,6 +82,7 @@ use std::io::ErrorKind;
 use std::pin::pin;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sqlx::{MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -74,8 +93,11 @@ use crate::types::TableName;
 pub(crate) use batch::TakeError;
 pub use batch::{Interrupted, Records, Replace, Resolution};
 pub(super) use batch::{resolve, take};
+pub use explain::Explained;
+pub(super) use explain::explain as explain_record;
+pub(super) use readback::{residue, still_there};
 pub use survey::SurveyDepth;
-pub(super) use survey::{next_start, sample, survey, try_condition};
+pub(super) use survey::{count_only_in, each_key, next_start, sample, survey, try_condition};
 pub use target::{Bounds, Mismatch, Target};
 pub(super) use walk::next_window;
 pub use walk::{Pace, Walk, WalkKind};
@@ -163,6 +185,22 @@ impl Row {
             _ => Vec::new(),
         }
     }
+}
+
+/// What the server's clock shows. SQLite has no server, and this machine's clock was asked already.
+pub(super) async fn clock(tx: &mut Transaction) -> Result<Option<Timestamp>, sqlx::Error> {
+    let dialect = tx.dialect();
+    if dialect == StoreKind::Sqlite {
+        return Ok(None);
+    }
+    let mut s = Statement::new(dialect, "SELECT ");
+    s.by_dialect(
+        "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+        "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
+        "",
+    );
+    let micros = tx.fetch_row(&s).await?.int(0);
+    Ok(micros.and_then(|micros| Timestamp::from_microsecond(micros).ok()))
 }
 
 /// The statement that makes an index on a column, for people to run.
@@ -274,6 +312,19 @@ impl Database {
         }
     }
 
+    /// Folds SQLite's write-ahead log into its file and empties it; whether that could be done, because
+    /// nobody was reading. Elsewhere there is nothing to fold.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn fold_log(&self) -> Result<bool, sqlx::Error> {
+        let Database::Sqlite(pool) = self else { return Ok(false) };
+        let mut connection = pool.acquire().await?;
+        let fold = Statement::new(StoreKind::Sqlite, "PRAGMA wal_checkpoint(TRUNCATE)");
+        let rows = sqlite::fetch(&mut connection, &fold).await?;
+        Ok(rows.first().and_then(|row| row.int(0)) == Some(0))
+    }
+
     /// Closes all connections.
     pub async fn close(&self) {
         match self {
@@ -300,6 +351,19 @@ impl Transaction {
             Transaction::Postgres(tx) => postgres::fetch(tx, statement).await,
             Transaction::Mysql(tx) => mysql::fetch(tx, statement).await,
             Transaction::Sqlite(tx) => sqlite::fetch(tx, statement).await,
+        }
+    }
+
+    /// Runs a statement and hands each of its rows over as it comes: for more than memory should hold.
+    pub(crate) async fn fetch_each(
+        &mut self,
+        statement: &Statement,
+        each: &mut (dyn FnMut(Row) -> Result<(), sqlx::Error> + Send),
+    ) -> Result<(), sqlx::Error> {
+        match self {
+            Transaction::Postgres(tx) => postgres::fetch_each(tx, statement, each).await,
+            Transaction::Mysql(tx) => mysql::fetch_each(tx, statement, each).await,
+            Transaction::Sqlite(tx) => sqlite::fetch_each(tx, statement, each).await,
         }
     }
 

@@ -22,7 +22,8 @@ async fn while_the_ledger_is_away_nothing_is_deleted_or_taken_on_and_then_all_go
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{name}'"
     );
     server.count(&sessions).await;
-    place.configure(&(app + &rule("new", "app", "continuous", "")));
+    let new = app + &rule("new", "app", "continuous", "");
+    place.configure(&new);
     daemon.signal(Signal::HUP);
     let refused = daemon.wait_for("the ledger could not take note of the new configuration");
     assert_eq!(refused["level"], "ERROR");
@@ -31,9 +32,11 @@ async fn while_the_ledger_is_away_nothing_is_deleted_or_taken_on_and_then_all_go
 
     server.execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
     daemon.wait_for("the ledger answers again");
+    place.configure(&new);
     daemon.signal(Signal::HUP);
     daemon.wait_for("reloaded");
-    assert_eq!(daemon.wait_for_run("new")["records"], 10);
+    let run = daemon.wait_for_run("new");
+    assert_eq!(run["records"], 10, "{run}");
 
     // It is also no reason not to end.
     server.execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;

@@ -19,7 +19,11 @@ async fn a_missed_slot_is_caught_up_once_and_a_new_rule_has_missed_none() {
     daemon.wait_for("looked");
     daemon.stop();
     let ledger = place.ledger().await;
-    assert_eq!(ledger.count("SELECT count(*) FROM request").await, 0, "a slot of before its time");
+    assert_eq!(
+        ledger.count("SELECT count(*) FROM request WHERE slot IS NOT NULL").await,
+        0,
+        "a slot of before its time"
+    );
     assert_eq!(left(&store).await, 11);
 
     place.make_overdue().await;
@@ -32,7 +36,7 @@ async fn a_missed_slot_is_caught_up_once_and_a_new_rule_has_missed_none() {
     daemon.wait_for("looked");
     daemon.stop();
     assert_eq!(ledger.count("SELECT count(*) FROM run").await, 1);
-    let slots = ledger.strings("SELECT slot FROM request").await;
+    let slots = ledger.strings("SELECT slot FROM request WHERE slot IS NOT NULL").await;
     assert_eq!(slots.len(), 1);
     assert!(slots[0].ends_with("T03:00:00.000000Z"), "{slots:?}");
     place.assert_settled(10).await;
@@ -57,7 +61,7 @@ async fn a_changed_schedule_makes_no_slot_of_the_past_due() {
     let recent = "SELECT count(*) FROM rule_state WHERE first_seen < '2021'";
     assert_eq!(ledger.count(recent).await, 0);
     // A slot of the new schedule may have come in between; one of the past has not.
-    assert!(ledger.count("SELECT count(*) FROM request").await <= 1);
+    assert!(ledger.count("SELECT count(*) FROM request WHERE slot IS NOT NULL").await <= 1);
 }
 
 /// Two daemons on one ledger, as two nodes would be, with rules that are all overdue.

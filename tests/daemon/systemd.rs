@@ -82,8 +82,8 @@ async fn a_daemon_that_cannot_write_its_ledger_does_not_say_that_it_is_ready() {
     let store = fresh_sqlite().await;
     accounts(&store, 3).await;
     let mut place = Place::new();
-    place.configure(&(place.store("app", &store) + &rule("old", "app", "continuous", "")));
     std::fs::create_dir(place.path("ledger.db")).unwrap();
+    place.configure(&(place.store("app", &store) + &rule("old", "app", "continuous", "")));
     let socket = place.path("notify");
     let manager = UnixDatagram::bind(&socket).unwrap();
     place.environment.push(("NOTIFY_SOCKET".into(), socket.to_str().unwrap().into()));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use expunged::anonymize::{Anonymization, Strategy, Wanted, replacement};
+use expunged::breaker::Limits;
 use expunged::plan::Survey;
 use expunged::rule::{Action, Condition, Encoding, Mode, Rule, StartingPoint, StoreKind};
 use expunged::store::sql::catalogue::{Column, ColumnKind};
@@ -110,6 +111,7 @@ pub(crate) fn rule(table: &str) -> Rule {
         schedule: "0 3 * * *".parse().unwrap(),
         time_zone: TimeZone::UTC,
         mode: Mode::Enforce,
+        limits: Limits::default(),
     }
 }
 

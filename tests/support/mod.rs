@@ -48,7 +48,7 @@ pub(crate) fn mysql_ca() -> PathBuf {
 
 // A test that skips itself looks like one that passed.
 #[track_caller]
-fn environment(name: &str) -> String {
+pub(crate) fn environment(name: &str) -> String {
     match std::env::var(name) {
         Ok(value) if !value.is_empty() => value,
         _ => panic!("{name} is not set: run the tests through tests/run, which starts the servers"),
@@ -76,21 +76,31 @@ pub(crate) struct TestDatabase {
 
 /// A new, empty database on the PostgreSQL server.
 pub(crate) async fn fresh_postgres() -> TestDatabase {
+    fresh_postgres_on(&postgres_url()).await
+}
+
+/// A new, empty database on a PostgreSQL server that a superuser reaches at this URL.
+pub(crate) async fn fresh_postgres_on(server: &str) -> TestDatabase {
     let name = unique("expunged_test");
-    let admin = Pool::connect(&postgres_url()).await;
+    let admin = Pool::connect(server).await;
     // Not from template1: whoever is connected to that would be in the way.
     admin.execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
     admin.close().await;
-    TestDatabase::open(Kind::Postgres, with_database(&postgres_url(), &name), name, None).await
+    TestDatabase::open(Kind::Postgres, with_database(server, &name), name, None).await
 }
 
 /// A new, empty database on the MariaDB or MySQL server.
 pub(crate) async fn fresh_mysql() -> TestDatabase {
+    fresh_mysql_on(&mysql_url()).await
+}
+
+/// A new, empty database on a MariaDB server where somebody with every privilege has this URL.
+pub(crate) async fn fresh_mysql_on(server: &str) -> TestDatabase {
     let name = unique("expunged_test");
-    let admin = Pool::connect(&mysql_url()).await;
+    let admin = Pool::connect(server).await;
     admin.execute(&format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")).await;
     admin.close().await;
-    TestDatabase::open(Kind::MySql, with_database(&mysql_url(), &name), name, None).await
+    TestDatabase::open(Kind::MySql, with_database(server, &name), name, None).await
 }
 
 /// A new, empty SQLite file in a folder of its own.

@@ -159,7 +159,6 @@ pub(super) fn describe(event: &Event) -> String {
                 output::number(*undecided)
             )
         }
-        Event::PlanApplied { digest, .. } => format!("plan {} is carried out", short(digest)),
         Event::PlanRefused { digest, reason, .. } => format!("plan {}: {reason}", short(digest)),
         Event::ApprovalAwaited { due, total, reason, .. } => {
             format!("{reason}: {} of {}", output::number(*due), output::records(*total))

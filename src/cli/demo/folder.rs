@@ -23,14 +23,16 @@ const APPLICATION_AT: usize = 68;
 
 pub(super) const DATABASE: &str = "app.db";
 pub(super) const CONFIG: &str = "expunged.toml";
+pub(super) const PLAN: &str = "plan";
 const LOCKS: &str = "ledger.db.locks";
 const KEYS: &str = "keys";
 
 /// Files in the folder itself.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     MARK,
     CONFIG,
     DATABASE,
+    PLAN,
     "app.db-journal",
     "app.db-wal",
     "app.db-shm",

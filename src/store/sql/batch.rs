@@ -9,7 +9,7 @@ use crate::types::Key;
 
 use super::Row;
 use super::Transaction;
-use super::catalogue::Column;
+use super::catalogue::{Column, Shape};
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
 use super::window::{Window, inside, read_key, select_key};
@@ -201,7 +201,7 @@ async fn lock(
 
 /// Finds out what became of an interrupted batch.
 ///
-/// PostgreSQL remembers the fate of a transaction. The others do not; there, a batch was atomic, so
+/// PostgreSQL remembers the fate of a transaction, as long as it has not crashed. The others do not; there, a batch was atomic, so
 /// its records were either all taken or all left. They are read with locks, which waits
 /// for a transaction that the server has not ended yet.
 pub(crate) async fn resolve(
@@ -216,10 +216,13 @@ pub(crate) async fn resolve(
         s.push("pg_current_xact_id() THEN pg_xact_status($1::text::xid8) END");
         s.set_values(vec![Value::Text(id.clone())]);
         match tx.fetch_row(&s).await?.text(0).as_deref() {
-            Some("committed") => return Ok(Resolution::Done),
+            Some("committed") if target.table.shape == Shape::Heap => {
+                let stands = touched_none_of(tx, target, &interrupted.keys, id).await?;
+                return Ok(if stands { Resolution::Undone } else { Resolution::Done });
+            }
             Some("aborted") => return Ok(Resolution::Undone),
             Some("in progress") => return Ok(Resolution::InProgress),
-            // Too old to be remembered: ask for the records.
+            // Too old to be remembered, or in a table whose rows do not tell: ask for the records.
             _ => {}
         }
     }
@@ -237,6 +240,29 @@ pub(crate) async fn resolve(
         Some(_) => found.saturating_sub(fresh) > fresh || found == 0,
     };
     Ok(if taken { Resolution::Done } else { Resolution::Undone })
+}
+
+/// Whether the transaction of this id is none that took these records: one of them is still there as
+/// it was before that transaction.
+///
+/// A server that crashes forgets the transactions which it had not written to its log yet, and gives
+/// their ids out again. What such an id's second owner did says nothing of the first.
+async fn touched_none_of(
+    tx: &mut Transaction,
+    target: &Target,
+    keys: &[Key],
+    id: &str,
+) -> Result<bool, sqlx::Error> {
+    for keys in keys.chunks(RESOLVE_CHUNK) {
+        let mut s = Statement::new(StoreKind::Postgres, "SELECT 1 FROM ");
+        s.table(&target.table).push(" WHERE ").key_in(&target.table.key, keys);
+        s.push(" AND age(xmin) > age(").bind(Value::Text(id.to_owned()));
+        s.push("::text::xid8::xid) LIMIT 1");
+        if !tx.fetch(&s).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn count(

@@ -1,5 +1,7 @@
 //! What a live catalogue says about a table: plain facts, the same for every dialect.
 
+use sha2::{Digest, Sha256};
+
 use crate::plan::OnDelete;
 use crate::rule::StoreKind;
 
@@ -147,6 +149,23 @@ pub struct Statistics {
 }
 
 impl Table {
+    /// SHA-256 over what a rule's effect depends on: columns, key, references and triggers. Indexes
+    /// and sizes are not part of it.
+    pub fn digest(&self) -> String {
+        let mut facts = vec![self.display_name()];
+        let columns = self.columns.iter();
+        facts.extend(columns.map(|c| format!("{}\0{}\0{}", c.name, c.type_name, c.nullable)));
+        facts.extend(self.key.iter().map(|column| format!("key\0{}", column.name)));
+        facts.extend(self.referenced_by.iter().map(|reference| {
+            let Reference { table, columns, target_columns, on_delete, .. } = reference;
+            format!("reference\0{table}\0{columns:?}\0{target_columns:?}\0{on_delete:?}")
+        }));
+        facts.extend(self.triggers.iter().map(|trigger| {
+            format!("trigger\0{}\0{}\0{}", trigger.name, trigger.on_delete, trigger.on_update)
+        }));
+        hex::encode(Sha256::digest(facts.join("\n")))
+    }
+
     /// The column of that name.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)

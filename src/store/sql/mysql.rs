@@ -8,6 +8,7 @@ use sqlx::mysql::{
     MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlPoolOptions, MySqlRow,
 };
 use sqlx::{Arguments, AssertSqlSafe, Column as _, Executor, MySqlPool, Row as _, TypeInfo};
+use tokio_stream::StreamExt;
 
 use crate::plan::OnDelete;
 use crate::rule::StoreKind;

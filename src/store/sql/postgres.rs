@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, Column as _, Executor, PgPool, Row as _, TypeInfo};
+use tokio_stream::StreamExt;
 
 use crate::plan::OnDelete;
 use crate::rule::StoreKind;

@@ -10,6 +10,7 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePoolOptions, SqliteRow,
 };
 use sqlx::{Arguments, AssertSqlSafe, Executor, Row as _, SqlitePool, TypeInfo, ValueRef as _};
+use tokio_stream::StreamExt;
 
 use crate::plan::OnDelete;
 use crate::rule::StoreKind;

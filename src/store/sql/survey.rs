@@ -5,11 +5,11 @@ use jiff::Timestamp;
 use crate::plan::{Dependents, Survey};
 use crate::types::Key;
 
-use super::Transaction;
 use super::catalogue::Reference;
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
 use super::window::{read_key, select_key};
+use super::{Row, Transaction};
 
 /// Above this the store's own estimate of a table's size is used instead of counting.
 const COUNT_EXACTLY_BELOW: u64 = 1_000_000;
@@ -237,4 +237,42 @@ pub(crate) async fn next_start(
     let rows = tx.fetch(&s).await?;
     let start = rows.first().and_then(|row| row.int(0));
     Ok(start.and_then(|micros| target.counts_from_micros(micros)))
+}
+
+/// The keys of all due records, in the order of the key.
+pub(crate) async fn each_key(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    each: &mut (dyn FnMut(Key) + Send),
+) -> Result<(), sqlx::Error> {
+    let dialect = target.dialect();
+    let columns = &target.table.key;
+    let mut s = Statement::new(dialect, "SELECT ");
+    select_key(&mut s, columns);
+    s.push(" FROM ").table(&target.table).push(" WHERE ");
+    target.due(&mut s, bounds);
+    s.push(" ORDER BY ").separated(", ", columns, |s, column| {
+        s.column(&target.table, &column.name);
+    });
+    let mut each = |row: Row| {
+        each(read_key(dialect, &row, columns)?);
+        Ok(())
+    };
+    tx.fetch_each(&s, &mut each).await
+}
+
+/// How many records are due in the first sense, and not in the second.
+pub(crate) async fn count_only_in(
+    tx: &mut Transaction,
+    (first, first_bounds): (&Target, Bounds),
+    (second, second_bounds): (&Target, Bounds),
+) -> Result<u64, sqlx::Error> {
+    let mut s = Statement::new(first.dialect(), "SELECT count(*) FROM ");
+    s.table(&first.table).push(" WHERE ");
+    first.due(&mut s, first_bounds);
+    s.push(" AND (");
+    second.due(&mut s, second_bounds);
+    s.push(") IS NOT TRUE");
+    Ok(positive(tx.fetch_row(&s).await?.int(0)))
 }

@@ -25,6 +25,13 @@ pub enum Window {
         /// The last row; to the end of the table where `None`.
         upto: Option<Key>,
     },
+    /// Rows in the order of their key, after the first up to and including the second.
+    Keys {
+        /// The key before the first; from the start of the table where `None`.
+        after: Option<Key>,
+        /// The last key.
+        upto: Key,
+    },
     /// These rows, by where they lie.
     Rows(Vec<Key>),
 }
@@ -75,6 +82,13 @@ pub(super) fn inside(s: &mut Statement, target: &Target, window: &Window) {
             if let Some(upto) = upto {
                 s.push(" AND ").key_beyond(&columns, upto, true);
             }
+        }
+        Window::Keys { after, upto } => {
+            let key = &target.table.key;
+            if let Some(after) = after {
+                s.key_beyond(key, after, false).push(" AND ");
+            }
+            s.key_beyond(key, upto, true);
         }
         Window::Rows(rows) if columns.is_empty() => {
             let texts = rows.iter().map(|row| format!("({row})").replace(' ', "")).collect();

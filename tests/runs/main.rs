@@ -3,191 +3,21 @@
 
 #![allow(clippy::unwrap_used, reason = "in helpers too, what fails to unwrap fails the test")]
 
-use std::path::Path;
-use std::sync::Arc;
-
-use expunged::audit::{Entry, Event};
+use expunged::audit::Event;
 use expunged::clock;
-use expunged::config::{Config, InputFile};
-use expunged::keys::Keys;
-use expunged::ledger::audit::AuditFilter;
-use expunged::ledger::{Ledger, Loaded, Outcome};
-use expunged::rule::Rule;
-use expunged::run::{RunResult, RunState, Runner, plan, run_by_command};
-use expunged::store::sql::{Access, Bounds, Walk};
-use expunged::store::{Batch, Stores};
-use tempfile::TempDir;
+use expunged::ledger::Outcome;
+use expunged::run::{RunState, plan, run_by_command};
 use tokio_util::sync::CancellationToken;
 
+#[path = "../support/mod.rs"]
 mod support;
-use support::{Kind, TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
-
-/// A store with accounts of which some are due, its configuration, and a ledger.
-struct House {
-    store: TestDatabase,
-    // Dropped after the connections to it.
-    runner: Runner,
-    config: Config,
-    _ledger_store: Option<TestDatabase>,
-    _folder: TempDir,
-}
-
-const RULES: &str = r#"
-[rule.inactive]
-store = "app"
-table = "accounts"
-where = "status <> 'staff'"
-starting_point = "last_seen_at"
-retention = "2 years"
-action = "delete"
-subject = "id"
-mode = "enforce"
-
-[rule.watching]
-store = "app"
-table = "accounts"
-starting_point = "last_seen_at"
-retention = "1 year"
-action = "delete"
-
-[rule.mails]
-store = "app"
-table = "accounts"
-starting_point = "last_seen_at"
-retention = "1 year"
-action = "anonymize"
-marker = "anonymized_at"
-mode = "enforce"
-[rule.mails.columns]
-email = "hmac"
-name = "null"
-"#;
-
-impl House {
-    async fn new(store: TestDatabase, ledger_on_postgres: bool) -> House {
-        let kind = match store.kind {
-            Kind::Postgres => "postgres",
-            Kind::MySql => "mysql",
-            Kind::Sqlite => "sqlite",
-        };
-        let moment = match store.kind {
-            Kind::Postgres => "timestamptz",
-            Kind::MySql => "datetime",
-            Kind::Sqlite => "text",
-        };
-        store
-            .execute(&format!(
-                "CREATE TABLE accounts (id integer PRIMARY KEY, email varchar(200), name varchar(99), \
-                                        status varchar(9), last_seen_at {moment}, anonymized_at {moment});
-                 CREATE INDEX accounts_seen ON accounts (last_seen_at)"
-            ))
-            .await;
-        // 1 to 10 staff and old, 11 to 500 old, 501 to 700 in between, the rest fresh; two without a date.
-        for chunk in (1..=1000).collect::<Vec<u32>>().chunks(250) {
-            let rows: Vec<_> = chunk
-                .iter()
-                .map(|id| {
-                    let seen = match id {
-                        1..=500 => "2020-02-29 12:00:00",
-                        501..=700 => "2025-03-01 12:00:00",
-                        _ => "2026-11-01 12:00:00",
-                    };
-                    let status = if *id <= 10 { "staff" } else { "user" };
-                    format!("({id}, 'person{id}@example.org', 'Person {id}', '{status}', '{seen}', NULL)")
-                })
-                .collect();
-            store.execute(&format!("INSERT INTO accounts VALUES {}", rows.join(", "))).await;
-        }
-        store
-            .execute("INSERT INTO accounts (id, status) VALUES (2001, 'user'), (2002, 'user')")
-            .await;
-
-        let folder = tempfile::tempdir().unwrap();
-        let password = folder.path().join("url");
-        std::fs::write(&password, &store.url).unwrap();
-        restrict(&password);
-        let text = format!(
-            "[store.app]\nkind = \"{kind}\"\nurl = {{ file = \"{}\" }}\n{RULES}",
-            password.display()
-        );
-        let file = InputFile { path: "expunged.toml".into(), bytes: text.into_bytes() };
-        let config = Config::parse(vec![file], folder.path(), std::iter::empty()).unwrap();
-        let ledger_store = if ledger_on_postgres { Some(fresh_postgres().await) } else { None };
-        let url = match &ledger_store {
-            Some(database) => database.url.clone(),
-            None => format!("sqlite://{}", folder.path().join("ledger.db").display()),
-        };
-        let keys = Arc::new(Keys::open_or_create(&folder.path().join("keys")).unwrap());
-        let ledger = Ledger::open(&url, keys).await.unwrap();
-        let loaded =
-            Loaded { rules: &config.rules, stores: 1, digest: &config.digest(), now: clock::now() };
-        ledger.load_rules(loaded).await.unwrap();
-        let runner = Runner { ledger, stores: Arc::new(Stores::new(config.stores.clone())) };
-        House { store, runner, config, _ledger_store: ledger_store, _folder: folder }
-    }
-
-    fn rule(&self, name: &str) -> &Rule {
-        &self.config.rules[&name.parse().unwrap()]
-    }
-
-    async fn run(&self, rule: &str) -> RunResult {
-        let stop = CancellationToken::new();
-        run_by_command(&self.runner, self.rule(rule), clock::now(), &stop, &|_| {}).await.unwrap()
-    }
-
-    async fn ids(&self, condition: &str) -> i64 {
-        self.store.count(&format!("SELECT count(*) FROM accounts WHERE {condition}")).await
-    }
-
-    async fn events(&self, kind: &str) -> Vec<Event> {
-        let filter = AuditFilter { kind: Some(kind.into()), ..AuditFilter::default() };
-        let entries = self.runner.ledger.audit_log(&filter).await.unwrap();
-        entries.into_iter().map(|(_, Entry { event, .. })| event).collect()
-    }
-
-    /// The log is whole, and holds nothing of the data.
-    async fn assert_log_is_sound(&self) {
-        let verification = self.runner.ledger.verify_audit().await.unwrap();
-        assert!(verification.is_valid(), "{:?}", verification.problems);
-        let entries = self.runner.ledger.audit_log(&AuditFilter::default()).await.unwrap();
-        let text = serde_json::to_string(&entries).unwrap();
-        assert!(!text.contains("example.org") && !text.contains("Person"), "{text}");
-    }
-
-    /// Takes a batch of the rule, writes its intent, and hands both over: what a process has done
-    /// that is killed then.
-    async fn intend(&self, rule: &Rule) -> (Batch, expunged::ledger::Run) {
-        let now = clock::now();
-        let ledger = &self.runner.ledger;
-        let store = self.runner.stores.get(&rule.store, Access::ReadWrite).unwrap();
-        let target = store.target(rule).await.unwrap();
-        let bounds = Bounds { cutoff: rule.cutoff(now), now };
-        let mut walk = Walk::new(&target, 490, 1002);
-        let mut pace = walk.pace();
-        let batch = store
-            .take(&target, bounds, &mut walk, &mut pace, &|_, _, old| old.map(str::to_owned))
-            .await
-            .unwrap()
-            .expect("a first window");
-        let request =
-            ledger.request(&rule.name, expunged::audit::entry::Cause::Command, now).await.unwrap();
-        let run = ledger.start_run(&request, rule, now).await.unwrap();
-        let id = batch.records.transaction_id.as_deref();
-        ledger.intend(&run, 0, &batch.records.keys, id, now).await.unwrap();
-        (batch, run)
-    }
-}
-
-fn restrict(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
-}
 
 /// Each test on each database; PostgreSQL also as the ledger.
 macro_rules! on_each_database {
     ($($name:ident)+) => { $(
         mod $name {
-            use super::*;
+            use crate::house::House;
+            use crate::support::{fresh_mysql, fresh_postgres, fresh_sqlite};
 
             #[tokio::test]
             async fn on_postgres() {
@@ -208,6 +38,13 @@ macro_rules! on_each_database {
         }
     )+ };
 }
+
+mod breakers;
+mod house;
+mod plans;
+
+use house::House;
+use support::{Kind, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 on_each_database! {
     exactly_the_due_records_are_deleted
@@ -368,6 +205,7 @@ async fn a_stopped_run_keeps_what_it_did(house: House) {
     let due = u64::try_from(house.ids(old).await).unwrap();
     assert_eq!(due, 4_900);
 
+    house.approve("inactive").await;
     let stop = CancellationToken::new();
     let report = |_| stop.cancel();
     let rule = house.rule("inactive");
@@ -376,7 +214,9 @@ async fn a_stopped_run_keeps_what_it_did(house: House) {
     let left = u64::try_from(house.ids(old).await).unwrap();
     assert!(left > 0);
     assert_eq!((result.records + left, result.remaining), (due, Some(left)));
-    assert_eq!(house.run("inactive").await.records, left);
+    // What was approved goes on without being asked about again.
+    let rest = house.ask("inactive").await;
+    assert_eq!((rest.state, rest.records), (RunState::Done, left));
     house.assert_log_is_sound().await;
 }
 

@@ -1,0 +1,64 @@
+//! What expunged saw when it looked again after a run.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::error::Doing;
+use super::row::Columns;
+use super::{Ledger, LedgerError, Run, audit, commit};
+use crate::audit::{Entry, Event};
+use crate::plan::Verification;
+
+impl Ledger {
+    /// Records what was seen after a run.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn record_verification(
+        &self,
+        run: &Run,
+        seen: &Verification,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let mut tx = self.begin().await?;
+        // Plain data with string keys: serializing it cannot fail.
+        let json = serde_json::to_string(seen).unwrap_or_default();
+        sqlx::query("UPDATE run SET verification = $1 WHERE id = $2")
+            .bind(json)
+            .bind(run.id.to_string())
+            .execute(&mut *tx)
+            .await
+            .doing("recording what was seen after a run")?;
+        let event = Event::RunVerified {
+            run: run.id,
+            rule: run.rule.clone(),
+            store: run.store.clone(),
+            checked: seen.checked,
+            of: seen.of,
+            present: seen.present,
+            present_on_replica: seen.present_on_replica,
+            state: seen.residue.as_str().into(),
+        };
+        audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
+        commit(tx).await
+    }
+
+    /// What was seen after a run; `None` where nobody looked.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn verification(&self, run: Uuid) -> Result<Option<Verification>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let row = sqlx::query("SELECT verification FROM run WHERE id = $1")
+            .bind(run.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .doing("reading what was seen after a run")?;
+        let Some(json) = row.map(|row| row.optional_text("verification")).transpose()?.flatten()
+        else {
+            return Ok(None);
+        };
+        let damaged = LedgerError::Damaged { column: "verification", found: "no verification" };
+        serde_json::from_str(&json).map(Some).map_err(|_| damaged)
+    }
+}

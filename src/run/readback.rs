@@ -1,0 +1,129 @@
+//! Looking again after a run: that a statement succeeded is weak evidence.
+
+use std::time::Duration;
+
+use super::Prepared;
+use super::Runner;
+use crate::clock::{self, Stopwatch};
+use crate::plan::{Residue, Verification};
+use crate::rule::Rule;
+use crate::store::sql::Access;
+use crate::store::{Store, StoreError};
+use crate::types::Key;
+
+/// So many records are looked for, all of them where there are no more, otherwise a random sample.
+const MOST: usize = 10_000;
+/// How long a replica may take to catch up.
+const REPLICA_WITHIN: Duration = Duration::from_secs(10);
+/// How long after it is asked again.
+const REPLICA_AGAIN: Duration = Duration::from_millis(200);
+
+/// Keys of records that were taken: all of the first, then each with the chance that makes a fair
+/// sample of all (Vitter, "Random Sampling with a Reservoir", 1985, algorithm R).
+#[derive(Debug)]
+pub(super) struct Taken {
+    keys: Vec<Key>,
+    seen: u64,
+    random: u64,
+}
+
+impl Taken {
+    pub(super) fn new() -> Taken {
+        let random = u64::from_le_bytes(clock::random_bytes::<8>());
+        Taken { keys: Vec::new(), seen: 0, random }
+    }
+
+    pub(super) fn extend(&mut self, keys: &[Key]) {
+        for key in keys {
+            self.seen += 1;
+            if self.keys.len() < MOST {
+                self.keys.push(key.clone());
+                continue;
+            }
+            let place = usize::try_from(self.next() % self.seen).unwrap_or(usize::MAX);
+            if let Some(kept) = self.keys.get_mut(place) {
+                kept.clone_from(key);
+            }
+        }
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood, 2014): quick, and good enough to sample by.
+    fn next(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+impl Runner {
+    /// Looks for the records that a run has taken, on the replica too where there is one.
+    pub(super) async fn look_again(
+        &self,
+        rule: &Rule,
+        prepared: &Prepared,
+        taken: &Taken,
+    ) -> Result<Verification, StoreError> {
+        let Prepared { store, target, bounds, .. } = prepared;
+        let reader = self.stores.get(&rule.store, Access::ReadOnly)?;
+        let present = reader.still_there(target, *bounds, &taken.keys).await?;
+        let present_on_replica = match self.stores.replica(&rule.store)? {
+            Some(replica) => Some(wait_for(&replica, prepared, &taken.keys).await?),
+            None => None,
+        };
+        let (residue, detail) = store
+            .residue(target)
+            .await
+            .unwrap_or_else(|error| (Residue::Unknown, error.to_string()));
+        Ok(Verification {
+            checked: taken.keys.len() as u64,
+            of: taken.seen,
+            present,
+            present_on_replica,
+            residue,
+            detail,
+        })
+    }
+}
+
+/// Waits for a replica that lags behind; how many records it still has in the end.
+async fn wait_for(replica: &Store, prepared: &Prepared, keys: &[Key]) -> Result<u64, StoreError> {
+    let watch = Stopwatch::start();
+    loop {
+        let present = replica.still_there(&prepared.target, prepared.bounds, keys).await?;
+        if present == 0 || watch.elapsed() > REPLICA_WITHIN {
+            return Ok(present);
+        }
+        tokio::time::sleep(REPLICA_AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::KeyValue;
+
+    fn keys(range: std::ops::Range<i128>) -> Vec<Key> {
+        range.map(|id| Key(vec![KeyValue::Int(id)])).collect()
+    }
+
+    #[test]
+    fn few_are_all_kept_and_of_many_a_fair_sample() {
+        let mut taken = Taken::new();
+        taken.extend(&keys(0..100));
+        assert_eq!(taken.keys, keys(0..100));
+        taken.extend(&keys(100..100_000));
+        assert_eq!((taken.keys.len(), taken.seen), (MOST, 100_000));
+        let mut distinct = taken.keys.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), MOST);
+        let late = keys(90_000..100_000);
+        let late = taken.keys.iter().filter(|key| late.binary_search(key).is_ok()).count();
+        assert!(
+            (700..1_300).contains(&late),
+            "a tenth of the sample is from the last tenth: {late}"
+        );
+    }
+}
