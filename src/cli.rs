@@ -6,6 +6,7 @@ mod account;
 mod apply;
 mod approve;
 mod audit;
+mod certificate;
 mod check;
 mod daemon;
 mod demo;
@@ -13,6 +14,7 @@ mod output;
 mod plan;
 mod run;
 mod status;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,6 +66,8 @@ enum Command {
     Approve(approve::Args),
     Daemon(daemon::Args),
     Status(status::Args),
+    Why(why::Args),
+    Certificate(certificate::Args),
     #[command(subcommand)]
     Audit(audit::Command),
 }
@@ -97,6 +101,8 @@ pub(crate) enum CliError {
     Apply(#[from] crate::run::ApplyError),
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    #[error(transparent)]
+    Certificate(#[from] crate::certificate::CertificateError),
     #[error("the demo's database failed: {0}")]
     Demo(#[from] sqlx::Error),
     #[error("{0}")]
@@ -188,6 +194,8 @@ impl Cli {
             Command::Approve(args) => approve::main(&common, args).await,
             Command::Daemon(args) => daemon::main(&common, args).await,
             Command::Status(args) => status::main(&common, args).await,
+            Command::Why(args) => why::main(&common, args).await,
+            Command::Certificate(args) => certificate::main(&common, args).await,
             Command::Audit(command) => audit::main(&common, command).await,
         }
     }

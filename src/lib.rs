@@ -57,6 +57,7 @@
 //! | [`store`] | the databases: catalogue, survey, walks and batches |
 //! | [`ledger`] | expunged's own database: requests, runs, batches, audit log |
 //! | [`archive`] | an exported audit log, which anyone can verify |
+//! | [`certificate`] | deletion certificates with their proof |
 //! | [`check`] | a rule held against its live store |
 //! | [`run`] | the pass: request -> plan -> intent -> apply -> outcome -> read back |
 //! | [`outbound`] | the way out over HTTP, and where it does not lead |
@@ -95,6 +96,7 @@ pub mod anonymize;
 pub mod archive;
 pub mod audit;
 pub mod breaker;
+pub mod certificate;
 pub mod check;
 pub mod cli;
 pub mod clock;

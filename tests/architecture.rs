@@ -23,6 +23,7 @@ const MODULES: &[&str] = &[
     "store",
     "ledger",
     "archive",
+    "certificate",
     "check",
     "run",
     "outbound",

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::config::Config;
 
 use super::output::{self, BOLD, DIM, GREEN, RED, RESET};
-use super::{CliError, Common, Exit, apply, audit, check, open_ledger, plan, run};
+use super::{CliError, Common, Exit, apply, audit, certificate, check, open_ledger, plan, run};
 
 mod data;
 mod folder;
@@ -140,6 +140,21 @@ impl Tour {
         );
         let exit = apply::main(&self.common, apply::Args::of(saved)).await?;
         tell(&exit);
+
+        let config = Config::load(&self.common.config, std::iter::empty())?;
+        let ledger = open_ledger(&config).await?;
+        let run =
+            ledger.last_run(&config.rules.keys().last().cloned().ok_or(CliError::NoRules)?).await?;
+        ledger.close().await;
+        if let Some(run) = run {
+            self.heading(
+                &format!("certificate {}", run.id),
+                "For the file: what was deleted and how that was verified, with a proof that the audit \
+                 log says so. None is issued for a run that is not complete and verified.",
+            );
+            let exit = certificate::main(&self.common, certificate::Args::of(run.id)).await?;
+            tell(&exit);
+        }
 
         self.heading(
             "plan --brief",

@@ -197,6 +197,17 @@ impl Ledger {
         rows.iter().map(read).collect()
     }
 
+    /// The entry at a position; `None` where the log has none.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the entry is not one that this version knows.
+    pub async fn audit_entry(&self, position: u64) -> Result<Option<Entry>, LedgerError> {
+        let query = sqlx::query("SELECT entry FROM audit_entry WHERE position = $1");
+        let row = query.bind(to_integer(position)).fetch_optional(&self.pool).await;
+        let Some(row) = row.doing(READING)? else { return Ok(None) };
+        Ok(Some(Entry::from_json(&Columns::text(&row, "entry")?)?))
+    }
+
     /// The newest signed checkpoint of the audit log.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use super::Runner;
 use crate::clock::{self, Stopwatch};
 use crate::plan::{Residue, Verification};
 use crate::rule::Rule;
-use crate::store::sql::Access;
+use crate::store::sql::{Access, Bounds, Target};
 use crate::store::{Store, StoreError};
 use crate::types::Key;
 
@@ -69,7 +69,11 @@ impl Runner {
         let reader = self.stores.get(&rule.store, Access::ReadOnly)?;
         let present = reader.still_there(target, *bounds, &taken.keys).await?;
         let present_on_replica = match self.stores.replica(&rule.store)? {
-            Some(replica) => Some(wait_for(&replica, prepared, &taken.keys).await?),
+            Some(replica) => {
+                // Its own catalogue: a replica may bear another name.
+                let target = replica.target(rule).await?;
+                Some(wait_for(&replica, &target, *bounds, &taken.keys).await?)
+            }
             None => None,
         };
         let (residue, detail) = store
@@ -88,10 +92,15 @@ impl Runner {
 }
 
 /// Waits for a replica that lags behind; how many records it still has in the end.
-async fn wait_for(replica: &Store, prepared: &Prepared, keys: &[Key]) -> Result<u64, StoreError> {
+async fn wait_for(
+    replica: &Store,
+    target: &Target,
+    bounds: Bounds,
+    keys: &[Key],
+) -> Result<u64, StoreError> {
     let watch = Stopwatch::start();
     loop {
-        let present = replica.still_there(&prepared.target, prepared.bounds, keys).await?;
+        let present = replica.still_there(target, bounds, keys).await?;
         if present == 0 || watch.elapsed() > REPLICA_WITHIN {
             return Ok(present);
         }

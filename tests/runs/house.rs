@@ -14,7 +14,7 @@ use expunged::run::{RunResult, RunState, Runner, run_by_command};
 use expunged::store::Batch;
 use expunged::store::Stores;
 use expunged::store::sql::{Access, Bounds, Walk};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,6 +28,7 @@ pub(crate) struct House {
     pub(crate) config: Config,
     _ledger_store: Option<TestDatabase>,
     _folder: TempDir,
+    _replica: Option<NamedTempFile>,
 }
 
 pub(crate) const RULES: &str = r#"
@@ -71,49 +72,36 @@ impl House {
 
     /// With rules of its own.
     pub(crate) async fn with(store: TestDatabase, ledger_on_postgres: bool, rules: &str) -> House {
+        fill(&store).await;
+        House::over(store, ledger_on_postgres, "", rules).await
+    }
+
+    /// With a replica that holds the same.
+    pub(crate) async fn with_replica(
+        store: TestDatabase,
+        replica: &TestDatabase,
+        rules: &str,
+    ) -> House {
+        fill(&store).await;
+        fill(replica).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &replica.url).unwrap();
+        let more = format!("replica_url = {{ file = \"{}\" }}\n", file.path().display());
+        House { _replica: Some(file), ..House::over(store, false, &more, rules).await }
+    }
+
+    async fn over(store: TestDatabase, ledger_on_postgres: bool, more: &str, rules: &str) -> House {
         let kind = match store.kind {
             Kind::Postgres => "postgres",
             Kind::MySql => "mysql",
             Kind::Sqlite => "sqlite",
         };
-        let moment = match store.kind {
-            Kind::Postgres => "timestamptz",
-            Kind::MySql => "datetime",
-            Kind::Sqlite => "text",
-        };
-        store
-            .execute(&format!(
-                "CREATE TABLE accounts (id integer PRIMARY KEY, email varchar(200), name varchar(99), \
-                                        status varchar(9), last_seen_at {moment}, anonymized_at {moment});
-                 CREATE INDEX accounts_seen ON accounts (last_seen_at)"
-            ))
-            .await;
-        // 1 to 10 staff and old, 11 to 500 old, 501 to 700 in between, the rest fresh; two without a date.
-        for chunk in (1..=1000).collect::<Vec<u32>>().chunks(250) {
-            let rows: Vec<_> = chunk
-                .iter()
-                .map(|id| {
-                    let seen = match id {
-                        1..=500 => "2020-02-29 12:00:00",
-                        501..=700 => "2025-03-01 12:00:00",
-                        _ => "2026-11-01 12:00:00",
-                    };
-                    let status = if *id <= 10 { "staff" } else { "user" };
-                    format!("({id}, 'person{id}@example.org', 'Person {id}', '{status}', '{seen}', NULL)")
-                })
-                .collect();
-            store.execute(&format!("INSERT INTO accounts VALUES {}", rows.join(", "))).await;
-        }
-        store
-            .execute("INSERT INTO accounts (id, status) VALUES (2001, 'user'), (2002, 'user')")
-            .await;
-
         let folder = tempfile::tempdir().unwrap();
         let password = folder.path().join("url");
         std::fs::write(&password, &store.url).unwrap();
         restrict(&password);
         let text = format!(
-            "[store.app]\nkind = \"{kind}\"\nurl = {{ file = \"{}\" }}\n{rules}",
+            "[store.app]\nkind = \"{kind}\"\nurl = {{ file = \"{}\" }}\n{more}{rules}",
             password.display()
         );
         let file = InputFile { path: "expunged.toml".into(), bytes: text.into_bytes() };
@@ -129,7 +117,14 @@ impl House {
             Loaded { rules: &config.rules, stores: 1, digest: &config.digest(), now: clock::now() };
         ledger.load_rules(loaded).await.unwrap();
         let runner = Runner::new(ledger, Arc::new(Stores::new(config.stores.clone())));
-        House { store, runner, config, _ledger_store: ledger_store, _folder: folder }
+        House {
+            store,
+            runner,
+            config,
+            _ledger_store: ledger_store,
+            _folder: folder,
+            _replica: None,
+        }
     }
 
     pub(crate) fn rule(&self, name: &str) -> &Rule {
@@ -204,6 +199,41 @@ impl House {
         ledger.intend(&run, 0, &batch.records.keys, id, now).await.unwrap();
         (batch, run)
     }
+}
+
+/// Makes `accounts`, in which 490 records are due under the rule `inactive`.
+async fn fill(store: &TestDatabase) {
+    let moment = match store.kind {
+        Kind::Postgres => "timestamptz",
+        Kind::MySql => "datetime",
+        Kind::Sqlite => "text",
+    };
+    store
+            .execute(&format!(
+                "CREATE TABLE accounts (id integer PRIMARY KEY, email varchar(200), name varchar(99), \
+                                        status varchar(9), last_seen_at {moment}, anonymized_at {moment});
+                 CREATE INDEX accounts_seen ON accounts (last_seen_at)"
+            ))
+            .await;
+    // 1 to 10 staff and old, 11 to 500 old, 501 to 700 in between, the rest fresh; two without a date.
+    for chunk in (1..=1000).collect::<Vec<u32>>().chunks(250) {
+        let rows: Vec<_> = chunk
+            .iter()
+            .map(|id| {
+                let seen = match id {
+                    1..=500 => "2020-02-29 12:00:00",
+                    501..=700 => "2025-03-01 12:00:00",
+                    _ => "2026-11-01 12:00:00",
+                };
+                let status = if *id <= 10 { "staff" } else { "user" };
+                format!(
+                    "({id}, 'person{id}@example.org', 'Person {id}', '{status}', '{seen}', NULL)"
+                )
+            })
+            .collect();
+        store.execute(&format!("INSERT INTO accounts VALUES {}", rows.join(", "))).await;
+    }
+    store.execute("INSERT INTO accounts (id, status) VALUES (2001, 'user'), (2002, 'user')").await;
 }
 
 fn restrict(path: &Path) {

@@ -42,6 +42,7 @@ macro_rules! on_each_database {
 mod breakers;
 mod house;
 mod plans;
+mod readback;
 
 use house::House;
 use support::{Kind, fresh_mysql, fresh_postgres, fresh_sqlite};

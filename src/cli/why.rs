@@ -1,0 +1,207 @@
+//! `expunged why`.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::audit::Event;
+use crate::clock;
+use crate::config::Config;
+use crate::ledger::RunReport;
+use crate::plan::KeptReason;
+use crate::rule::{Mode, Rule};
+use crate::store::Store;
+use crate::store::sql::{Access, Bounds, Explained, Target};
+use crate::types::{Key, Name};
+
+use super::output::{self, BOLD, RESET};
+use super::{CliError, Common, Exit, has_ledger, read_ledger, select, stores};
+
+/// Explain one record: what a rule makes of it, until when it is kept, and what happened to it
+///
+/// It looks into the store, read-only, and into the ledger, which knows records by their commitments.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// The rule.
+    rule: Name,
+    /// The record's key; the values of a key of several columns with commas between them.
+    key: String,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    rule: Name,
+    store: Name,
+    table: String,
+    key: String,
+    /// What the store says now.
+    record: Record,
+    /// What the ledger says happened, the newest first.
+    happened: Vec<Happened>,
+    /// What is known of copies.
+    copies: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum Record {
+    /// It is not in the table.
+    Absent,
+    /// It is there.
+    Present {
+        verdict: String,
+        starting_point: Option<Timestamp>,
+        due_at: Option<Timestamp>,
+        is_due: bool,
+        kept: Option<KeptReason>,
+    },
+}
+
+#[derive(Serialize)]
+struct Happened {
+    at: Timestamp,
+    what: String,
+    batch: String,
+    entry: u64,
+    #[serde(skip)]
+    run: Option<RunReport>,
+}
+
+pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> {
+    let config = common.load()?;
+    let rule = select(&config, std::slice::from_ref(&args.rule))?[0];
+    let stores = stores(&config);
+    let store = stores.get(&rule.store, Access::ReadOnly)?;
+    let target = store.target(rule).await?;
+    let keys = target.keys_from_text(&args.key);
+    if keys.is_empty() {
+        let columns: Vec<_> = target.table.key.iter().map(|column| &*column.name).collect();
+        let text = format!(
+            "`{}` cannot be a key of {}: its key is ({})",
+            args.key,
+            rule.table,
+            columns.join(", ")
+        );
+        return Err(CliError::Usage(text));
+    }
+    let record = look(rule, &store, &target, &keys).await?;
+    stores.close().await;
+    let happened = happened(&config, rule, &keys).await?;
+    let copies = copies(&happened);
+    let answer = Answer {
+        rule: rule.name.clone(),
+        store: rule.store.clone(),
+        table: rule.table.to_string(),
+        key: args.key,
+        record,
+        happened,
+        copies,
+    };
+    if common.json {
+        output::json(&answer);
+    } else {
+        print(&answer);
+    }
+    Ok(Exit::Fine)
+}
+
+/// What the store says of the record now.
+async fn look(
+    rule: &Rule,
+    store: &Store,
+    target: &Target,
+    keys: &[Key],
+) -> Result<Record, CliError> {
+    let now = clock::now();
+    let bounds = Bounds { cutoff: rule.cutoff(now), now };
+    let Some(found) = store.explain(target, bounds, keys).await? else { return Ok(Record::Absent) };
+    let due_at = found.starting_point.map(|start| rule.retention.due_at(start, &rule.time_zone));
+    Ok(Record::Present {
+        verdict: verdict(rule, &found, due_at),
+        starting_point: found.starting_point,
+        due_at,
+        is_due: found.is_due,
+        kept: found.kept,
+    })
+}
+
+fn verdict(rule: &Rule, found: &Explained, due_at: Option<Timestamp>) -> String {
+    let moment = |at: Timestamp| output::moment(at, &rule.time_zone);
+    match (found.is_due, found.kept, due_at) {
+        (true, _, due) => {
+            let since = due.map(|at| format!(" since {}", moment(at))).unwrap_or_default();
+            let next = match rule.mode {
+                Mode::Enforce => "the next run takes it",
+                Mode::Observe => "the rule only observes, so it stays",
+            };
+            format!("it is due{since}: {next}")
+        }
+        (false, Some(kept), _) => format!("it is kept: {}", kept.in_words()),
+        (false, None, Some(at)) => format!("it is kept until {}", moment(at)),
+        (false, None, None) => "it is kept".to_owned(),
+    }
+}
+
+/// What the ledger says happened to it.
+async fn happened(config: &Config, rule: &Rule, keys: &[Key]) -> Result<Vec<Happened>, CliError> {
+    if !has_ledger(config) {
+        return Ok(Vec::new());
+    }
+    let ledger = read_ledger(config).await?;
+    let mut happened = Vec::new();
+    for taken in ledger.find_record(&rule.store, &rule.table.to_string(), keys).await? {
+        let Some(entry) = ledger.audit_entry(taken.position).await? else { continue };
+        let Event::BatchDone { run, rule, action, .. } = &entry.event else { continue };
+        happened.push(Happened {
+            at: entry.at,
+            what: format!("{action} under rule {rule}, in run {run}"),
+            batch: taken.batch.to_string(),
+            entry: taken.position,
+            run: ledger.run_report(*run).await?,
+        });
+    }
+    ledger.close().await;
+    Ok(happened)
+}
+
+/// Where copies may remain, as far as is known.
+fn copies(happened: &[Happened]) -> Vec<String> {
+    if happened.is_empty() {
+        return Vec::new();
+    }
+    let newest = happened.first().and_then(|taken| taken.run.as_ref()?.verification.as_ref());
+    let in_store = match newest {
+        Some(seen) => format!("in the store: {}: {}", seen.residue.as_str(), seen.detail),
+        None => "in the store: unknown, it was not looked at again".to_owned(),
+    };
+    let elsewhere = "in backups and at recipients: none are registered, so nothing is known";
+    vec![in_store, elsewhere.to_owned()]
+}
+
+fn print(answer: &Answer) {
+    let Answer { rule, store, table, key, .. } = answer;
+    anstream::println!("{BOLD}{rule}{RESET}  {store}.{table}, key {key}");
+    let line = |topic: &str, text: &str| println!("  {topic:<9} {}", output::hanging(text, 12));
+    match &answer.record {
+        Record::Absent => line("now", "it is not in the table"),
+        Record::Present { verdict, starting_point, due_at, .. } => {
+            line("now", verdict);
+            let zone = jiff::tz::TimeZone::UTC;
+            if let Some(start) = starting_point {
+                line("counts", &format!("from {}", output::moment(*start, &zone)));
+            }
+            if let Some(at) = due_at {
+                line("due", &output::moment(*at, &zone));
+            }
+        }
+    }
+    if answer.happened.is_empty() {
+        line("before", "no batch of this table has taken it");
+    }
+    for happened in &answer.happened {
+        let at = happened.at.strftime("%Y-%m-%d %H:%M:%S UTC");
+        line("before", &format!("{at}: {}; entry {} of the log", happened.what, happened.entry));
+    }
+    for copy in &answer.copies {
+        line("copies", copy);
+    }
+}

@@ -1,0 +1,145 @@
+//! Looking again after a run, certificates, and what is said of one record.
+
+use expunged::audit::proof::Proof;
+use expunged::audit::record::show;
+use expunged::audit::{Entry, Event};
+use expunged::certificate::{CertificateError, issue};
+use expunged::clock;
+use expunged::plan::{KeptReason, Residue};
+use expunged::run::RunState;
+use expunged::store::sql::{Access, Bounds, Explained};
+
+use crate::house::{House, RULES};
+use crate::support::{Kind, fresh_mysql, fresh_postgres, fresh_sqlite};
+
+on_each_database! {
+    what_was_taken_is_looked_for_again_and_certified
+    what_comes_back_is_found_and_not_certified
+    one_record_is_explained
+}
+
+async fn what_was_taken_is_looked_for_again_and_certified(house: House) {
+    for (rule, records) in [("inactive", 490), ("mails", 210)] {
+        let done = house.run(rule).await;
+        assert_eq!((done.state, done.records), (RunState::Done, records));
+        let seen = done.verification.unwrap();
+        assert_eq!((seen.checked, seen.of, seen.present), (records, records, 0));
+        let expected = match house.store.kind {
+            Kind::Postgres => Residue::PendingVacuum,
+            Kind::MySql => Residue::LogicallyDeleted,
+            // In its file; secure_delete is on, and the log was folded.
+            Kind::Sqlite => Residue::PhysicallyPurged,
+        };
+        assert_eq!(seen.residue, expected, "{}", seen.detail);
+
+        let ledger = &house.runner.ledger;
+        let run = done.run.unwrap();
+        let certificate = issue(ledger, run, Some(house.rule(rule)), clock::now()).await.unwrap();
+        assert_eq!((certificate.records, certificate.verification.seen.present), (records, 0));
+        assert_eq!(
+            certificate.deletion_class.as_deref().unwrap().split(' ').next(),
+            done_years(rule)
+        );
+        assert_eq!(certificate.authority, "approved by tester");
+        // The proof stands by itself: the public key is enough.
+        let proof = Proof::parse(&certificate.log.proof).unwrap();
+        let shown = show(&proof, &[ledger.keys().verifier().clone()], None).unwrap();
+        assert_eq!(shown.entry.event.run(), Some(run));
+        let issued = house.events("certificate_issued").await;
+        assert!(matches!(issued.last(),
+            Some(Event::CertificateIssued { digest, .. }) if *digest == certificate.digest()));
+    }
+    house.assert_log_is_sound().await;
+}
+
+fn done_years(rule: &str) -> Option<&'static str> {
+    Some(if rule == "inactive" { "2" } else { "1" })
+}
+
+async fn what_comes_back_is_found_and_not_certified(house: House) {
+    let again =
+        "INSERT INTO accounts (id, status, last_seen_at) VALUES (OLD.id, 'user', OLD.last_seen_at)";
+    house.store.execute("CREATE TABLE graves AS SELECT * FROM accounts WHERE 1 = 0").await;
+    house
+        .store
+        .execute(&match house.store.kind {
+            Kind::Postgres => format!(
+                "CREATE FUNCTION revive() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN IF OLD.id = 77 THEN {again}; END IF; RETURN NULL; END $$; \
+                 CREATE TRIGGER revive AFTER DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION revive()"
+            ),
+            Kind::Sqlite => format!(
+                "CREATE TRIGGER revive AFTER DELETE ON accounts WHEN OLD.id = 77 BEGIN {again}; END"
+            ),
+            // A trigger may not write to its own table there: somebody else puts the row back.
+            Kind::MySql => "SELECT 1".to_owned(),
+        })
+        .await;
+    if house.store.kind == Kind::MySql {
+        return;
+    }
+    let run = house.run("inactive").await;
+    assert_eq!(run.state, RunState::Failed);
+    let seen = run.verification.unwrap();
+    assert!(seen.present >= 1, "{seen:?}");
+    assert!(run.error.unwrap().contains("look for what puts them back"));
+    let refused =
+        issue(&house.runner.ledger, run.run.unwrap(), None, clock::now()).await.unwrap_err();
+    assert!(matches!(refused, CertificateError::Incomplete { .. }), "{refused}");
+    let finished = house.events("run_finished").await;
+    assert!(matches!(finished.last(),
+        Some(Event::RunFinished { reason: Some(reason), .. })
+            if reason.as_str() == "records that were reported gone are still there"));
+    house.assert_log_is_sound().await;
+}
+
+async fn one_record_is_explained(house: House) {
+    let rule = house.rule("inactive");
+    let store = house.runner.stores.get(&rule.store, Access::ReadOnly).unwrap();
+    let target = store.target(rule).await.unwrap();
+    let explain = async |id: &str| -> Option<Explained> {
+        let now = clock::now();
+        let bounds = Bounds { cutoff: rule.cutoff(now), now };
+        store.explain(&target, bounds, &target.keys_from_text(id)).await.unwrap()
+    };
+    let due = explain("77").await.unwrap();
+    assert!(due.is_due && due.meets_condition && due.kept.is_none());
+    let staff = explain("7").await.unwrap();
+    assert_eq!((staff.is_due, staff.kept), (false, Some(KeptReason::Excluded)));
+    let fresh = explain("900").await.unwrap();
+    assert_eq!((fresh.is_due, fresh.kept), (false, None));
+    assert_eq!(fresh.starting_point.unwrap().to_string(), "2026-11-01T12:00:00Z");
+    let unknown = explain("2001").await.unwrap();
+    assert_eq!((unknown.is_due, unknown.kept), (false, Some(KeptReason::NoStartingPoint)));
+    assert_eq!(explain("123456").await, None);
+    let text = target.keys_from_text("seven");
+    assert!(text.is_empty() || house.store.kind == Kind::Sqlite, "no number, no key");
+
+    house.run("inactive").await;
+    let ledger = &house.runner.ledger;
+    let table = rule.table.to_string();
+    let keys = target.keys_from_text("77");
+    let taken = ledger.find_record(&rule.store, &table, &keys).await.unwrap();
+    assert_eq!(taken.len(), 1);
+    let entry = ledger.audit_entry(taken[0].position).await.unwrap();
+    assert!(matches!(entry, Some(Entry { event: Event::BatchDone { .. }, .. })));
+    let kept = ledger.find_record(&rule.store, &table, &target.keys_from_text("7")).await.unwrap();
+    assert!(kept.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_gone_but_not_from_the_replica_is_no_success() {
+    // A second database of the same content stands for a replica that does not follow.
+    for (store, replica) in [
+        (fresh_postgres().await, fresh_postgres().await),
+        (fresh_mysql().await, fresh_mysql().await),
+        (fresh_sqlite().await, fresh_sqlite().await),
+    ] {
+        let house = House::with_replica(store, &replica, RULES).await;
+        let approved = house.run("inactive").await;
+        assert_eq!((approved.state, approved.records), (RunState::Failed, 490), "{approved:?}");
+        let seen = approved.verification.unwrap();
+        assert_eq!((seen.present, seen.present_on_replica), (0, Some(490)));
+        assert!(approved.error.unwrap().contains("490 on its replica"));
+    }
+}
