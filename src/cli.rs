@@ -2,10 +2,12 @@
 //! calls a pass and prints.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
+mod account;
 mod audit;
 mod check;
 mod daemon;
 mod demo;
+mod hold;
 mod output;
 mod plan;
 mod run;
@@ -23,6 +25,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::keys::{Keys, KeysError};
 use crate::ledger::{Ledger, LedgerError};
 use crate::rule::Rule;
+use crate::run::Runner;
 use crate::store::Stores;
 use crate::types::Name;
 
@@ -59,6 +62,8 @@ enum Command {
     Daemon(daemon::Args),
     Status(status::Args),
     #[command(subcommand)]
+    Hold(hold::Command),
+    #[command(subcommand)]
     Audit(audit::Command),
 }
 
@@ -83,6 +88,8 @@ pub(crate) enum CliError {
     Time(String),
     #[error("cannot {doing}: {source}")]
     Io { doing: String, source: std::io::Error },
+    #[error(transparent)]
+    Hold(#[from] crate::run::HoldError),
     #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
     #[error("the demo's database failed: {0}")]
@@ -172,6 +179,7 @@ impl Cli {
             Command::Run(args) => run::main(&common, args).await,
             Command::Daemon(args) => daemon::main(&common, args).await,
             Command::Status(args) => status::main(&common, args).await,
+            Command::Hold(command) => hold::main(&common, command).await,
             Command::Audit(command) => audit::main(&common, command).await,
         }
     }
@@ -220,6 +228,12 @@ pub(crate) fn has_ledger(config: &Config) -> bool {
 
 pub(crate) fn stores(config: &Config) -> Arc<Stores> {
     Arc::new(Stores::new(config.stores.clone()))
+}
+
+/// What runs rules, and places holds that runs heed.
+pub(crate) fn runner(config: &Config, ledger: &Ledger) -> Runner {
+    let rules = Arc::new(config.rules.clone());
+    Runner { ledger: ledger.clone(), stores: stores(config), rules }
 }
 
 /// The rules that were asked for by name, or all of them.

@@ -15,6 +15,7 @@ use crate::keys::Keys;
 
 pub mod audit;
 mod error;
+mod holds;
 mod lock;
 mod place;
 mod requests;
@@ -27,6 +28,7 @@ mod verify;
 pub(crate) use crate::audit::entry::moment::to_text;
 pub(crate) use error::Doing;
 pub use error::LedgerError;
+pub use holds::{Gate, Ground, HoldAct, OlderIntent};
 pub use lock::RuleLock;
 use place::Place;
 pub use requests::Request;

@@ -45,6 +45,7 @@
 //! | [`schedule`] | slots of a cron expression: next, previous, missed |
 //! | [`anonymize`] | the strategies, and which of them only pseudonymize |
 //! | [`rule`] | a rule, and the cutoff of its retention |
+//! | [`hold`] | a legal hold: what it covers, when it ends |
 //! | [`config`] | files as people write them, made into valid rules and stores |
 //! | [`plan`] | what a rule would do now, with a reason for everything kept |
 //! | [`clock`] | the only reader of time and of randomness |
@@ -77,7 +78,7 @@
 //! - **The ticker only wakes.** tokio-cron-scheduler calls the loop each minute; which slot is due is
 //!   computed by croner from the last one claimed, so daylight saving, downtime and two daemons on
 //!   one ledger come out right.
-//! - Deliberately absent so far: holds, erasure requests, recipients, backups, files and object
+//! - Deliberately absent so far: erasure requests, recipients, backups, files and object
 //!   stores, and the HTTP interface.
 
 #![warn(clippy::pedantic)]
@@ -91,6 +92,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod hold;
 pub mod keys;
 pub mod ledger;
 pub mod lifecycle;

@@ -6,7 +6,9 @@
 //! rule's lock resolves it by asking the store.
 
 mod execution;
+mod holds;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use uuid::Uuid;
 use crate::audit::entry::{Cause, RunEnd};
 use crate::check::{self, Severity};
 use crate::clock::Stopwatch;
+use crate::hold::Holds;
 use crate::ledger::{Finish, Ledger, LedgerError, Outcome, Request, RuleLock, Run};
 use crate::plan::{Plan, Sample};
 use crate::rule::{Mode, Rule};
@@ -25,6 +28,7 @@ use crate::store::{Store, StoreError, Stores};
 use crate::types::Name;
 
 use execution::Execution;
+pub use holds::{Coverage, Extent, Held, HoldError, InForce};
 
 /// How long a store may take to end the transaction of a process that died.
 const RESOLVE_WITHIN: Duration = Duration::from_mins(1);
@@ -36,6 +40,8 @@ pub struct Runner {
     pub ledger: Ledger,
     /// Where it is done.
     pub stores: Arc<Stores>,
+    /// All rules of the configuration: they say where persons are named, which legal holds go by.
+    pub rules: Arc<BTreeMap<Name, Rule>>,
 }
 
 /// How far a run has come.
@@ -138,19 +144,22 @@ pub struct Recovered {
     pub undone: u64,
 }
 
-/// Decides what a rule would do now. Touches nothing: the store is opened for reading alone.
+/// Decides what a rule would do now, heeding the holds that are in force then. Touches nothing: the
+/// store is opened for reading alone.
 ///
 /// # Errors
 /// When the store cannot be reached or the rule does not fit it.
 pub async fn plan(
     rule: &Rule,
     stores: &Stores,
+    holds: &Holds,
     now: Timestamp,
     samples: u32,
     pace: Option<f64>,
 ) -> Result<Plan, StoreError> {
     let store = stores.get(&rule.store, Access::ReadOnly)?;
-    let target = store.target(rule).await?;
+    let mut target = store.target(rule).await?;
+    store.hold_back(&mut target, rule, holds).await?;
     let bounds = Bounds { cutoff: rule.cutoff(now), now };
     let survey = store.survey(&target, bounds, SurveyDepth::Full).await?;
     let mut plan = Plan::new(rule, now, survey, pace);
@@ -233,14 +242,20 @@ impl Runner {
                 return refuse("an earlier run could not be resolved", error.to_string()).await;
             }
         }
+        let held = match self.held(now).await {
+            Ok(held) => held,
+            Err(error) => {
+                return refuse("the legal holds could not be looked up", error.to_string()).await;
+            }
+        };
         if rule.mode == Mode::Observe {
-            return match plan(rule, &self.stores, now, 0, None).await {
+            return match plan(rule, &self.stores, &held.holds, now, 0, None).await {
                 Ok(plan) => self.observe(rule, request, &plan, watch).await,
                 Err(error) => refuse("the store could not be surveyed", error.to_string()).await,
             };
         }
         let prepared = tokio::select! {
-            prepared = self.prepare(rule, now) => prepared,
+            prepared = self.prepare(rule, held, now) => prepared,
             () = stop.cancelled() => {
                 self.put_off(request, "it was asked to stop", now).await?;
                 return Ok(result(rule, RunState::Stopped, watch));
@@ -287,6 +302,7 @@ impl Runner {
     async fn prepare(
         &self,
         rule: &Rule,
+        held: Held,
         now: Timestamp,
     ) -> Result<Result<Prepared, String>, StoreError> {
         let store = self.stores.get(&rule.store, Access::ReadWrite)?;
@@ -297,12 +313,13 @@ impl Runner {
             .filter(|finding| finding.severity == Severity::Error)
             .map(|finding| finding.message.as_str())
             .collect();
-        let (true, Ok(target)) = (wrong.is_empty(), Target::new(rule, table)) else {
+        let (true, Ok(mut target)) = (wrong.is_empty(), Target::new(rule, table)) else {
             return Ok(Err(wrong.join("; ")));
         };
+        store.hold_back(&mut target, rule, &held.holds).await?;
         let bounds = Bounds { cutoff: rule.cutoff(now), now };
         let survey = store.survey(&target, bounds, SurveyDepth::Due).await?;
-        Ok(Ok(Prepared { store, target, bounds, due: survey.due, total: survey.total }))
+        Ok(Ok(Prepared { store, target, held, bounds, due: survey.due, total: survey.total }))
     }
 
     /// Resolves what runs of a rule left behind when their process died, if nobody is running it.
@@ -410,6 +427,7 @@ impl Runner {
 struct Prepared {
     store: Store,
     target: Target,
+    held: Held,
     bounds: Bounds,
     due: u64,
     total: u64,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use expunged::audit::{Entry, Event};
 use expunged::clock;
 use expunged::config::{Config, InputFile};
+use expunged::hold::Holds;
 use expunged::keys::Keys;
 use expunged::ledger::audit::AuditFilter;
 use expunged::ledger::{Ledger, Loaded, Outcome};
@@ -122,7 +123,11 @@ impl House {
         let loaded =
             Loaded { rules: &config.rules, stores: 1, digest: &config.digest(), now: clock::now() };
         ledger.load_rules(loaded).await.unwrap();
-        let runner = Runner { ledger, stores: Arc::new(Stores::new(config.stores.clone())) };
+        let runner = Runner {
+            ledger,
+            stores: Arc::new(Stores::new(config.stores.clone())),
+            rules: Arc::new(config.rules.clone()),
+        };
         House { store, runner, config, _ledger_store: ledger_store, _folder: folder }
     }
 
@@ -173,7 +178,7 @@ impl House {
             ledger.request(&rule.name, expunged::audit::entry::Cause::Command, now).await.unwrap();
         let run = ledger.start_run(&request, rule, now).await.unwrap();
         let id = batch.records.transaction_id.as_deref();
-        ledger.intend(&run, 0, &batch.records.keys, id, now).await.unwrap();
+        ledger.intend(&run, 0, &batch.records.keys, id, 0, now).await.unwrap();
         (batch, run)
     }
 }
@@ -221,8 +226,16 @@ on_each_database! {
 }
 
 async fn exactly_the_due_records_are_deleted(house: House) {
-    let planned =
-        plan(house.rule("inactive"), &house.runner.stores, clock::now(), 3, None).await.unwrap();
+    let planned = plan(
+        house.rule("inactive"),
+        &house.runner.stores,
+        &Holds::default(),
+        clock::now(),
+        3,
+        None,
+    )
+    .await
+    .unwrap();
     assert_eq!((planned.due, planned.subjects, planned.undecided()), (490, Some(490), 2));
     assert_eq!(planned.sample.len(), 3);
 
@@ -316,7 +329,7 @@ async fn a_batch_that_was_not_committed_is_recorded_as_undone(house: House) {
 
     // Whoever comes late with the old run changes nothing.
     let ledger = &house.runner.ledger;
-    let late = ledger.intend(&run, 1, &keys, None, clock::now()).await;
+    let late = ledger.intend(&run, 1, &keys, None, 0, clock::now()).await;
     assert!(late.is_err(), "the run was ended by somebody else");
     let unknown = uuid::Uuid::nil();
     assert!(!ledger.settle(&run, unknown, &keys, Outcome::Done, clock::now()).await.unwrap());

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::audit::Event;
 use crate::clock;
 use crate::config::Config;
+use crate::hold::Holds;
 use crate::ledger::Ledger;
 use crate::plan::{Plan, ratio};
 use crate::run::plan;
@@ -55,13 +56,19 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     let rules = select(&config, &args.rules)?;
     let ledger = if has_ledger(&config) { Some(open_ledger(&config).await?) } else { None };
     let stores = stores(&config);
+    let holds = match &ledger {
+        Some(ledger) => ledger.held().await?.1,
+        None => Vec::new(),
+    };
+    let in_force = holds.into_iter().filter(|hold| hold.is_in_force(at)).collect();
+    let holds = Holds::new(&config.rules, in_force);
     let mut plans = Vec::new();
     for rule in rules {
         let pace = match &ledger {
             Some(ledger) => ledger.pace(&rule.name).await?,
             None => None,
         };
-        plans.push(match plan(rule, &stores, at, args.sample, pace).await {
+        plans.push(match plan(rule, &stores, &holds, at, args.sample, pace).await {
             Ok(plan) => Planned::Plan(Box::new(plan)),
             Err(error) => Planned::Failed { rule: rule.name.clone(), error: error.to_string() },
         });

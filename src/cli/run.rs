@@ -6,11 +6,11 @@ use crate::clock;
 use crate::config::Config;
 use crate::ledger::{Ledger, Loaded};
 use crate::lifecycle;
-use crate::run::{Progress, RunResult, RunState, Runner, run_by_command};
+use crate::run::{Progress, RunResult, RunState, run_by_command};
 use crate::types::Name;
 
 use super::output::{self, BOLD, RED, RESET};
-use super::{CliError, Common, Exit, open_ledger, select, stores};
+use super::{CliError, Common, Exit, open_ledger, runner, select};
 
 /// Carry rules out now, each according to its mode
 ///
@@ -59,7 +59,7 @@ pub(crate) async fn run(
         now: clock::now(),
     };
     ledger.load_rules(loaded).await?;
-    let runner = Runner { ledger: ledger.clone(), stores: stores(config) };
+    let runner = runner(config, ledger);
     let mut results = Vec::new();
     for rule in select(config, names)? {
         if stop.is_cancelled() {

@@ -9,7 +9,7 @@ use crate::anonymize::{Strategy, Wanted, replacement};
 use crate::audit::entry::RunEnd;
 use crate::clock::{self, Stopwatch};
 use crate::keys::Keys;
-use crate::ledger::{Finish, LedgerError, Outcome, RuleLock, Run};
+use crate::ledger::{Finish, Gate, LedgerError, Outcome, RuleLock, Run};
 use crate::rule::Rule;
 use crate::store::sql::catalogue::{Column, ColumnKind};
 use crate::store::sql::{Interrupted, Pace, Walk};
@@ -21,6 +21,9 @@ const MOST_WALKS: u32 = 3;
 const MOST_ATTEMPTS: u32 = 6;
 /// How long a run that was asked to stop may take to look again.
 const READ_BACK_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a batch may keep holds from being placed.
+const GATE_WITHIN: Duration = Duration::from_secs(3);
 
 /// A run under way.
 pub(super) struct Execution<'a> {
@@ -116,15 +119,53 @@ impl Execution<'_> {
     }
 
     /// One window of the walk. Returns whether there may be more.
+    ///
+    /// A batch that met a hold which was placed since is taken again, heeding it, and while no other
+    /// can be placed: so each window is taken twice at most, however fast holds come.
     async fn batch(&mut self, walk: &mut Walk, pace: &mut Pace) -> Result<bool, RunError> {
+        match self.attempt(walk, pace, None).await {
+            Err(RunError::Ledger(LedgerError::HoldsChanged)) => {
+                tracing::debug!(rule = %self.rule.name, "a hold was placed: taking a batch again");
+                let mut gate = self.runner.ledger.gate().await?;
+                self.heed(&mut gate).await?;
+                self.attempt(walk, pace, Some(gate)).await
+            }
+            ended => ended,
+        }
+    }
+
+    /// Heeds the holds that are new since they were read.
+    async fn heed(&mut self, gate: &mut Gate) -> Result<(), RunError> {
+        let Prepared { store, target, held, .. } = &mut self.prepared;
+        held.holds.extend(gate.holds_since(&self.runner.ledger, held.epoch).await?);
+        store.hold_back(target, self.rule, &held.holds).await?;
+        held.epoch = gate.epoch();
+        Ok(())
+    }
+
+    async fn attempt(
+        &mut self,
+        walk: &mut Walk,
+        pace: &mut Pace,
+        gate: Option<Gate>,
+    ) -> Result<bool, RunError> {
         let watch = Stopwatch::start();
-        let Some(batch) = self.take(walk, pace).await? else { return Ok(false) };
+        let taken = if gate.is_none() {
+            self.take(walk, pace).await?
+        } else if let Ok(taken) = tokio::time::timeout(GATE_WITHIN, self.take(walk, pace)).await {
+            taken?
+        } else {
+            // Others wait meanwhile: rather a smaller window than a long wait.
+            pace.back_off();
+            return Ok(true);
+        };
+        let Some(batch) = taken else { return Ok(false) };
         let taken = batch.records.keys.len() as u64;
         let window = batch.window.clone();
         if taken == 0 {
             batch.rollback().await?;
         } else {
-            self.settle(batch).await?;
+            self.settle(batch, gate).await?;
             self.records += taken;
             self.batches += 1;
             tracing::debug!(rule = %self.rule.name, batch = self.batches, records = taken, "a batch is done");
@@ -164,14 +205,26 @@ impl Execution<'_> {
     }
 
     /// Intent, effect, outcome: in this order, each durable before the next.
-    async fn settle(&mut self, batch: Batch) -> Result<(), RunError> {
+    async fn settle(&mut self, batch: Batch, gate: Option<Gate>) -> Result<(), RunError> {
         let ledger = &self.runner.ledger;
         self.lock.check().await?;
         let keys = batch.records.keys.clone();
         let transaction_id = batch.records.transaction_id.clone();
-        let id = ledger
-            .intend(&self.run, self.batches, &keys, transaction_id.as_deref(), clock::now())
-            .await?;
+        let (run, name, now) = (&self.run, transaction_id.as_deref(), clock::now());
+        let intended = if let Some(gate) = gate {
+            gate.intend(ledger, run, self.batches, &keys, name, now).await
+        } else {
+            let epoch = self.prepared.held.epoch;
+            ledger.intend(run, self.batches, &keys, name, epoch, now).await
+        };
+        let id = match intended {
+            Ok(id) => id,
+            Err(error) => {
+                // At once, so that whoever comes next does not wait for its locks.
+                batch.rollback().await.ok();
+                return Err(error.into());
+            }
+        };
         let outcome = match batch.commit().await {
             Ok(()) => Outcome::Done,
             // The answer got lost, or the commit failed: only the store knows.

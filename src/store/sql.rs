@@ -51,6 +51,7 @@ macro_rules! run_statements {
 mod batch;
 pub mod catalogue;
 mod change;
+mod keep;
 mod mysql;
 mod postgres;
 mod sqlite;
@@ -74,6 +75,8 @@ use crate::types::TableName;
 pub(crate) use batch::TakeError;
 pub use batch::{Interrupted, Records, Replace, Resolution};
 pub(super) use batch::{resolve, take};
+pub(crate) use keep::KeepError;
+pub(super) use keep::{count_held_of_table, count_held_of_target, keep};
 pub use survey::SurveyDepth;
 pub(super) use survey::{next_start, sample, survey, try_condition};
 pub use target::{Bounds, Mismatch, Target};

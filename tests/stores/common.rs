@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use expunged::anonymize::{Anonymization, Strategy, Wanted, replacement};
 use expunged::plan::Survey;
-use expunged::rule::{Action, Condition, Encoding, Mode, Rule, StartingPoint, StoreKind};
+use expunged::rule::{
+    Action, Condition, Encoding, HoldPolicy, Mode, Rule, StartingPoint, StoreKind,
+};
 use expunged::store::sql::catalogue::{Column, ColumnKind};
 use expunged::store::sql::{Access, Bounds, Mismatch, SurveyDepth, Target, Walk};
 use expunged::store::{Store, StoreError};
@@ -110,6 +112,7 @@ pub(crate) fn rule(table: &str) -> Rule {
         schedule: "0 3 * * *".parse().unwrap(),
         time_zone: TimeZone::UTC,
         mode: Mode::Enforce,
+        holds: HoldPolicy::Apply,
     }
 }
 
