@@ -29,6 +29,10 @@
 //! 2. A plan cannot write: it reads through transactions, sessions and, where configured, credentials
 //!    that the database itself keeps from writing.
 //! 3. The predicate is inside the deleting statement, so a record that changed after it was found stays.
+//!    The legal holds are inside it, too: once [`run::Runner::place`] has returned, no record that the
+//!    hold covers is deleted, nor a row that goes along with another. Each intent names the *epoch* at
+//!    which the holds were read and is refused when more is held by now; placing a hold raises the
+//!    epoch and waits for the intents of older ones.
 //! 4. Intent before effect, and each batch is settled exactly once.
 //! 5. Success is read back: after a run, what is due is counted again.
 //! 6. The audit log cannot be changed unnoticed and holds no personal data: keys appear in it only

@@ -257,7 +257,7 @@ async fn list(common: &Common, config: &Config, args: &List) -> Result<Exit, Cli
             mark.to_owned(),
         ]);
     }
-    output::print_table(table, &[2]);
+    output::print_table(table, &[2, 3]);
     Ok(Exit::Fine)
 }
 

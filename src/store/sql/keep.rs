@@ -26,6 +26,10 @@ use super::target::Target;
 const ALIASES: [&str; 4] =
     ["expunged_held_1", "expunged_held_2", "expunged_held_3", "expunged_held_4"];
 
+/// Values in one list of MySQL's. MariaDB makes a list of a thousand into a sub-select, which a DELETE
+/// then reads again for each row; a shorter one it sorts once and searches.
+const MOST_IN_LIST: usize = 900;
+
 /// Referencing tables that are looked at for one target. A schema has not so many by far.
 const MOST_TABLES: usize = 500;
 
@@ -48,9 +52,13 @@ enum What {
     Everything,
     /// Those that name anybody at all: the column's type has no sure comparison.
     Anybody(Column),
-    Persons(Column, Persons),
+    Persons(Column, Persons, Json),
     Predicate(Condition),
 }
+
+/// The persons as PostgreSQL takes them: one text, made once, where an array would be encoded for each
+/// statement.
+type Json = String;
 
 /// Persons as a column of its type can name them. Never empty.
 #[derive(Clone)]
@@ -256,7 +264,11 @@ fn persons(dialect: StoreKind, column: &Column, values: &BTreeSet<&str>) -> Opti
         Persons::Bytes(all) => all.is_empty(),
         Persons::Numbers(..) | Persons::Any { .. } => false,
     };
-    (!none).then(|| What::Persons(column.clone(), persons))
+    if none {
+        return None;
+    }
+    let json = if dialect == StoreKind::Postgres { persons.to_json() } else { Json::new() };
+    Some(What::Persons(column.clone(), persons, json))
 }
 
 /// The bytes that a value may stand for: its own, those that it spells, and a UUID's.
@@ -375,10 +387,10 @@ impl What {
             What::Predicate(condition) => {
                 s.condition(condition).push(" IS NOT FALSE");
             }
-            What::Persons(subject, persons) => {
+            What::Persons(subject, persons, json) => {
                 column(s, subject);
                 s.push(" IS NOT NULL AND ");
-                persons.append(s, subject, &|s| column(s, subject));
+                persons.append(s, subject, json, &|s| column(s, subject));
             }
         }
     }
@@ -386,7 +398,13 @@ impl What {
 
 impl Persons {
     /// Appends that a column which is not NULL names one of them, by the store's own comparison.
-    fn append(&self, s: &mut Statement, column: &Column, name: &dyn Fn(&mut Statement)) {
+    fn append(
+        &self,
+        s: &mut Statement,
+        column: &Column,
+        json: &Json,
+        name: &dyn Fn(&mut Statement),
+    ) {
         match (self, s.dialect()) {
             (Persons::Any { scalars, bytes }, _) => {
                 s.push("(");
@@ -402,41 +420,39 @@ impl Persons {
             (_, StoreKind::Postgres) => {
                 name(s);
                 s.push(" IN (SELECT ");
-                let texts = match self {
-                    Persons::Numbers(all, _) => {
-                        s.push("a::bigint");
-                        all.iter().map(ToString::to_string).collect()
-                    }
-                    Persons::Decimals(all) => {
-                        s.push("a::numeric");
-                        all.clone()
-                    }
-                    Persons::Bytes(all) => {
-                        s.push("decode(a, 'hex')");
-                        all.iter().map(hex::encode).collect()
-                    }
-                    Persons::Uuids(all) => {
-                        s.push("a::uuid");
-                        all.clone()
-                    }
+                match self {
+                    Persons::Numbers(..) => s.push("a::bigint"),
+                    Persons::Decimals(_) => s.push("a::numeric"),
+                    Persons::Bytes(_) => s.push("decode(a, 'hex')"),
+                    Persons::Uuids(_) => s.push("a::uuid"),
                     // As the column's own type: a text without regard to case, or padded, is compared so.
-                    Persons::Texts(all) => {
-                        s.push("a::").type_of(column);
-                        all.clone()
-                    }
-                    Persons::Any { .. } => Vec::new(),
+                    Persons::Texts(_) | Persons::Any { .. } => s.push("a::").type_of(column),
                 };
-                s.push(" FROM unnest(").bind(Value::Texts(texts)).push("::text[]) AS held (a))");
+                s.push(" FROM json_array_elements_text(").bind(Value::Text(json.clone()));
+                s.push("::text::json) AS held (a))");
             }
             _ => {
-                name(s);
-                s.push(" IN (");
-                s.separated(", ", self.values(), |s, value| {
-                    s.bind(value);
+                s.push("(");
+                s.separated(" OR ", self.values().chunks(MOST_IN_LIST), |s, values| {
+                    name(s);
+                    s.push(" IN (").separated(", ", values, |s, value| {
+                        s.bind(value.clone());
+                    });
+                    s.push(")");
                 });
                 s.push(")");
             }
         }
+    }
+
+    fn to_json(&self) -> Json {
+        let texts: Vec<String> = match self {
+            Persons::Numbers(all, _) => all.iter().map(ToString::to_string).collect(),
+            Persons::Bytes(all) => all.iter().map(hex::encode).collect(),
+            Persons::Decimals(all) | Persons::Uuids(all) | Persons::Texts(all) => all.clone(),
+            Persons::Any { .. } => Vec::new(),
+        };
+        serde_json::Value::from(texts).to_string()
     }
 
     fn values(&self) -> Vec<Value> {
