@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::plan::OnDelete;
-use crate::rule::{Action, Mode, Rule};
+use crate::rule::{Action, HoldPolicy, Mode, Rule};
 use crate::store::sql::catalogue::Table;
 use crate::store::sql::{Access, Bounds, Target, create_index};
 use crate::store::{StoreError, Stores};
@@ -168,6 +168,10 @@ pub fn examine(rule: &Rule, table: &Table) -> Vec<Finding> {
                 );
             }
             findings.extend(examine_triggers(rule, table));
+            if let HoldPolicy::NotApplicable { reason } = &rule.holds {
+                let message = format!("legal holds do not stop this rule: {reason}");
+                findings.push(Finding::warning("holds", message));
+            }
             findings
         }
     }

@@ -10,6 +10,7 @@ mod certificate;
 mod check;
 mod daemon;
 mod demo;
+mod hold;
 mod output;
 mod plan;
 mod run;
@@ -26,9 +27,11 @@ use secrecy::ExposeSecret;
 
 use crate::config::{self, Config, ConfigError};
 use crate::fault;
+use crate::hold::Holds;
 use crate::keys::{Keys, KeysError};
 use crate::ledger::{Ledger, LedgerError};
 use crate::rule::Rule;
+use crate::run::Runner;
 use crate::store::Stores;
 use crate::types::Name;
 
@@ -69,6 +72,8 @@ enum Command {
     Why(why::Args),
     Certificate(certificate::Args),
     #[command(subcommand)]
+    Hold(hold::Command),
+    #[command(subcommand)]
     Audit(audit::Command),
 }
 
@@ -95,6 +100,8 @@ pub(crate) enum CliError {
     Io { doing: String, source: std::io::Error },
     #[error(transparent)]
     Archive(#[from] crate::archive::ArchiveError),
+    #[error(transparent)]
+    Hold(#[from] crate::run::HoldError),
     #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
     #[error(transparent)]
@@ -196,6 +203,7 @@ impl Cli {
             Command::Status(args) => status::main(&common, args).await,
             Command::Why(args) => why::main(&common, args).await,
             Command::Certificate(args) => certificate::main(&common, args).await,
+            Command::Hold(command) => hold::main(&common, command).await,
             Command::Audit(command) => audit::main(&common, command).await,
         }
     }
@@ -245,6 +253,26 @@ pub(crate) fn has_ledger(config: &Config) -> bool {
 
 pub(crate) fn stores(config: &Config) -> Arc<Stores> {
     Arc::new(Stores::new(config.stores.clone()))
+}
+
+/// What runs rules, and places holds that runs heed.
+pub(crate) fn runner(config: &Config, ledger: &Ledger) -> Runner {
+    let rules = Arc::new(config.rules.clone());
+    Runner::new(ledger.clone(), stores(config), rules)
+}
+
+/// The holds that are in force at a moment; without a ledger there are none.
+pub(crate) async fn holds(
+    config: &Config,
+    ledger: Option<&Ledger>,
+    at: Timestamp,
+) -> Result<Holds, CliError> {
+    let holds = match ledger {
+        Some(ledger) => ledger.held().await?.1,
+        None => Vec::new(),
+    };
+    let in_force = holds.into_iter().filter(|hold| hold.is_in_force(at)).collect();
+    Ok(Holds::new(&config.rules, in_force))
 }
 
 /// The rules that were asked for by name, or all of them.

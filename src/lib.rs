@@ -29,6 +29,10 @@
 //! 2. A plan cannot write: it reads through transactions, sessions and, where configured, credentials
 //!    that the database itself keeps from writing.
 //! 3. The predicate is inside the deleting statement, so a record that changed after it was found stays.
+//!    The legal holds are inside it, too: once [`run::Runner::place`] has returned, no record that the
+//!    hold covers is deleted, nor a row that goes along with another. Each intent names the *epoch* at
+//!    which the holds were read and is refused when more is held by now; placing a hold raises the
+//!    epoch and waits for the intents of older ones.
 //! 4. Intent before effect, and each batch is settled exactly once. No step is recorded that
 //!    [`transition::next`] does not allow, and nothing is resolved that does not replay through it.
 //! 5. Success is read back: after a run, what is due is counted again.
@@ -47,6 +51,7 @@
 //! | [`anonymize`] | the strategies, and which of them only pseudonymize |
 //! | [`breaker`] | whether a run may begin, or waits for approval |
 //! | [`rule`] | a rule, and the cutoff of its retention |
+//! | [`hold`] | a legal hold: what it covers, when it ends |
 //! | [`config`] | files as people write them, made into valid rules and stores |
 //! | [`plan`] | what a rule would do now, with a reason for everything kept |
 //! | `fault` | points at which tests have the process die |
@@ -85,7 +90,7 @@
 //! - **The ticker only wakes.** tokio-cron-scheduler calls the loop each minute; which slot is due is
 //!   computed by croner from the last one claimed, so daylight saving, downtime and two daemons on
 //!   one ledger come out right.
-//! - Deliberately absent so far: holds, erasure requests, recipients, backups, files and object
+//! - Deliberately absent so far: erasure requests, recipients, backups, files and object
 //!   stores, and the HTTP interface.
 
 #![warn(clippy::pedantic)]
@@ -103,6 +108,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 mod fault;
+pub mod hold;
 pub mod keys;
 pub mod ledger;
 pub mod lifecycle;

@@ -45,6 +45,8 @@ pub struct Survey {
     pub anonymized: u64,
     /// Kept: old enough, but the key holds NULL or a fraction and names no one record (SQLite).
     pub no_key: u64,
+    /// Kept: due but for a legal hold.
+    pub held: u64,
     /// Rows of other tables that point at due records, by foreign key.
     pub dependents: Vec<Dependents>,
 }
@@ -104,6 +106,8 @@ pub enum KeptReason {
     AlreadyAnonymized,
     /// Old enough, but its key holds NULL or a fraction and names no one record.
     NoKey,
+    /// Due, but a legal hold covers it, or a row that its deletion would take along.
+    Held,
 }
 
 impl KeptReason {
@@ -117,6 +121,7 @@ impl KeptReason {
             KeptReason::Excluded => "excluded by `where`",
             KeptReason::AlreadyAnonymized => "anonymized already",
             KeptReason::NoKey => "key is NULL or a fraction",
+            KeptReason::Held => "held by a legal hold",
         }
     }
 }
@@ -202,6 +207,7 @@ impl Plan {
             (KeptReason::Excluded, survey.excluded),
             (KeptReason::AlreadyAnonymized, survey.anonymized),
             (KeptReason::NoKey, survey.no_key),
+            (KeptReason::Held, survey.held),
         ];
         let kept = kept.into_iter().filter(|(_, records)| *records > 0);
         Plan {
@@ -233,8 +239,8 @@ impl Plan {
     /// Records that no decision can be made on: their starting point is missing, unreadable, a
     /// placeholder or in the future.
     pub fn undecided(&self) -> u64 {
-        use KeptReason::{AlreadyAnonymized, Excluded};
-        let decided = |kept: &&Kept| !matches!(kept.reason, Excluded | AlreadyAnonymized);
+        use KeptReason::{AlreadyAnonymized, Excluded, Held};
+        let decided = |kept: &&Kept| !matches!(kept.reason, Excluded | AlreadyAnonymized | Held);
         self.kept.iter().filter(decided).map(|kept| kept.records).sum()
     }
 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Span, Timestamp, ToSpan};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlparser::dialect::{Dialect, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::parser::Parser;
@@ -22,7 +22,7 @@ use crate::schedule::Schedule;
 use crate::types::{Name, TableName};
 
 /// What a store speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreKind {
     /// PostgreSQL.
@@ -75,6 +75,29 @@ pub struct Rule {
     pub mode: Mode,
     /// What a run may take without being asked about.
     pub limits: Limits,
+    /// Whether legal holds stop it.
+    pub holds: HoldPolicy,
+}
+
+/// Whether legal holds keep what a rule would take.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldPolicy {
+    /// They do.
+    #[default]
+    Apply,
+    /// They do not, because the law says so: a face photo must go although somebody asks for it.
+    NotApplicable {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl HoldPolicy {
+    /// Whether holds keep records from the rule.
+    pub fn applies(&self) -> bool {
+        *self == HoldPolicy::Apply
+    }
 }
 
 /// Whether a rule acts.
@@ -413,6 +436,8 @@ impl Rule {
             time_zone: Option<&'a str>,
             action: &'a Action,
             subject: &'a Option<String>,
+            #[serde(skip_serializing_if = "HoldPolicy::applies")]
+            holds: &'a HoldPolicy,
         }
         let decisive = Decisive {
             store: &self.store,
@@ -426,6 +451,7 @@ impl Rule {
             time_zone: self.time_zone.iana_name(),
             action: &self.action,
             subject: &self.subject,
+            holds: &self.holds,
         };
         // Plain data with string keys: serializing it cannot fail.
         let json = serde_json::to_vec(&decisive).unwrap_or_default();

@@ -8,8 +8,10 @@
 mod apply;
 mod compare;
 mod execution;
+mod holds;
 mod readback;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,7 @@ use crate::breaker;
 use crate::check::{self, Severity};
 use crate::clock::{self, Jump, Stopwatch, Watch};
 use crate::fault;
+use crate::hold::Holds;
 use crate::ledger::{
     Approval, Finish, Ledger, LedgerError, Outcome, Permission, Request, RuleLock, Run, Start,
 };
@@ -39,6 +42,8 @@ use apply::Planned;
 use execution::Execution;
 use readback::Taken;
 
+pub use holds::{Coverage, Extent, Held, HoldError, InForce};
+
 /// How long a store may take to end the transaction of a process that died.
 const RESOLVE_WITHIN: Duration = Duration::from_mins(1);
 
@@ -49,6 +54,8 @@ pub struct Runner {
     pub ledger: Ledger,
     /// Where it is done.
     pub stores: Arc<Stores>,
+    /// All rules of the configuration: they say where persons are named, which legal holds go by.
+    pub rules: Arc<BTreeMap<Name, Rule>>,
     /// Whether the time can be trusted.
     pub clock: Arc<Watch>,
 }
@@ -169,19 +176,22 @@ pub struct Recovered {
     pub undone: u64,
 }
 
-/// Decides what a rule would do now. Touches nothing: the store is opened for reading alone.
+/// Decides what a rule would do now, heeding the holds that are in force then. Touches nothing: the
+/// store is opened for reading alone.
 ///
 /// # Errors
 /// When the store cannot be reached or the rule does not fit it.
 pub async fn plan(
     rule: &Rule,
     stores: &Stores,
+    holds: &Holds,
     now: Timestamp,
     samples: u32,
     pace: Option<f64>,
 ) -> Result<Plan, StoreError> {
     let store = stores.get(&rule.store, Access::ReadOnly)?;
-    let target = store.target(rule).await?;
+    let mut target = store.target(rule).await?;
+    store.hold_back(&mut target, rule, holds).await?;
     let bounds = Bounds { cutoff: rule.cutoff(now), now };
     let survey = store.survey(&target, bounds, SurveyDepth::Full).await?;
     let mut plan = Plan::new(rule, now, survey, pace);
@@ -195,8 +205,8 @@ pub async fn plan(
 
 impl Runner {
     /// Takes the clock for right as it is now.
-    pub fn new(ledger: Ledger, stores: Arc<Stores>) -> Runner {
-        Runner { ledger, stores, clock: Arc::default() }
+    pub fn new(ledger: Ledger, stores: Arc<Stores>, rules: Arc<BTreeMap<Name, Rule>>) -> Runner {
+        Runner { ledger, stores, rules, clock: Arc::default() }
     }
 
     /// Works off a request: the one way in which a rule runs.
@@ -282,14 +292,21 @@ impl Runner {
                 return self.refuse(rule, request, refusal, now, watch).await;
             }
         }
+        let held = match self.held(now).await {
+            Ok(held) => held,
+            Err(error) => {
+                let refusal = Refusal::new("the legal holds could not be looked up", &error);
+                return self.refuse(rule, request, refusal, now, watch).await;
+            }
+        };
         if rule.mode == Mode::Observe {
-            return match plan(rule, &self.stores, now, 0, None).await {
+            return match plan(rule, &self.stores, &held.holds, now, 0, None).await {
                 Ok(plan) => self.observe(rule, request, &plan, watch).await,
                 Err(error) => self.refuse(rule, request, error.into(), now, watch).await,
             };
         }
         let prepared = tokio::select! {
-            prepared = self.prepare(rule, errand, now, watch) => prepared,
+            prepared = self.prepare(rule, errand, held, now, watch) => prepared,
             () = stop.cancelled() => {
                 self.put_off(request, "it was asked to stop", now).await?;
                 return Ok(result(rule, RunState::Stopped, watch));
@@ -376,6 +393,7 @@ impl Runner {
         &self,
         rule: &Rule,
         errand: &Errand<'_>,
+        held: Held,
         now: Timestamp,
         watch: Stopwatch,
     ) -> Result<Prepared, Refusal> {
@@ -400,9 +418,10 @@ impl Runner {
             .filter(|finding| finding.severity == Severity::Error)
             .map(|finding| finding.message.as_str())
             .collect();
-        let (true, Ok(target)) = (wrong.is_empty(), Target::new(rule, table)) else {
+        let (true, Ok(mut target)) = (wrong.is_empty(), Target::new(rule, table)) else {
             return Err(Refusal::new("the rule does not fit its table", &wrong.join("; ")));
         };
+        store.hold_back(&mut target, rule, &held.holds).await?;
         let cutoff = match errand {
             Errand::Due => rule.cutoff(now),
             Errand::Plan(planned) if target.table.digest() != planned.part.schema_digest => {
@@ -416,7 +435,7 @@ impl Runner {
         if let Errand::Plan(planned) = errand {
             self.hold_against(planned, rule, survey.due).await?;
         }
-        Ok(Prepared { store, target, bounds, due: survey.due, total: survey.total })
+        Ok(Prepared { store, target, held, bounds, due: survey.due, total: survey.total })
     }
 
     /// Whether the number due is still about the planned one; what the plan itself has taken, in a run
@@ -584,6 +603,7 @@ impl From<StoreError> for Refusal {
 struct Prepared {
     store: Store,
     target: Target,
+    held: Held,
     bounds: Bounds,
     due: u64,
     total: u64,

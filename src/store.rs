@@ -16,14 +16,15 @@ use sqlx::mysql::MySqlDatabaseError;
 use sqlx::sqlite::SqliteError;
 
 use crate::config::SecretError;
+use crate::hold::{Holds, Records as HeldRecords};
 use crate::plan::{Residue, Survey};
 use crate::rule::{Rule, StoreKind};
-use crate::types::{Key, Name};
+use crate::types::{Key, Name, TableName};
 
 use sql::catalogue::Table;
 use sql::{
-    Access, Bounds, Database, Explained, Interrupted, Mismatch, Pace, Records, Replace, Resolution,
-    SurveyDepth, TakeError, Target, Walk, Window,
+    Access, Bounds, Database, Explained, Interrupted, KeepError, Mismatch, Pace, Records, Replace,
+    Resolution, SurveyDepth, TakeError, Target, Walk, Window,
 };
 
 pub use registry::Stores;
@@ -88,6 +89,17 @@ pub enum StoreError {
         store: Name,
         /// Every way in which it does not.
         mismatches: Vec<Mismatch>,
+    },
+    /// A table through which a deletion could reach held rows cannot be looked at.
+    #[error(
+        "store `{store}`: the table {table} points at the rule's and cannot be looked at, so what legal \
+         holds keep there is not known: let the url's user SELECT from it"
+    )]
+    Unseen {
+        /// The store.
+        store: Name,
+        /// The table.
+        table: TableName,
     },
     /// Rows changed between looking and acting; try again.
     #[error("store `{store}`: rows changed while a batch was at work")]
@@ -175,6 +187,24 @@ impl StoreError {
                 Some("55P03" | "40P01" | "40001" | "5" | "261" | "517" | "773" | "6" | "262"),
                 None,
             ) => true,
+            _ => false,
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether the store answered, and does not know a table, a column or the words of a condition.
+    pub fn is_misunderstanding(&self) -> bool {
+        let StoreError::Database { cause, .. } = self else {
+            return matches!(self, StoreError::NoTable { .. });
+        };
+        let Some(error) = cause.as_database_error() else { return false };
+        match (error.code().as_deref(), mysql_number(error)) {
+            // ER_BAD_FIELD_ERROR, ER_PARSE_ERROR, ER_NO_SUCH_TABLE, ER_SP_DOES_NOT_EXIST.
+            (_, Some(number)) => [1054, 1064, 1146, 1305].contains(&number),
+            // PostgreSQL: what is not there or does not parse, but not what is not allowed; SQLite:
+            // SQLITE_ERROR.
+            (Some(code), None) => code == "1" || code.starts_with("42") && code != "42501",
             _ => false,
         }
     }
@@ -281,6 +311,61 @@ impl Store {
         let table = self.inspect(rule).await?;
         Target::new(rule, table)
             .map_err(|mismatches| StoreError::Mismatch { store: self.name.clone(), mismatches })
+    }
+
+    /// Keeps what legal holds claim, by themselves or because held rows point at it, out of what is due.
+    ///
+    /// # Errors
+    /// When it cannot be found out what they claim: then nothing may be taken.
+    pub async fn hold_back(
+        &self,
+        target: &mut Target,
+        rule: &Rule,
+        holds: &Holds,
+    ) -> Result<(), StoreError> {
+        if holds.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        let keep = sql::keep(&mut tx, rule, target, holds).await.map_err(|error| match error {
+            KeepError::Database(cause) => failed(&self.name, "applying legal holds")(cause),
+            KeepError::Unseen(table) => StoreError::Unseen { store: self.name.clone(), table },
+        })?;
+        target.set_keep(keep);
+        Ok(())
+    }
+
+    /// How many records of a rule's table legal holds keep, due or not, and how many it has. Cannot
+    /// write.
+    ///
+    /// # Errors
+    /// When the store cannot be reached or the rule does not fit its table.
+    pub async fn count_held(&self, rule: &Rule, holds: &Holds) -> Result<(u64, u64), StoreError> {
+        let mut target = self.target(rule).await?;
+        self.hold_back(&mut target, rule, holds).await?;
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::count_held_of_target(&mut tx, &target)
+            .await
+            .map_err(failed(&self.name, "counting held records"))
+    }
+
+    /// The same of a table that is named by a hold alone. A range of dates does not count there.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, has no such table or does not understand the predicate.
+    pub async fn count_held_records(
+        &self,
+        records: &HeldRecords,
+        holds: &Holds,
+    ) -> Result<(u64, u64), StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        let table = tx.table(&records.table).await;
+        let table = table.map_err(failed(&self.name, "reading the catalogue"))?;
+        let (store, name) = (self.name.clone(), records.table.to_string());
+        let table = table.ok_or(StoreError::NoTable { store, table: name })?;
+        sql::count_held_of_table(&mut tx, &self.name, &table, holds)
+            .await
+            .map_err(failed(&self.name, "counting held records"))
     }
 
     /// Asks the store whether it understands the rule's condition, and how it would find due

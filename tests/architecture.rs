@@ -13,6 +13,7 @@ const MODULES: &[&str] = &[
     "anonymize",
     "breaker",
     "rule",
+    "hold",
     "config",
     "plan",
     "fault",
@@ -36,7 +37,7 @@ const MODULES: &[&str] = &[
 
 /// Nouns: nothing in them waits, nothing reads a clock.
 const PURE: &[&str] =
-    &["types", "schedule", "anonymize", "breaker", "rule", "config", "plan", "transition"];
+    &["types", "schedule", "anonymize", "breaker", "rule", "hold", "config", "plan", "transition"];
 
 /// What the order alone would allow.
 const STRANGERS: [(&str, &str); 1] = [("ledger", "store")];

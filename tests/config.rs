@@ -342,6 +342,17 @@ fn contradictions_within_a_rule() {
 }
 
 #[test]
+fn that_no_legal_hold_stops_a_rule_needs_a_reason() {
+    let wrong = |text: &str| rule_error(text).to_string();
+    let error = wrong("holds = \"not applicable\"");
+    assert!(error.contains("needs a reason") && error.contains("holds_reason"), "{error}");
+    let error = wrong("holds_reason = \"because\"");
+    assert!(error.contains("holds = \"not applicable\""), "{error}");
+    let error = wrong("holds = \"apply\"\nholds_reason = \"because\"");
+    assert!(error.contains("legal holds apply"), "{error}");
+}
+
+#[test]
 fn anonymizing_needs_columns_and_maybe_a_marker() {
     let one = rule("action = \"anonymize\"");
     let two = "[rule.two]\nstore = \"app\"\ntable = \"t\"\nstarting_point = \"at\"\nretention = \"1 day\"\naction = \"anonymize\"\n[rule.two.columns]\nemail = \"random\"\n";

@@ -26,7 +26,8 @@ ALTER TABLE run ADD COLUMN plan TEXT;
 ALTER TABLE run ADD COLUMN verification TEXT;
 
 -- Legal holds. `sealed` holds the subjects, the predicate, the date range and what the order says of
--- itself; `hold_act` holds each act: placing, extending, releasing.
+-- itself; `hold_act` holds each act: placing, extending, releasing. `epoch` is the one at which it came
+-- into force, so that what is new since an epoch can be read alone.
 CREATE TABLE hold (
     id         TEXT NOT NULL PRIMARY KEY,
     scope      TEXT NOT NULL CHECK (scope IN ('subjects', 'rule', 'table', 'store')),
@@ -35,11 +36,12 @@ CREATE TABLE hold (
     table_name TEXT,
     broad      INTEGER NOT NULL CHECK (broad IN (0, 1)),
     sealed     BLOB NOT NULL,
+    epoch      INTEGER NOT NULL CHECK (epoch >= 1),
     placed_at  TEXT NOT NULL,
     until      TEXT NOT NULL,
     ended_at   TEXT
 ) STRICT;
-CREATE INDEX hold_in_force ON hold (placed_at) WHERE ended_at IS NULL;
+CREATE INDEX hold_in_force ON hold (epoch) WHERE ended_at IS NULL;
 
 CREATE TABLE hold_act (
     id      TEXT NOT NULL PRIMARY KEY,

@@ -7,10 +7,10 @@ use crate::clock;
 use crate::config::Config;
 use crate::ledger::{Ledger, Loaded};
 use crate::lifecycle;
-use crate::run::{self, Progress, Runner};
+use crate::run::{self, Progress};
 
 use super::output;
-use super::{CliError, Common, Exit, open_ledger, stores};
+use super::{CliError, Common, Exit, open_ledger, runner};
 
 /// Carry out a saved plan, exactly as it is or not at all
 ///
@@ -54,7 +54,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         );
     }
     load_rules(&config, &ledger).await?;
-    let runner = Runner::new(ledger.clone(), stores(&config));
+    let runner = runner(&config, &ledger);
     let bar = output::bar(!common.json, String::new(), "records");
     let report = |rule: &crate::types::Name, progress: Progress| {
         bar.set_message(rule.to_string());

@@ -16,6 +16,7 @@ use crate::audit::Event;
 use crate::breaker::{Share, ratio};
 use crate::clock;
 use crate::config::Config;
+use crate::hold::Holds;
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::plan::saved::SavedPlan;
@@ -105,13 +106,14 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         None
     };
     let stores = stores(&config);
+    let holds = super::holds(&config, ledger.as_ref(), at).await?;
     let mut plans = Vec::new();
     for rule in rules {
         let pace = match &ledger {
             Some(ledger) => ledger.pace(&rule.name).await?,
             None => None,
         };
-        plans.push(match plan(rule, &stores, at, args.sample, pace).await {
+        plans.push(match plan(rule, &stores, &holds, at, args.sample, pace).await {
             Ok(plan) => Planned::Plan(Box::new(plan)),
             Err(error) => Planned::Failed { rule: rule.name.clone(), error: error.to_string() },
         });
@@ -119,7 +121,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     let saved = match (&ledger, &args.out) {
         (Some(ledger), Some(out)) => {
             let terms = Terms { margin: args.margin, valid_for: args.valid };
-            Some(save(&config, &plans, &stores, ledger, terms, out).await?)
+            Some(save(&config, &plans, (&stores, &holds), ledger, terms, out).await?)
         }
         _ => None,
     };
@@ -159,7 +161,7 @@ fn exit(plans: &[Planned]) -> Exit {
 async fn save(
     config: &Config,
     plans: &[Planned],
-    stores: &Stores,
+    (stores, holds): (&Stores, &Holds),
     ledger: &Ledger,
     terms: Terms,
     out: &Path,
@@ -188,7 +190,7 @@ async fn save(
     // Before the work: a file that is there is never overwritten.
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).map_err(failed)?;
-    let saved = run::save(&act, stores, ledger.keys(), terms, clock::now()).await;
+    let saved = run::save(&act, stores, holds, ledger.keys(), terms, clock::now()).await;
     let written = saved.map_err(CliError::from).and_then(|saved| {
         let note = ledger.keys().sign(&saved.to_text());
         file.write_all(note.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;

@@ -6,11 +6,11 @@ use crate::clock;
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::lifecycle;
-use crate::run::{Progress, RunResult, RunState, Runner, run_by_command};
+use crate::run::{Progress, RunResult, RunState, run_by_command};
 use crate::types::Name;
 
 use super::output::{self, BOLD, RED, RESET, YELLOW};
-use super::{CliError, Common, Exit, open_ledger, select, stores};
+use super::{CliError, Common, Exit, open_ledger, runner, select};
 
 /// Carry rules out now, each according to its mode
 ///
@@ -54,7 +54,7 @@ pub(crate) async fn run(
     bars: bool,
 ) -> Result<Vec<RunResult>, CliError> {
     super::apply::load_rules(config, ledger).await?;
-    let runner = Runner::new(ledger.clone(), stores(config));
+    let runner = runner(config, ledger);
     let mut results = Vec::new();
     for rule in select(config, names)? {
         if stop.is_cancelled() {

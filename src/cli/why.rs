@@ -5,8 +5,7 @@ use serde::Serialize;
 
 use crate::audit::Event;
 use crate::clock;
-use crate::config::Config;
-use crate::ledger::RunReport;
+use crate::ledger::{Ledger, RunReport};
 use crate::plan::KeptReason;
 use crate::rule::{Mode, Rule};
 use crate::store::Store;
@@ -14,7 +13,7 @@ use crate::store::sql::{Access, Bounds, Explained, Target};
 use crate::types::{Key, Name};
 
 use super::output::{self, BOLD, RESET};
-use super::{CliError, Common, Exit, has_ledger, read_ledger, select, stores};
+use super::{CliError, Common, Exit, has_ledger, holds, read_ledger, select, stores};
 
 /// Explain one record: what a rule makes of it, until when it is kept, and what happened to it
 ///
@@ -71,7 +70,10 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     let rule = select(&config, std::slice::from_ref(&args.rule))?[0];
     let stores = stores(&config);
     let store = stores.get(&rule.store, Access::ReadOnly)?;
-    let target = store.target(rule).await?;
+    let mut target = store.target(rule).await?;
+    let ledger = if has_ledger(&config) { Some(read_ledger(&config).await?) } else { None };
+    let holds = holds(&config, ledger.as_ref(), clock::now()).await?;
+    store.hold_back(&mut target, rule, &holds).await?;
     let keys = target.keys_from_text(&args.key);
     if keys.is_empty() {
         let columns: Vec<_> = target.table.key.iter().map(|column| &*column.name).collect();
@@ -85,7 +87,10 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     }
     let record = look(rule, &store, &target, &keys).await?;
     stores.close().await;
-    let happened = happened(&config, rule, &keys).await?;
+    let happened = match &ledger {
+        Some(ledger) => happened(ledger, rule, &keys).await?,
+        None => Vec::new(),
+    };
     let copies = copies(&happened);
     let answer = Answer {
         rule: rule.name.clone(),
@@ -142,11 +147,7 @@ fn verdict(rule: &Rule, found: &Explained, due_at: Option<Timestamp>) -> String 
 }
 
 /// What the ledger says happened to it.
-async fn happened(config: &Config, rule: &Rule, keys: &[Key]) -> Result<Vec<Happened>, CliError> {
-    if !has_ledger(config) {
-        return Ok(Vec::new());
-    }
-    let ledger = read_ledger(config).await?;
+async fn happened(ledger: &Ledger, rule: &Rule, keys: &[Key]) -> Result<Vec<Happened>, CliError> {
     let mut happened = Vec::new();
     for taken in ledger.find_record(&rule.store, &rule.table.to_string(), keys).await? {
         let Some(entry) = ledger.audit_entry(taken.position).await? else { continue };
@@ -159,7 +160,6 @@ async fn happened(config: &Config, rule: &Rule, keys: &[Key]) -> Result<Vec<Happ
             run: ledger.run_report(*run).await?,
         });
     }
-    ledger.close().await;
     Ok(happened)
 }
 

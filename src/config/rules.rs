@@ -12,8 +12,8 @@ use super::text::{Entry, Kind, Table};
 use crate::anonymize::{Anonymization, InvalidAnonymization};
 use crate::breaker::Limits;
 use crate::rule::{
-    Action, Condition, Encoding, InvalidCondition, InvalidRetention, Mode, Retention, Rule,
-    StartingPoint, StoreKind,
+    Action, Condition, Encoding, HoldPolicy, InvalidCondition, InvalidRetention, Mode, Retention,
+    Rule, StartingPoint, StoreKind,
 };
 use crate::schedule::Schedule;
 use crate::types::{Name, TableName};
@@ -75,6 +75,7 @@ pub(super) fn read(
     ];
     let mode = reader.choice("mode", &modes, &meant);
     let limits = self::limits(&mut reader, limits);
+    let holds = holds(&mut reader);
     reader.finish();
     // A default must never stand in for a value that was written and is wrong.
     if context.problems.count() != before {
@@ -95,6 +96,7 @@ pub(super) fn read(
         time_zone,
         mode: mode.map_or(Mode::Observe, |mode| mode.value),
         limits,
+        holds,
     })
 }
 
@@ -106,6 +108,32 @@ pub(super) fn limits(reader: &mut Reader<'_>, general: Limits) -> Limits {
             .number("max_rows", 1..=u64::MAX, "1000000")
             .map_or(general.max_rows, |rows| rows.value),
     }
+}
+
+/// Whether legal holds stop the rule. That they do not needs a reason, and a reason needs that.
+fn holds(reader: &mut Reader<'_>) -> HoldPolicy {
+    let words = [("apply", true), ("not applicable", false)];
+    let meant = [("not_applicable", "not applicable"), ("ignore", "not applicable")];
+    let applies = reader.choice("holds", &words, &meant);
+    let reason = reader.word("holds_reason", "\"the law that says so\"");
+    match (applies, reason) {
+        (Some(Located { value: false, .. }), Some(reason)) => {
+            return HoldPolicy::NotApplicable { reason: reason.value.to_owned() };
+        }
+        (Some(applies), None) if !applies.value && !reader.has("holds_reason") => {
+            let message = format!("{}: that no legal hold stops it needs a reason", reader.what);
+            let help = "add `holds_reason = \"…\"`: the law, and why it outweighs a hold";
+            reader.report(Problem::new(applies.place, message).help(help).absence());
+        }
+        (applies, Some(reason)) if applies.is_none_or(|applies| applies.value) => {
+            let message =
+                format!("{}: legal holds apply, so there is no reason why not", reader.what);
+            let help = "add `holds = \"not applicable\"`, or leave `holds_reason` out";
+            reader.report(Problem::new(reason.key, message).help(help));
+        }
+        _ => {}
+    }
+    HoldPolicy::Apply
 }
 
 fn owned(text: Option<Located<&str>>) -> Option<String> {

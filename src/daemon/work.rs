@@ -62,7 +62,9 @@ impl Active {
         };
         let turns = config.stores.keys().map(turn).collect();
         let clock = before.map(|before| before.runner.clock.clone()).unwrap_or_default();
-        Active { turns, runner: Runner { ledger: ledger.clone(), stores, clock }, config }
+        let rules = Arc::new(config.rules.clone());
+        let runner = Runner { ledger: ledger.clone(), stores, rules, clock };
+        Active { config, runner, turns }
     }
 
     /// Carries out one piece of work for a rule. A request that is not even begun when `stop` comes
@@ -143,7 +145,7 @@ impl Active {
                     let reason = "the store could not be surveyed";
                     ledger.refuse_run(&request, reason, clock::now()).await?;
                 }
-                return Err(error.into());
+                return Err(error);
             }
         };
         if !is_due && last == Looked::Well {
@@ -154,10 +156,12 @@ impl Active {
     }
 
     /// Whether any record is due: the oldest is asked for, not their number.
-    async fn is_due(&self, rule: &Rule) -> Result<bool, StoreError> {
-        let store = self.runner.stores.get(&rule.store, Access::ReadOnly)?;
-        let target = store.target(rule).await?;
+    async fn is_due(&self, rule: &Rule) -> Result<bool, RunError> {
         let now = clock::now();
+        let held = self.runner.held(now).await?;
+        let store = self.runner.stores.get(&rule.store, Access::ReadOnly)?;
+        let mut target = store.target(rule).await?;
+        store.hold_back(&mut target, rule, &held.holds).await?;
         let bounds = Bounds { cutoff: rule.cutoff(now), now };
         Ok(!store.sample(&target, bounds, 1).await?.is_empty())
     }

@@ -97,6 +97,14 @@ pub enum LedgerError {
         "somebody is changing the keys of this ledger just now: start the daemon when that is done"
     )]
     KeysChange,
+    /// More is held than when the batch was taken.
+    #[error("a legal hold was placed since the holds were read: the batch is undone")]
+    HoldsChanged,
+    /// There is no such hold, or it cannot be changed any more.
+    #[error(
+        "there is no legal hold {0} that could be changed, or it was released: see `expunged hold list --all`"
+    )]
+    NoHold(uuid::Uuid),
     /// A row holds what expunged never writes.
     #[error("the ledger is damaged: column `{column}` holds {found}")]
     Damaged {

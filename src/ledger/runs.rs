@@ -11,12 +11,13 @@ use super::error::Doing;
 use super::row::{Columns, to_integer};
 use super::steps::{open_sequence, standing, step};
 use super::{
-    Ledger, LedgerError, Request, Transaction, approvals, audit, commit, requests, to_text,
+    Ledger, LedgerError, Request, Transaction, approvals, audit, commit, holds, requests, to_text,
 };
 use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
 use crate::audit::{Entry, Event};
 use crate::clock;
 use crate::fault;
+use crate::keys::Keys;
 use crate::plan::Plan;
 use crate::rule::Rule;
 use crate::transition::{BatchEnd, State, Step};
@@ -213,8 +214,9 @@ impl Ledger {
 
     /// Writes down, durably, which records a batch takes, before it is committed in the store.
     ///
-    /// The keys are sealed. The intent is refused when the run is not running any more: somebody
-    /// resolved it because they took this process for dead.
+    /// The keys are sealed. `epoch` is the one at which the legal holds were read that the batch
+    /// excludes. The intent is refused when more is held by now, and when the run is not running any
+    /// more: somebody resolved it because they took this process for dead.
     ///
     /// # Errors
     /// When it could not be written; the batch must be rolled back then.
@@ -224,35 +226,18 @@ impl Ledger {
         sequence: u64,
         keys: &[Key],
         transaction_id: Option<&str>,
+        epoch: u64,
         now: Timestamp,
     ) -> Result<Uuid, LedgerError> {
-        let batch = clock::new_id();
-        let mut plain = Vec::new();
-        for key in keys {
-            key.encode_to(&mut plain);
-        }
-        let sealed = self.keys.seal(&plain, batch.as_bytes());
+        // Sealed before the transaction, in which others wait.
+        let (batch, sealed) = seal(&self.keys, keys);
+        let records = keys.len() as u64;
+        let intent = Intent { batch, sequence, records, sealed, transaction_id, epoch, now };
         let mut tx = self.begin().await?;
-        let state = standing(&mut tx, run.id).await?;
-        if !matches!(state, State::Running { .. }) {
-            return Err(LedgerError::RunTakenOver);
+        if holds::epoch(&mut tx, holds::Lock::Share).await? != epoch {
+            return Err(LedgerError::HoldsChanged);
         }
-        step(run.id, state, Step::Intend { sequence })?;
-        sqlx::query(
-            "INSERT INTO batch (id, run_id, seq, state, records, transaction_id, intent, intended_at) \
-             VALUES ($1, $2, $3, 'intended', $4, $5, $6, $7)",
-        )
-        .bind(batch.to_string())
-        .bind(run.id.to_string())
-        .bind(to_integer(sequence))
-        .bind(to_integer(keys.len() as u64))
-        .bind(transaction_id)
-        .bind(sealed)
-        .bind(to_text(now))
-        .execute(&mut *tx)
-        .await
-        .doing("writing an intent")?;
-        fault::point("batch.intending");
+        insert_intent(&mut tx, run, intent).await?;
         commit(tx).await?;
         Ok(batch)
     }
@@ -432,6 +417,57 @@ impl Ledger {
             })
             .collect()
     }
+}
+
+/// A batch that is about to be committed in the store.
+pub(super) struct Intent<'a> {
+    pub(super) batch: Uuid,
+    pub(super) sequence: u64,
+    pub(super) records: u64,
+    pub(super) sealed: Vec<u8>,
+    pub(super) transaction_id: Option<&'a str>,
+    pub(super) epoch: u64,
+    pub(super) now: Timestamp,
+}
+
+/// The id of a new batch, and its keys sealed for it.
+pub(super) fn seal(keys: &Keys, records: &[Key]) -> (Uuid, Vec<u8>) {
+    let batch = clock::new_id();
+    let mut plain = Vec::new();
+    for key in records {
+        key.encode_to(&mut plain);
+    }
+    (batch, keys.seal(&plain, batch.as_bytes()))
+}
+
+/// Writes an intent. The caller has made sure, and keeps sure, that its epoch is the current one.
+pub(super) async fn insert_intent(
+    tx: &mut Transaction<'_>,
+    run: &Run,
+    intent: Intent<'_>,
+) -> Result<(), LedgerError> {
+    let state = standing(tx, run.id).await?;
+    if !matches!(state, State::Running { .. }) {
+        return Err(LedgerError::RunTakenOver);
+    }
+    step(run.id, state, Step::Intend { sequence: intent.sequence })?;
+    sqlx::query(
+        "INSERT INTO batch (id, run_id, seq, state, records, transaction_id, intent, intended_at, hold_epoch) \
+         VALUES ($1, $2, $3, 'intended', $4, $5, $6, $7, $8)",
+    )
+    .bind(intent.batch.to_string())
+    .bind(run.id.to_string())
+    .bind(to_integer(intent.sequence))
+    .bind(to_integer(intent.records))
+    .bind(intent.transaction_id)
+    .bind(intent.sealed)
+    .bind(to_text(intent.now))
+    .bind(to_integer(intent.epoch))
+    .execute(&mut **tx)
+    .await
+    .doing("writing an intent")?;
+    fault::point("batch.intending");
+    Ok(())
 }
 
 fn new_run(request: Uuid, rule: &Rule, now: Timestamp) -> Run {

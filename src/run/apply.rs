@@ -16,6 +16,7 @@ use crate::audit::Event;
 use crate::audit::entry::Cause;
 use crate::breaker::Share;
 use crate::clock::{self, Stopwatch};
+use crate::hold::Holds;
 use crate::keys::Keys;
 use crate::ledger::LedgerError;
 use crate::plan::Plan;
@@ -60,6 +61,7 @@ pub enum ApplyError {
 pub async fn save(
     plans: &[(&Rule, &Plan)],
     stores: &Stores,
+    holds: &Holds,
     keys: &Keys,
     terms: Terms,
     now: Timestamp,
@@ -74,7 +76,8 @@ pub async fn save(
     };
     for (rule, plan) in plans {
         let store = stores.get(&rule.store, Access::ReadOnly)?;
-        let target = store.target(rule).await?;
+        let mut target = store.target(rule).await?;
+        store.hold_back(&mut target, rule, holds).await?;
         let bounds = Bounds { cutoff: plan.cutoff, now: plan.at };
         let table = rule.table.to_string();
         let mut ranges = Ranges::for_about(plan.due);
@@ -145,7 +148,8 @@ impl Runner {
                 Ok((rule, ranges)) => {
                     let planned = planned(plan, part, &digest, &ranges);
                     let errand = Errand::Plan(&planned);
-                    match self.prepare(rule, &errand, now, Stopwatch::start()).await {
+                    let held = self.held(now).await?;
+                    match self.prepare(rule, &errand, held, now, Stopwatch::start()).await {
                         Ok(_) => {
                             ready.push((rule, part, ranges));
                             continue;
@@ -263,16 +267,24 @@ impl Execution<'_> {
         let watch = Stopwatch::start();
         self.runner.clock.look()?;
         let window = Window::Keys { after: after.cloned(), upto: last.upto.clone() };
-        let taken = self.take(&mut Next::In(window), pace).await?;
-        let Some(batch) = taken else { return Ok(true) };
-        let taken = batch.records.keys.len() as u64;
-        if !self.is_as_planned(&batch, ranges) {
-            batch.rollback().await?;
-            return Ok(taken == 0);
+        let mut gate = None;
+        loop {
+            let taken = self.take(&mut Next::In(window.clone()), pace).await?;
+            let Some(batch) = taken else { return Ok(true) };
+            let taken = batch.records.keys.len() as u64;
+            if !self.is_as_planned(&batch, ranges) {
+                batch.rollback().await?;
+                return Ok(taken == 0);
+            }
+            match self.finish_batch(batch, gate).await {
+                Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
+                ended => {
+                    ended?;
+                    pace.note(watch.elapsed(), taken);
+                    return Ok(true);
+                }
+            }
         }
-        self.finish_batch(batch).await?;
-        pace.note(watch.elapsed(), taken);
-        Ok(true)
     }
 
     fn is_as_planned(&self, batch: &Batch, ranges: &[Range]) -> bool {

@@ -6,11 +6,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::apply::open_part;
+use crate::hold::Holds;
 use crate::keys::Keys;
 use crate::plan::saved::{KeySum, SavedPlan};
 use crate::rule::Rule;
-use crate::store::sql::{Access, Bounds, SurveyDepth};
-use crate::store::{StoreError, Stores};
+use crate::store::sql::{Access, Bounds, SurveyDepth, Target};
+use crate::store::{Store, StoreError, Stores};
 use crate::types::{Key, Name};
 
 /// One rule before and after.
@@ -32,28 +33,29 @@ pub struct Difference {
     pub notes: Vec<String>,
 }
 
-/// Compares two sets of rules at one moment, on the stores of the present one.
+/// Compares two sets of rules at one moment, on the stores of the present one and heeding the same
+/// holds.
 ///
 /// # Errors
 /// When a store fails.
 pub async fn compare(
     before: &BTreeMap<Name, Rule>,
     now: &BTreeMap<Name, Rule>,
-    stores: &Stores,
+    (stores, holds): (&Stores, &Holds),
     at: Timestamp,
 ) -> Result<Vec<Difference>, StoreError> {
     let names: BTreeSet<_> = before.keys().chain(now.keys()).collect();
     let mut differences = Vec::new();
     for name in names {
         differences.push(match (before.get(name), now.get(name)) {
-            (Some(before), Some(now)) => compare_rule(before, now, stores, at).await?,
+            (Some(before), Some(now)) => compare_rule(before, now, (stores, holds), at).await?,
             (Some(before), None) => {
-                let due = count(before, stores, at).await?;
+                let due = count(before, (stores, holds), at).await?;
                 gone(name, due)
             }
             (None, now) => {
                 let due = match now {
-                    Some(rule) => count(rule, stores, at).await?,
+                    Some(rule) => count(rule, (stores, holds), at).await?,
                     None => 0,
                 };
                 Difference { now: Some(due), newly_due: due, ..nothing(name) }
@@ -66,7 +68,7 @@ pub async fn compare(
 async fn compare_rule(
     before: &Rule,
     now: &Rule,
-    stores: &Stores,
+    (stores, holds): (&Stores, &Holds),
     at: Timestamp,
 ) -> Result<Difference, StoreError> {
     let mut difference = nothing(&now.name);
@@ -77,7 +79,8 @@ async fn compare_rule(
     if before.mode != now.mode {
         difference.notes.push(format!("mode: {} before, {} now", before.mode, now.mode));
     }
-    let (due_before, due_now) = (count(before, stores, at).await?, count(now, stores, at).await?);
+    let (due_before, due_now) =
+        (count(before, (stores, holds), at).await?, count(now, (stores, holds), at).await?);
     (difference.before, difference.now) = (Some(due_before), Some(due_now));
     if (&before.store, &before.table) != (&now.store, &now.table) {
         difference.notes.push(format!("table: {}.{} before", before.store, before.table));
@@ -85,8 +88,8 @@ async fn compare_rule(
         return Ok(difference);
     }
     let store = stores.get(&now.store, Access::ReadOnly)?;
-    let old = (store.target(before).await?, bounds(before, at));
-    let new = (store.target(now).await?, bounds(now, at));
+    let old = (target(&store, before, holds).await?, bounds(before, at));
+    let new = (target(&store, now, holds).await?, bounds(now, at));
     difference.newly_due = store.count_only_in((&new.0, new.1), (&old.0, old.1)).await?;
     difference.spared = store.count_only_in((&old.0, old.1), (&new.0, new.1)).await?;
     Ok(difference)
@@ -102,7 +105,7 @@ async fn compare_rule(
 pub async fn compare_with_plan(
     plan: &SavedPlan,
     now: &BTreeMap<Name, Rule>,
-    stores: &Stores,
+    (stores, holds): (&Stores, &Holds),
     keys: &Keys,
     at: Timestamp,
 ) -> Result<Vec<Difference>, String> {
@@ -114,7 +117,7 @@ pub async fn compare_with_plan(
             differences.push(gone(name, parts.get(name).map_or(0, |part| part.due)));
             continue;
         };
-        let due = count(rule, stores, at).await.map_err(|error| error.to_string())?;
+        let due = count(rule, (stores, holds), at).await.map_err(|error| error.to_string())?;
         let Some(part) = parts.get(name) else {
             differences.push(Difference { now: Some(due), newly_due: due, ..nothing(name) });
             continue;
@@ -126,7 +129,7 @@ pub async fn compare_with_plan(
         if part.names_each_record() {
             let ranges = open_part(keys, plan, part).map_err(|refusal| refusal.error)?;
             let planned: BTreeSet<_> = ranges.iter().map(|range| range.sum.to_hex()).collect();
-            let due = commitments(rule, stores, keys, at).await?;
+            let due = commitments(rule, (stores, holds), keys, at).await?;
             difference.newly_due = due.difference(&planned).count() as u64;
             difference.spared = planned.difference(&due).count() as u64;
         } else {
@@ -142,7 +145,7 @@ pub async fn compare_with_plan(
 /// What stands for each record that is due.
 async fn commitments(
     rule: &Rule,
-    stores: &Stores,
+    (stores, holds): (&Stores, &Holds),
     keys: &Keys,
     at: Timestamp,
 ) -> Result<BTreeSet<String>, String> {
@@ -155,16 +158,26 @@ async fn commitments(
     };
     let read = async {
         let store = stores.get(&rule.store, Access::ReadOnly)?;
-        let target = store.target(rule).await?;
+        let target = target(&store, rule, holds).await?;
         store.each_key(&target, bounds(rule, at), &mut each).await
     };
     read.await.map_err(|error: StoreError| error.to_string())?;
     Ok(due)
 }
 
-async fn count(rule: &Rule, stores: &Stores, at: Timestamp) -> Result<u64, StoreError> {
+async fn target(store: &Store, rule: &Rule, holds: &Holds) -> Result<Target, StoreError> {
+    let mut target = store.target(rule).await?;
+    store.hold_back(&mut target, rule, holds).await?;
+    Ok(target)
+}
+
+async fn count(
+    rule: &Rule,
+    (stores, holds): (&Stores, &Holds),
+    at: Timestamp,
+) -> Result<u64, StoreError> {
     let store = stores.get(&rule.store, Access::ReadOnly)?;
-    let target = store.target(rule).await?;
+    let target = target(&store, rule, holds).await?;
     Ok(store.survey(&target, bounds(rule, at), SurveyDepth::Due).await?.due)
 }
 

@@ -11,7 +11,7 @@ use crate::audit::entry::RunEnd;
 use crate::clock::{self, Stopwatch};
 use crate::fault;
 use crate::keys::Keys;
-use crate::ledger::{Finish, LedgerError, Outcome, RuleLock, Run};
+use crate::ledger::{Finish, Gate, LedgerError, Outcome, RuleLock, Run};
 use crate::plan::Verification;
 use crate::rule::Rule;
 use crate::store::sql::catalogue::{Column, ColumnKind};
@@ -25,6 +25,9 @@ const MOST_WALKS: u32 = 3;
 const MOST_ATTEMPTS: u32 = 6;
 /// How long a run that was asked to stop may take to look again.
 const READ_BACK_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a batch may keep holds from being placed.
+const GATE_WITHIN: Duration = Duration::from_secs(3);
 
 /// A run under way.
 pub(super) struct Execution<'a> {
@@ -171,17 +174,58 @@ impl Execution<'_> {
     }
 
     /// One window of the walk. Returns whether there may be more.
+    ///
+    /// A batch that met a hold which was placed since is taken again, heeding it, and while no other
+    /// can be placed: so each window is taken twice at most, however fast holds come.
     async fn batch(&mut self, walk: &mut Walk, pace: &mut Pace) -> Result<bool, RunError> {
+        match self.attempt(walk, pace, None).await {
+            Err(RunError::Ledger(LedgerError::HoldsChanged)) => {
+                let gate = self.gate().await?;
+                self.attempt(walk, pace, Some(gate)).await
+            }
+            ended => ended,
+        }
+    }
+
+    /// Heeds the holds that were placed since they were read, and lets no other be placed until the
+    /// next batch is intended.
+    pub(super) async fn gate(&mut self) -> Result<Gate, RunError> {
+        tracing::debug!(rule = %self.rule.name, "a hold was placed: taking a batch again");
+        let mut gate = self.runner.ledger.gate().await?;
+        let Prepared { store, target, held, .. } = &mut self.prepared;
+        held.holds.extend(gate.holds_since(&self.runner.ledger, held.epoch).await?);
+        store.hold_back(target, self.rule, &held.holds).await?;
+        held.epoch = gate.epoch();
+        Ok(gate)
+    }
+
+    async fn attempt(
+        &mut self,
+        walk: &mut Walk,
+        pace: &mut Pace,
+        gate: Option<Gate>,
+    ) -> Result<bool, RunError> {
         let watch = Stopwatch::start();
         self.runner.clock.look()?;
-        let taken = self.take(&mut Next::OfWalk(walk), pace).await?;
+        let mut next = Next::OfWalk(walk);
+        let taken = if gate.is_none() {
+            self.take(&mut next, pace).await?
+        } else if let Ok(taken) =
+            tokio::time::timeout(GATE_WITHIN, self.take(&mut next, pace)).await
+        {
+            taken?
+        } else {
+            // Others wait meanwhile: rather a smaller window than a long wait.
+            pace.back_off();
+            return Ok(true);
+        };
         let Some(batch) = taken else { return Ok(false) };
         let taken = batch.records.keys.len() as u64;
         let window = batch.window.clone();
         if taken == 0 {
             batch.rollback().await?;
         } else {
-            self.finish_batch(batch).await?;
+            self.finish_batch(batch, gate).await?;
         }
         walk.advance(&window, taken);
         pace.note(watch.elapsed(), taken);
@@ -189,8 +233,12 @@ impl Execution<'_> {
     }
 
     /// Sees a batch through and counts it.
-    pub(super) async fn finish_batch(&mut self, batch: Batch) -> Result<(), RunError> {
-        let keys = self.settle(batch).await?;
+    pub(super) async fn finish_batch(
+        &mut self,
+        batch: Batch,
+        gate: Option<Gate>,
+    ) -> Result<(), RunError> {
+        let keys = self.settle(batch, gate).await?;
         let taken = keys.len() as u64;
         self.taken.extend(&keys);
         self.records += taken;
@@ -236,15 +284,27 @@ impl Execution<'_> {
     }
 
     /// Intent, effect, outcome: in this order, each durable before the next.
-    async fn settle(&mut self, batch: Batch) -> Result<Vec<Key>, RunError> {
+    async fn settle(&mut self, batch: Batch, gate: Option<Gate>) -> Result<Vec<Key>, RunError> {
         let ledger = &self.runner.ledger;
         fault::point("batch.taken");
         self.lock.check().await?;
         let keys = batch.records.keys.clone();
         let transaction_id = batch.records.transaction_id.clone();
-        let id = ledger
-            .intend(&self.run, self.batches, &keys, transaction_id.as_deref(), clock::now())
-            .await?;
+        let (run, name, now) = (&self.run, transaction_id.as_deref(), clock::now());
+        let intended = if let Some(gate) = gate {
+            gate.intend(ledger, run, self.batches, &keys, name, now).await
+        } else {
+            let epoch = self.prepared.held.epoch;
+            ledger.intend(run, self.batches, &keys, name, epoch, now).await
+        };
+        let id = match intended {
+            Ok(id) => id,
+            Err(error) => {
+                // At once, so that whoever comes next does not wait for its locks.
+                batch.rollback().await.ok();
+                return Err(error.into());
+            }
+        };
         fault::point("batch.intended");
         let outcome = match batch.commit().await {
             Ok(()) => Outcome::Done,

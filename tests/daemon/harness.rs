@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use expunged::audit::entry::moment;
 use expunged::clock::Stopwatch;
 use expunged::config::Config;
 use expunged::keys::Keys;
@@ -23,7 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Kind, Pool, TestDatabase};
+use crate::support::{Kind, Pool, TestDatabase, approve_in_advance};
 
 /// Nothing that is waited for here takes longer, on a busy machine either.
 pub(crate) const LIMIT: Duration = Duration::from_secs(40);
@@ -145,27 +144,7 @@ impl Place {
             let keys = Arc::new(Keys::open_or_create(&config.keys).unwrap());
             let Ok(ledger) = Ledger::open(&url, keys).await else { return };
             ledger.close().await;
-            let ledger = Pool::connect(&url).await;
-            for rule in config.rules.values() {
-                let digest = rule.digest();
-                let id = expunged::clock::new_id();
-                let (past, name) = ("2020-01-01T00:00:00.000000Z", &rule.name);
-                let now = moment::to_text(expunged::clock::now());
-                ledger
-                    .execute(&format!(
-                        "INSERT INTO request (id, rule, cause, state, created_at, closed_at) \
-                         VALUES ('{id}', '{name}', 'command', 'done', '{past}', '{past}') \
-                         ON CONFLICT DO NOTHING; \
-                         DELETE FROM approval WHERE rule = '{name}'; \
-                         INSERT INTO approval (run_id, request_id, rule, rule_digest, store, table_name, due, \
-                                               total, reason, state, asked_at, decided_at, decided_by, why) \
-                         VALUES ('{id}', '{id}', '{name}', '{digest}', 'app', 'accounts', 1000000000, \
-                                 1000000000, 'a test', 'approved', '{past}', '{now}', 'tester', 'a test') \
-                         ON CONFLICT DO NOTHING"
-                    ))
-                    .await;
-            }
-            ledger.close().await;
+            approve_in_advance(&url, &config).await;
         };
         let block = || tokio::runtime::Runtime::new().unwrap().block_on(approved);
         std::thread::spawn(block).join().unwrap();

@@ -116,7 +116,8 @@ impl House {
         let loaded =
             Loaded { rules: &config.rules, stores: 1, digest: &config.digest(), now: clock::now() };
         ledger.load_rules(loaded).await.unwrap();
-        let runner = Runner::new(ledger, Arc::new(Stores::new(config.stores.clone())));
+        let stores = Arc::new(Stores::new(config.stores.clone()));
+        let runner = Runner::new(ledger, stores, Arc::new(config.rules.clone()));
         House {
             store,
             runner,
@@ -196,7 +197,7 @@ impl House {
             ledger.request(&rule.name, expunged::audit::entry::Cause::Command, now).await.unwrap();
         let run = ledger.start_run(&request, rule, &Start::Unasked, now).await.unwrap();
         let id = batch.records.transaction_id.as_deref();
-        ledger.intend(&run, 0, &batch.records.keys, id, now).await.unwrap();
+        ledger.intend(&run, 0, &batch.records.keys, id, 0, now).await.unwrap();
         (batch, run)
     }
 }

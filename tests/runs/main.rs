@@ -5,6 +5,7 @@
 
 use expunged::audit::Event;
 use expunged::clock;
+use expunged::hold::Holds;
 use expunged::ledger::Outcome;
 use expunged::run::{RunState, plan, run_by_command};
 use tokio_util::sync::CancellationToken;
@@ -59,8 +60,16 @@ on_each_database! {
 }
 
 async fn exactly_the_due_records_are_deleted(house: House) {
-    let planned =
-        plan(house.rule("inactive"), &house.runner.stores, clock::now(), 3, None).await.unwrap();
+    let planned = plan(
+        house.rule("inactive"),
+        &house.runner.stores,
+        &Holds::default(),
+        clock::now(),
+        3,
+        None,
+    )
+    .await
+    .unwrap();
     assert_eq!((planned.due, planned.subjects, planned.undecided()), (490, Some(490), 2));
     assert_eq!(planned.sample.len(), 3);
 
@@ -154,7 +163,7 @@ async fn a_batch_that_was_not_committed_is_recorded_as_undone(house: House) {
 
     // Whoever comes late with the old run changes nothing.
     let ledger = &house.runner.ledger;
-    let late = ledger.intend(&run, 1, &keys, None, clock::now()).await;
+    let late = ledger.intend(&run, 1, &keys, None, 0, clock::now()).await;
     assert!(late.is_err(), "the run was ended by somebody else");
     let unknown = uuid::Uuid::nil();
     assert!(!ledger.settle(&run, unknown, &keys, Outcome::Done, clock::now()).await.unwrap());

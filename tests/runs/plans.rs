@@ -2,6 +2,7 @@
 
 use expunged::breaker::Share;
 use expunged::clock;
+use expunged::hold::Holds;
 use expunged::plan::saved::{InvalidPlan, SavedPlan};
 use expunged::run::{
     self, ApplyError, Difference, RunResult, RunState, Terms, compare, compare_with_plan, plan,
@@ -20,13 +21,15 @@ impl House {
     async fn save(&self, rule: &str, margin: &str) -> SavedPlan {
         let rule = self.rule(rule);
         let stores = &self.runner.stores;
-        let planned = plan(rule, stores, clock::now(), 0, None).await.unwrap();
+        let planned = plan(rule, stores, &Holds::default(), clock::now(), 0, None).await.unwrap();
         let terms = Terms {
             margin: margin.parse::<Share>().unwrap(),
             valid_for: SignedDuration::from_hours(24),
         };
         let keys = self.runner.ledger.keys();
-        run::save(&[(rule, &planned)], stores, keys, terms, clock::now()).await.unwrap()
+        run::save(&[(rule, &planned)], stores, &Holds::default(), keys, terms, clock::now())
+            .await
+            .unwrap()
     }
 
     async fn apply_at(&self, plan: &SavedPlan, now: Timestamp) -> Result<RunResult, ApplyError> {
@@ -207,8 +210,8 @@ async fn a_change_of_policy_is_shown_in_records() {
             );
         }
         stricter.remove(&"watching".parse().unwrap());
-        let stores = &house.runner.stores;
-        let found = compare(rules, &stricter, stores, clock::now()).await.unwrap();
+        let (stores, none) = (&house.runner.stores, Holds::default());
+        let found = compare(rules, &stricter, (stores, &none), clock::now()).await.unwrap();
         let of = |rule: &str| {
             let found: Vec<&Difference> =
                 found.iter().filter(|found| found.rule.as_str() == rule).collect();
@@ -223,7 +226,8 @@ async fn a_change_of_policy_is_shown_in_records() {
         house.seen(FRESH, "id = 400").await;
         house.seen(OLD, "id IN (601, 602)").await;
         let keys = house.runner.ledger.keys();
-        let found = compare_with_plan(&saved, rules, stores, keys, clock::now()).await.unwrap();
+        let found =
+            compare_with_plan(&saved, rules, (stores, &none), keys, clock::now()).await.unwrap();
         let inactive = found.iter().find(|found| found.rule == name).unwrap();
         assert_eq!((inactive.newly_due, inactive.spared, inactive.at_least), (2, 1, false));
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use expunged::anonymize::{Anonymization, Strategy, Wanted, replacement};
 use expunged::breaker::Limits;
 use expunged::plan::Survey;
-use expunged::rule::{Action, Condition, Encoding, Mode, Rule, StartingPoint, StoreKind};
+use expunged::rule::{
+    Action, Condition, Encoding, HoldPolicy, Mode, Rule, StartingPoint, StoreKind,
+};
 use expunged::store::sql::catalogue::{Column, ColumnKind};
 use expunged::store::sql::{Access, Bounds, Mismatch, SurveyDepth, Target, Walk};
 use expunged::store::{Store, StoreError};
@@ -112,6 +114,7 @@ pub(crate) fn rule(table: &str) -> Rule {
         time_zone: TimeZone::UTC,
         mode: Mode::Enforce,
         limits: Limits::default(),
+        holds: HoldPolicy::Apply,
     }
 }
 

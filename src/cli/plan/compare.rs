@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use crate::cli::output::{self, BOLD, DIM, GREEN, RESET, YELLOW};
-use crate::cli::{CliError, Common, Exit, open_ledger, stores};
+use crate::cli::{CliError, Common, Exit, has_ledger, holds, open_ledger, stores};
 use crate::config::{self, Config};
 use crate::run::{self, Difference};
 
@@ -24,13 +24,16 @@ pub(crate) async fn main(
     let differences = if text.starts_with("expunged plan ") {
         let ledger = open_ledger(config).await?;
         let plan = run::open(&text, ledger.keys()).map_err(run::ApplyError::from)?;
-        let compared =
-            run::compare_with_plan(&plan, &config.rules, &stores, ledger.keys(), at).await;
+        let holds = holds(config, Some(&ledger), at).await?;
+        let (rules, keys) = (&config.rules, ledger.keys());
+        let compared = run::compare_with_plan(&plan, rules, (&stores, &holds), keys, at).await;
         ledger.close().await;
         compared.map_err(CliError::Usage)?
     } else {
         let before = Config::load(other, config::process_environment())?;
-        run::compare(&before.rules, &config.rules, &stores, at).await?
+        let ledger = if has_ledger(config) { Some(open_ledger(config).await?) } else { None };
+        let holds = holds(config, ledger.as_ref(), at).await?;
+        run::compare(&before.rules, &config.rules, (&stores, &holds), at).await?
     };
     stores.close().await;
     if common.json {

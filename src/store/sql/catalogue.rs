@@ -16,6 +16,8 @@ pub struct Table {
     pub name: String,
     /// What it is.
     pub shape: Shape,
+    /// Tables that it shares rows with: partitions, and what it is a partition of (PostgreSQL).
+    pub family: Vec<(Option<String>, String)>,
     /// Its columns in order.
     pub columns: Vec<Column>,
     /// The columns that name a record: the primary key, or else a unique index over columns that

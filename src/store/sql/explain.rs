@@ -84,12 +84,13 @@ pub(crate) async fn explain(
     select_key(&mut s, columns);
     s.push(", ");
     target.start_micros(&mut s, "");
-    let clauses: [(Option<KeptReason>, Clause<'_>); 7] = [
+    let clauses: [(Option<KeptReason>, Clause<'_>); 8] = [
         (None, &|s| target.due(s, bounds)),
         (Some(KeptReason::NoStartingPoint), &|s| target.has_no_start(s)),
         (Some(KeptReason::UnreadableStartingPoint), &|s| target.has_unreadable_start(s)),
         (Some(KeptReason::PlaceholderStartingPoint), &|s| target.has_placeholder_start(s)),
         (Some(KeptReason::FutureStartingPoint), &|s| target.starts_in_future(s, bounds.now)),
+        (Some(KeptReason::Held), &|s| target.is_held(s)),
         (Some(KeptReason::AlreadyAnonymized), &|s| {
             s.push("1 = 1");
             target.is_anonymized(s);

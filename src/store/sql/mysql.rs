@@ -117,6 +117,7 @@ pub(super) async fn table(
             Shape::Unsupported
         },
         columns: columns(connection, &schema, &table_name).await?,
+        family: Vec::new(),
         key: Vec::new(),
         indexes,
         referenced_by: references(connection, &schema, &table_name).await?,

@@ -107,6 +107,7 @@ pub(super) async fn table(
             (Some("r" | "p"), _) => Shape::Keyed,
             _ => Shape::Unsupported,
         },
+        family: family(connection, oid).await?,
         columns,
         key: Vec::new(),
         indexes,
@@ -124,6 +125,27 @@ pub(super) async fn table(
     };
     table.choose_key(&primary);
     Ok(Some(table))
+}
+
+/// The tables that it inherits from, however far up, and those that inherit from it.
+async fn family(
+    connection: &mut PgConnection,
+    oid: i64,
+) -> Result<Vec<(Option<String>, String)>, sqlx::Error> {
+    let query = statement(
+        "WITH RECURSIVE up (id) AS ( \
+           SELECT inhparent FROM pg_inherits WHERE inhrelid = $1::bigint::oid \
+           UNION SELECT i.inhparent FROM pg_inherits i JOIN up ON i.inhrelid = up.id), \
+         down (id) AS ( \
+           SELECT inhrelid FROM pg_inherits WHERE inhparent = $1::bigint::oid \
+           UNION SELECT i.inhrelid FROM pg_inherits i JOIN down ON i.inhparent = down.id) \
+         SELECT n.nspname::text, c.relname::text FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.oid IN (SELECT id FROM up UNION SELECT id FROM down) ORDER BY 1, 2",
+        vec![Value::Int(oid)],
+    );
+    let named = |row: &Row| (row.text(0), row.text(1).unwrap_or_default());
+    Ok(fetch(connection, &query).await?.iter().map(named).collect())
 }
 
 async fn columns(connection: &mut PgConnection, oid: i64) -> Result<Vec<Column>, sqlx::Error> {

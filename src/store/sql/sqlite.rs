@@ -98,6 +98,7 @@ pub(super) async fn table(
             _ => Shape::Unsupported,
         },
         columns,
+        family: Vec::new(),
         key: Vec::new(),
         indexes: indexes(connection, &table_name).await?,
         referenced_by: references(connection, &table_name).await?,

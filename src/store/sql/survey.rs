@@ -117,7 +117,7 @@ async fn count_kept(
 ) -> Result<(), sqlx::Error> {
     let mut s = Statement::new(target.dialect(), "SELECT ");
     // What the rule's condition leaves out was never its own to decide on.
-    let reasons: [&dyn Fn(&mut Statement); 7] = [
+    let reasons: [&dyn Fn(&mut Statement); 8] = [
         &|s| {
             target.has_no_start(s);
             target.meets_condition(s);
@@ -149,6 +149,7 @@ async fn count_kept(
             target.is_fresh(s);
             target.has_no_name(s);
         },
+        &|s| target.due_but_held(s, bounds),
     ];
     s.separated(", ", reasons, |s, reason| {
         s.push("(SELECT count(*) FROM ").table(&target.table).push(" WHERE ");
@@ -163,6 +164,7 @@ async fn count_kept(
     survey.excluded = positive(row.int(4));
     survey.anonymized = positive(row.int(5));
     survey.no_key = positive(row.int(6));
+    survey.held = positive(row.int(7));
     Ok(())
 }
 

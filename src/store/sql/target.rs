@@ -8,9 +8,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::anonymize::Strategy;
+use crate::hold::Range;
 use crate::rule::{Action, Condition, Encoding, Rule, StartingPoint, StoreKind, wall_clock_before};
 
 use super::catalogue::{Column, ColumnKind, Shape, Table};
+use super::keep::Keep;
 use super::statement::{Statement, Value};
 
 /// The moments that decide: both are fixed once per run.
@@ -35,6 +37,7 @@ pub struct Target {
     /// The subject's column.
     pub subject: Option<Column>,
     pub(super) change: Option<Change>,
+    keep: Keep,
 }
 
 /// What is set in an anonymized record.
@@ -160,6 +163,7 @@ impl Target {
                 condition: rule.condition.clone(),
                 subject,
                 change,
+                keep: Keep::default(),
             }),
             _ => Err(mismatches),
         }
@@ -185,9 +189,34 @@ impl Target {
         })
     }
 
-    /// Appends everything that makes a record due: its starting point, the rule's condition, and
-    /// that it is not anonymized already.
+    /// Keeps what legal holds claim of the table: it is not due any more.
+    pub(crate) fn set_keep(&mut self, keep: Keep) {
+        self.keep = keep;
+    }
+
+    /// Appends everything that makes a record due: its starting point, the rule's condition, that it is
+    /// not anonymized already, and that no legal hold keeps it.
     pub(super) fn due(&self, s: &mut Statement, bounds: Bounds) {
+        self.due_or_held(s, bounds);
+        if !self.keep.is_nothing() {
+            s.push(" AND NOT ");
+            self.keep.is_held(s, self);
+        }
+    }
+
+    /// Appends that a record would be due, and is not because a legal hold keeps it.
+    pub(super) fn due_but_held(&self, s: &mut Statement, bounds: Bounds) {
+        self.due_or_held(s, bounds);
+        s.push(" AND ");
+        self.keep.is_held(s, self);
+    }
+
+    /// Appends, in parentheses, that a legal hold keeps the record, due or not.
+    pub(super) fn is_held(&self, s: &mut Statement) {
+        self.keep.is_held(s, self);
+    }
+
+    fn due_or_held(&self, s: &mut Statement, bounds: Bounds) {
         self.started_before_cutoff(s, bounds);
         self.meets_condition(s);
         self.is_fresh(s);
@@ -305,6 +334,21 @@ impl Target {
         self.usable(s);
         self.moment(s).push(" > ");
         self.limit(s, now);
+    }
+
+    /// Appends, in parentheses, that the starting point certainly lies outside of days that a hold is
+    /// about; not true where it cannot be told.
+    pub(super) fn starts_outside(&self, s: &mut Statement, range: Range) {
+        let sides = [(" < ", range.begins()), (" >= ", range.ends())];
+        let sides = sides.into_iter().filter_map(|(compares, at)| Some((compares, at?)));
+        s.push("(").separated(" OR ", sides, |s, (compares, at)| {
+            s.push("(");
+            self.usable(s);
+            self.moment(s).push(compares);
+            self.limit(s, at);
+            s.push(")");
+        });
+        s.push(")");
     }
 
     /// Appends that the starting point is at or after the cutoff and in a year that ends: the record

@@ -1,0 +1,410 @@
+//! Legal holds: what one covers, when it ends, and what holds say of a table.
+//!
+//! Pure. A [`Hold`] is an order to keep records whatever a rule says. [`Holds`] are those that a
+//! decision has to heed; what they [claim](Holds::claims) of a table becomes a clause of the deleting
+//! statement. Wherever it is not clear whether a record is covered, it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::rule::{Condition, Rule, StoreKind};
+use crate::types::{Name, TableName};
+
+/// How long a hold lasts unless told otherwise, and how long each extension.
+pub const DAYS: i64 = 90;
+
+/// A hold may cover this share of a table before it counts as too broad.
+pub const BROAD_SHARE: f64 = 0.1;
+
+/// An order to keep records.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hold {
+    /// Its id.
+    pub id: Uuid,
+    /// What it says.
+    pub terms: Terms,
+    /// When it was placed.
+    pub placed_at: Timestamp,
+    /// When it ends by itself.
+    pub until: Timestamp,
+    /// When it ended, if it has: released, or its time was over.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Hold {
+    /// Whether it keeps records at `now`.
+    pub fn is_in_force(&self, now: Timestamp) -> bool {
+        self.ended_at.is_none() && self.until > now
+    }
+
+    /// Whether a person whom it is about is not to be told at `now`.
+    pub fn is_confidential(&self, now: Timestamp) -> bool {
+        // To the end of that day, wherever that is last.
+        let ends = self.terms.order.confidential_until.and_then(|day| midnight(day, 2));
+        ends.is_some_and(|ends| now < ends)
+    }
+}
+
+/// What a hold says. It may name persons, so the ledger keeps it sealed and `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// What it covers.
+    pub scope: Scope,
+    /// Of that, only records whose starting point lies in these days.
+    #[serde(default)]
+    pub range: Range,
+    /// The order behind it.
+    pub order: Order,
+    /// Why it may be as broad as it is, where it is broad.
+    #[serde(default)]
+    pub broad: Option<String>,
+}
+
+impl fmt::Debug for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Terms({})", self.scope.kind())
+    }
+}
+
+impl Terms {
+    /// Why it is too broad to be placed without a word why; what it covers need not be counted.
+    pub fn is_broad(&self) -> Option<&'static str> {
+        match &self.scope {
+            Scope::Store(_) => Some("it covers a whole store"),
+            Scope::Table(Records { predicate: None, .. }) if self.range.is_open() => {
+                Some("it covers a whole table")
+            }
+            Scope::Rule { .. } if self.range.is_open() => {
+                Some("it covers a rule without a range of dates")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a hold covers.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Whatever is about certain persons, in tables whose subject column a rule names.
+    Subjects {
+        /// As the stores write them.
+        values: BTreeSet<String>,
+        /// Only there.
+        store: Option<Name>,
+        /// Only there.
+        table: Option<TableName>,
+    },
+    /// Whatever a rule would take, and the records it was about when the hold was placed.
+    Rule {
+        /// The rule.
+        name: Name,
+        /// Its records then: a rule that is changed later does not let them go.
+        records: Records,
+    },
+    /// Records of a table.
+    Table(Records),
+    /// Everything in a store.
+    Store(Name),
+}
+
+impl Scope {
+    /// The word for it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Scope::Subjects { .. } => "subjects",
+            Scope::Rule { .. } => "rule",
+            Scope::Table(_) => "table",
+            Scope::Store(_) => "store",
+        }
+    }
+
+    /// The one store that it is about.
+    pub fn store(&self) -> Option<&Name> {
+        match self {
+            Scope::Subjects { store, .. } => store.as_ref(),
+            Scope::Rule { records, .. } | Scope::Table(records) => Some(&records.store),
+            Scope::Store(store) => Some(store),
+        }
+    }
+
+    /// The one table that it is about.
+    pub fn table(&self) -> Option<&TableName> {
+        match self {
+            Scope::Subjects { table, .. } => table.as_ref(),
+            Scope::Rule { records, .. } | Scope::Table(records) => Some(&records.table),
+            Scope::Store(_) => None,
+        }
+    }
+
+    /// The one rule that it is about.
+    pub fn rule(&self) -> Option<&Name> {
+        match self {
+            Scope::Rule { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// Records of a table: all of them, or those that meet a predicate.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawRecords", into = "RawRecords")]
+pub struct Records {
+    /// The store.
+    pub store: Name,
+    /// What it speaks.
+    pub kind: StoreKind,
+    /// The table.
+    pub table: TableName,
+    /// What they meet; a record for which that is not known is covered.
+    pub predicate: Option<Condition>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct RawRecords {
+    store: Name,
+    kind: StoreKind,
+    table: TableName,
+    predicate: Option<String>,
+}
+
+impl From<Records> for RawRecords {
+    fn from(records: Records) -> RawRecords {
+        let Records { store, kind, table, predicate } = records;
+        RawRecords { store, kind, table, predicate: predicate.map(|text| text.as_str().to_owned()) }
+    }
+}
+
+impl TryFrom<RawRecords> for Records {
+    type Error = crate::rule::InvalidCondition;
+
+    fn try_from(raw: RawRecords) -> Result<Records, Self::Error> {
+        let RawRecords { store, kind, table, predicate } = raw;
+        let predicate = predicate.map(|text| Condition::parse(kind, &text)).transpose()?;
+        Ok(Records { store, kind, table, predicate })
+    }
+}
+
+/// Days, the first and the last included; open where there is none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
+pub struct Range {
+    /// The first day.
+    pub from: Option<Date>,
+    /// The last day.
+    pub to: Option<Date>,
+}
+
+impl Range {
+    /// Whether it leaves nothing out.
+    pub fn is_open(&self) -> bool {
+        *self == Range::default()
+    }
+
+    /// Starting points before this moment lie before the range, whatever the zone: a day begins up to
+    /// 14 hours earlier somewhere.
+    pub fn begins(&self) -> Option<Timestamp> {
+        midnight(self.from?, -1)
+    }
+
+    /// Starting points from this moment on lie after the range, whatever the zone.
+    pub fn ends(&self) -> Option<Timestamp> {
+        midnight(self.to?, 2)
+    }
+}
+
+/// The beginning of a day in UTC, so many days on.
+fn midnight(day: Date, on: i64) -> Option<Timestamp> {
+    let day = day.checked_add(on.days()).ok()?;
+    day.to_zoned(TimeZone::UTC).ok().map(|midnight| midnight.timestamp())
+}
+
+/// The order behind a hold, as a preservation request states it.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Order {
+    /// Who asks: a court, an authority, one's own counsel.
+    pub authority: String,
+    /// Under which reference.
+    pub reference: String,
+    /// The person who asks, with their badge where they have one.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// Their official address.
+    #[serde(default)]
+    pub contact: Option<String>,
+    /// The date of the order.
+    #[serde(default)]
+    pub dated: Option<Date>,
+    /// When the data is due to whoever asks.
+    #[serde(default)]
+    pub due: Option<Date>,
+    /// Which legal kind of data it is about; each needs an instrument of its own.
+    #[serde(default)]
+    pub data: Option<DataKind>,
+    /// Until the end of this day, the person whom it is about is not told.
+    #[serde(default)]
+    pub confidential_until: Option<Date>,
+    /// Anything else.
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+/// The legal kind of data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataKind {
+    /// What somebody wrote or sent.
+    Content,
+    /// Who, when and from where: a subscriber's data and connections.
+    NonContent,
+}
+
+impl DataKind {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DataKind::Content => "content",
+            DataKind::NonContent => "non-content",
+        }
+    }
+}
+
+/// The holds that a decision has to heed, and where the configuration says that subjects are named.
+#[derive(Clone, Default, Debug)]
+pub struct Holds {
+    holds: Vec<Hold>,
+    subjects: Vec<SubjectColumn>,
+}
+
+/// A column that names the person a record is about.
+#[derive(Clone, Debug)]
+struct SubjectColumn {
+    store: Name,
+    table: TableName,
+    column: String,
+}
+
+/// What holds say of a table: these records stay.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Claim<'a> {
+    /// Which.
+    pub what: Claimed<'a>,
+    /// Of them, those whose starting point may lie in the range.
+    pub range: Range,
+}
+
+/// Records that stay.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Claimed<'a> {
+    /// All of the table.
+    Everything,
+    /// Those about certain persons.
+    Subjects {
+        /// The column that names them.
+        column: &'a str,
+        /// As holds name them.
+        values: BTreeSet<&'a str>,
+    },
+    /// Those for which a predicate is not false.
+    Predicate(&'a Condition),
+}
+
+/// A table as the live catalogue names it; a partition also goes by the names of those it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Its store.
+    pub store: &'a Name,
+    /// Its names, each with its schema where the store has schemas.
+    pub names: &'a [(Option<String>, String)],
+}
+
+impl Place<'_> {
+    /// Whether a name may mean this table: one without a schema may mean any. Case is nothing to go by.
+    pub fn may_be(&self, name: &TableName) -> bool {
+        self.names.iter().any(|(schema, table)| {
+            let same_schema = match (&name.schema, schema) {
+                (Some(named), Some(schema)) => named.eq_ignore_ascii_case(schema),
+                _ => true,
+            };
+            same_schema && name.table.eq_ignore_ascii_case(table)
+        })
+    }
+}
+
+impl Holds {
+    /// The holds, in the light of the configured rules.
+    pub fn new(rules: &BTreeMap<Name, Rule>, holds: Vec<Hold>) -> Holds {
+        let subjects = rules.values().filter_map(|rule| {
+            let column = rule.subject.clone()?;
+            Some(SubjectColumn { store: rule.store.clone(), table: rule.table.clone(), column })
+        });
+        Holds { subjects: subjects.collect(), holds }
+    }
+
+    /// Takes more of them in. None goes: what has ended since is heeded until all are read again.
+    pub fn extend(&mut self, more: Vec<Hold>) {
+        for hold in more {
+            self.holds.retain(|known| known.id != hold.id);
+            self.holds.push(hold);
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.holds.is_empty()
+    }
+
+    /// What they claim of a table. `rule` is the one that would take from it, if one of its own does
+    /// and not a deletion elsewhere that reaches this table.
+    pub fn claims(&self, place: Place<'_>, rule: Option<&Name>) -> Vec<Claim<'_>> {
+        let mut claims = Vec::new();
+        let mut persons: BTreeMap<(&str, Range), BTreeSet<&str>> = BTreeMap::new();
+        let here =
+            |records: &Records| records.store == *place.store && place.may_be(&records.table);
+        let mut claim = |hold: &Hold, what| claims.push(Claim { what, range: hold.terms.range });
+        for hold in &self.holds {
+            match &hold.terms.scope {
+                Scope::Store(store) if store == place.store => claim(hold, Claimed::Everything),
+                Scope::Rule { name, .. } if rule == Some(name) => claim(hold, Claimed::Everything),
+                Scope::Table(records) | Scope::Rule { records, .. } if here(records) => {
+                    let predicate = records.predicate.as_ref();
+                    claim(hold, predicate.map_or(Claimed::Everything, Claimed::Predicate));
+                }
+                Scope::Subjects { values, store, table } => {
+                    let elsewhere = store.as_ref().is_some_and(|store| store != place.store)
+                        || table.as_ref().is_some_and(|table| !place.may_be(table));
+                    if elsewhere {
+                        continue;
+                    }
+                    for column in self.subject_columns(place) {
+                        let all = persons.entry((column, hold.terms.range)).or_default();
+                        all.extend(values.iter().map(String::as_str));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let persons = persons.into_iter().map(|((column, range), values)| Claim {
+            what: Claimed::Subjects { column, values },
+            range,
+        });
+        claims.extend(persons);
+        claims
+    }
+
+    /// The columns in which a table names persons, as any rule has it.
+    fn subject_columns(&self, place: Place<'_>) -> impl Iterator<Item = &str> {
+        let here = move |subject: &&SubjectColumn| {
+            subject.store == *place.store && place.may_be(&subject.table)
+        };
+        self.subjects.iter().filter(here).map(|subject| subject.column.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! What is done with holds, and what a hold meets: dead processes, stores that are down, damage.
+
+use std::time::Duration;
+
+use expunged::audit::entry::Cause;
+use expunged::audit::{Entry, Event};
+use expunged::clock;
+use expunged::ledger::audit::AuditFilter;
+use expunged::ledger::{Ground, LedgerError, Start};
+use expunged::run::{RunState, run_by_command};
+use expunged::store::Batch;
+use expunged::store::sql::{Access, Bounds, Walk};
+use tokio_util::sync::CancellationToken;
+
+use crate::house::{House, LIMIT, in_days, moment, on_each_database, persons, rule, set, terms};
+use crate::support::{TestDatabase, fresh_sqlite};
+
+on_each_database! {
+    a_batch_of_a_dead_process_is_resolved_before_a_placement_returns,
+    an_intent_of_an_older_epoch_is_refused_and_the_batch_undone,
+    a_hold_expires_once_and_what_is_overdue_goes,
+}
+
+async fn house(store: TestDatabase) -> House {
+    let at = moment(&store);
+    let tables = format!(
+        "CREATE TABLE accounts (id integer PRIMARY KEY, at {at});
+         INSERT INTO accounts VALUES (1, '2020-06-15 12:00:00'), (2, '2020-06-15 12:00:00')"
+    );
+    House::new(store, &tables, &rule("old", "accounts", "subject = \"id\"")).await
+}
+
+/// Takes all that is due, and begins a run for it.
+async fn take(house: &House) -> (Batch, expunged::ledger::Run) {
+    let (rule, now) = (house.rule("old"), clock::now());
+    let store = house.runner.stores.get(&rule.store, Access::ReadWrite).unwrap();
+    let target = store.target(rule).await.unwrap();
+    let bounds = Bounds { cutoff: rule.cutoff(now), now };
+    let mut walk = Walk::new(&target, 2, 2);
+    let mut pace = walk.pace();
+    let replace = |_: &_, _: &_, old: Option<&str>| old.map(str::to_owned);
+    let batch = store.take(&target, bounds, &mut walk, &mut pace, &replace).await.unwrap().unwrap();
+    let request = house.runner.ledger.request(&rule.name, Cause::Command, now).await.unwrap();
+    (batch, house.runner.ledger.start_run(&request, rule, &Start::Unasked, now).await.unwrap())
+}
+
+async fn intend(
+    house: &House,
+    batch: &Batch,
+    run: &expunged::ledger::Run,
+) -> Result<(), LedgerError> {
+    let (records, ledger) = (&batch.records, &house.runner.ledger);
+    let id = records.transaction_id.as_deref();
+    ledger.intend(run, 0, &records.keys, id, 0, clock::now()).await.map(drop)
+}
+
+async fn a_batch_of_a_dead_process_is_resolved_before_a_placement_returns(store: TestDatabase) {
+    let house = house(store).await;
+    let (batch, run) = take(&house).await;
+    intend(&house, &batch, &run).await.unwrap();
+    // The process died, and with it the batch: the record is there and will stay.
+    batch.rollback().await.unwrap();
+    house.place(persons(&["1"])).await;
+    assert_eq!(house.events("batch_undone").await.len(), 1);
+    assert_eq!(house.run("old").await.records, 1);
+    assert_eq!(house.ids("accounts").await, set(&["1"]));
+}
+
+async fn an_intent_of_an_older_epoch_is_refused_and_the_batch_undone(store: TestDatabase) {
+    let house = house(store).await;
+    let (batch, run) = take(&house).await;
+    house.place(persons(&["1"])).await;
+    let refused = intend(&house, &batch, &run).await;
+    assert!(matches!(refused, Err(LedgerError::HoldsChanged)), "{refused:?}");
+    batch.rollback().await.unwrap();
+    assert_eq!(house.run("old").await.records, 1);
+    assert_eq!(house.ids("accounts").await, set(&["1"]));
+}
+
+async fn a_hold_expires_once_and_what_is_overdue_goes(store: TestDatabase) {
+    let house = house(store).await;
+    let hold = house.place(persons(&["1"])).await;
+    let run_at = async |now| {
+        let stop = CancellationToken::new();
+        let rule = house.rule("old");
+        run_by_command(&house.runner, rule, now, &stop, &|_| {}).await.unwrap().records
+    };
+    assert_eq!(run_at(in_days(89)).await, 1);
+    let ground = Ground { reference: Some("12 Js 34/26-2".into()), reason: None };
+    let extended =
+        house.runner.extend(&hold, in_days(180), ground, "bob", clock::now(), LIMIT).await.unwrap();
+    assert_eq!(run_at(in_days(100)).await, 0);
+    assert!(house.events("hold_expired").await.is_empty());
+    assert_eq!(run_at(in_days(181)).await, 1, "what is overdue goes with the next run");
+    assert_eq!(run_at(in_days(182)).await, 0);
+    assert_eq!(house.events("hold_expired").await.len(), 1);
+
+    let acts = house.runner.ledger.hold_acts(hold.id).await.unwrap();
+    let told: Vec<_> = acts.iter().map(|act| (act.act.as_str(), act.by.as_str())).collect();
+    assert_eq!(told, [("place", "ann"), ("extend", "bob")]);
+    assert_eq!(acts[1].ground.reference.as_deref(), Some("12 Js 34/26-2"));
+
+    // One that has expired comes back by another act; one that was released does not.
+    let again = || Ground { reference: Some("again".into()), reason: None };
+    let (runner, now) = (&house.runner, clock::now());
+    runner.extend(&extended.hold, in_days(300), again(), "bob", now, LIMIT).await.unwrap();
+    house.release(&hold).await;
+    let refused = runner.extend(&hold, in_days(400), again(), "bob", now, LIMIT).await;
+    assert!(refused.unwrap_err().to_string().contains("released"));
+    assert_log_holds_no_person(&house).await;
+}
+
+async fn assert_log_holds_no_person(house: &House) {
+    assert!(house.runner.ledger.verify_audit().await.unwrap().is_valid());
+    let log = house.runner.ledger.audit_log(&AuditFilter::default()).await.unwrap();
+    for (_, Entry { event, .. }) in log {
+        let (Event::HoldPlaced { .. } | Event::HoldExtended { .. } | Event::HoldReleased { .. }) =
+            event
+        else {
+            continue;
+        };
+        let text = serde_json::to_string(&event).unwrap();
+        let told = ["court", "12 Js", "ann", "bob", "values", "again"];
+        assert!(!told.iter().any(|word| text.contains(word)), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_hold_is_in_force_while_its_store_is_down_and_says_which_batch_is_open() {
+    let house = house(fresh_sqlite().await).await;
+    let (batch, run) = take(&house).await;
+    intend(&house, &batch, &run).await.unwrap();
+    batch.rollback().await.unwrap();
+    house.runner.stores.close().await;
+    house.store.pool.close().await;
+    let (file, away) = (house.store.path(), house.folder.path().join("away"));
+    std::fs::rename(&file, &away).unwrap();
+
+    let (now, within) = (clock::now(), Duration::from_secs(2));
+    let placed =
+        house.runner.place(persons(&["1"]), in_days(90), "ann", now, within).await.unwrap();
+    assert_eq!(placed.unresolved.len(), 1);
+    assert_eq!(placed.unresolved[0].rule.as_str(), "old");
+    let coverage = serde_json::to_value(house.runner.coverage(&placed.hold).await).unwrap();
+    assert_eq!(coverage[0]["extent"], "unknown", "{coverage}");
+
+    std::fs::rename(&away, &file).unwrap();
+    let result = house.run("old").await;
+    assert_eq!((result.state, result.records), (RunState::Done, 1), "{:?}", result.error);
+    let left = crate::support::Pool::connect(&house.store.url).await;
+    assert_eq!(left.count("SELECT id FROM accounts").await, 1);
+}
+
+#[tokio::test]
+async fn without_the_holds_nothing_is_deleted() {
+    let house = house(fresh_sqlite().await).await;
+    house.place(terms(house.table("accounts", Some("id = 7")))).await;
+    let ledger = format!("sqlite://{}", house.folder.path().join("ledger.db").display());
+    let ledger = crate::support::Pool::connect(&ledger).await;
+    ledger.execute("UPDATE hold SET sealed = x'0102'").await;
+    let result = house.run("old").await;
+    assert_eq!(result.state, RunState::Refused);
+    assert!(result.error.unwrap().contains("legal holds could not be looked up"));
+    assert_eq!(house.ids("accounts").await.len(), 2);
+    assert_eq!(house.events("run_refused").await.len(), 1);
+}

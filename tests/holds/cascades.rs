@@ -1,0 +1,127 @@
+//! No held row goes because the record that it points at does.
+
+use expunged::hold::Terms;
+use expunged::run::RunState;
+
+use crate::house::{House, moment, on_each_database, persons, rule, set, terms};
+use crate::support::TestDatabase;
+
+const OLD: &str = "'2020-06-15 12:00:00'";
+
+on_each_database! {
+    a_record_stays_with_the_held_rows_that_point_at_it,
+    a_table_that_points_at_itself_is_followed_and_then_kept,
+    a_reference_that_would_be_emptied_keeps_the_record,
+    holds_elsewhere_keep_nothing_here,
+}
+
+/// Accounts, their orders, and the items of those.
+async fn shop(store: TestDatabase, on_delete: &str) -> House {
+    let at = moment(&store);
+    let mut sql = format!(
+        "CREATE TABLE accounts (id integer PRIMARY KEY, at {at});
+         CREATE TABLE orders (id integer PRIMARY KEY, account integer, buyer varchar(20), at {at},
+             FOREIGN KEY (account) REFERENCES accounts (id) ON DELETE {on_delete});
+         CREATE TABLE items (id integer PRIMARY KEY, ordered integer, state varchar(9),
+             FOREIGN KEY (ordered) REFERENCES orders (id) ON DELETE CASCADE);
+         CREATE TABLE others (id integer PRIMARY KEY, who integer, at {at});"
+    );
+    for id in 1..=4 {
+        sql.push_str(&format!(
+            "INSERT INTO accounts VALUES ({id}, {OLD});
+             INSERT INTO orders VALUES ({id}0, {id}, 'buyer{id}', '2099-01-01 12:00:00');
+             INSERT INTO items VALUES ({id}00, {id}0, 's{id}');"
+        ));
+    }
+    let rules = rule("accounts", "accounts", "")
+        + &rule("orders", "orders", "subject = \"buyer\"")
+        + &rule("others", "others", "subject = \"who\"");
+    House::new(store, &sql, &rules).await
+}
+
+async fn a_record_stays_with_the_held_rows_that_point_at_it(store: TestDatabase) {
+    let house = shop(store, "CASCADE").await;
+    // A person whom an order names; an item two steps away.
+    let buyer = house.place(persons(&["buyer2"])).await;
+    let item = house.place(terms(house.table("items", Some("state = 's3'")))).await;
+    assert_eq!(house.due_and_held("accounts").await, (2, 2));
+    let coverage = serde_json::to_value(house.runner.coverage(&item).await).unwrap();
+    assert!(coverage.to_string().contains("\"rule\":\"accounts\""), "{coverage}");
+    assert_eq!(house.run("accounts").await.records, 2);
+    assert_eq!(house.ids("accounts").await, set(&["2", "3"]));
+    assert_eq!(house.ids("orders").await, set(&["20", "30"]));
+    assert_eq!(house.ids("items").await, set(&["200", "300"]));
+
+    house.release(&buyer).await;
+    house.release(&item).await;
+    assert_eq!(house.run("accounts").await.records, 2);
+    assert!(house.ids("items").await.is_empty());
+}
+
+async fn a_table_that_points_at_itself_is_followed_and_then_kept(store: TestDatabase) {
+    let at = moment(&store);
+    let mut sql = format!(
+        "CREATE TABLE posts (id integer PRIMARY KEY, parent integer, author varchar(9), at {at},
+             FOREIGN KEY (parent) REFERENCES posts (id) ON DELETE CASCADE);"
+    );
+    // Two short threads, one of them held at its end, and one that is longer than is followed.
+    let threads = [(1, 3, "a"), (11, 3, "held"), (21, 7, "a")];
+    for (first, length, author) in threads {
+        for id in first..first + length {
+            let parent = if id == first { "NULL".to_owned() } else { (id - 1).to_string() };
+            let author = if id == first + length - 1 { author } else { "a" };
+            // The ends of threads are young: nothing but a cascade takes them.
+            let at = if id == first { OLD } else { "'2099-01-01 12:00:00'" };
+            sql.push_str(&format!("INSERT INTO posts VALUES ({id}, {parent}, '{author}', {at});"));
+        }
+    }
+    let house = House::new(store, &sql, &rule("posts", "posts", "subject = \"author\"")).await;
+    let hold = house.place(persons(&["held"])).await;
+    let result = house.run("posts").await;
+    assert_eq!((result.state, result.records), (RunState::Done, 1), "{:?}", result.error);
+    assert_eq!(house.ids("posts").await.len(), 10, "a thread of three went, the others stayed");
+    house.release(&hold).await;
+    assert_eq!(house.run("posts").await.records, 2);
+    assert!(house.ids("posts").await.is_empty());
+}
+
+async fn a_reference_that_would_be_emptied_keeps_the_record(store: TestDatabase) {
+    let house = shop(store, "SET NULL").await;
+    house.place(persons(&["buyer1"])).await;
+    assert_eq!(house.run("accounts").await.records, 3);
+    assert_eq!(house.ids("accounts").await, set(&["1"]));
+    assert_eq!(house.store.count("SELECT count(*) FROM orders WHERE account = 1").await, 1);
+    // Items do not go when an order only loses its account.
+    let narrow = Terms { broad: None, ..terms(house.table("items", Some("id = 0"))) };
+    house.place(narrow).await;
+    assert_eq!(house.due_and_held("accounts").await, (0, 1));
+}
+
+async fn holds_elsewhere_keep_nothing_here(store: TestDatabase) {
+    let house = shop(store, "CASCADE").await;
+    house.place(terms(house.table("others", None))).await;
+    let mut nobody = persons(&["buyer1"]);
+    if let expunged::hold::Scope::Subjects { store, table, .. } = &mut nobody.scope {
+        *store = Some("app".parse().unwrap());
+        *table = Some("others".parse().unwrap());
+    }
+    house.place(nobody).await;
+    assert_eq!(house.due_and_held("accounts").await, (4, 0));
+}
+
+#[tokio::test]
+async fn a_hold_on_a_partition_or_on_the_whole_covers_the_other() {
+    let house = House::new(
+        crate::support::fresh_postgres().await,
+        "CREATE TABLE events (id integer, at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+         CREATE TABLE events_2020 PARTITION OF events FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+         INSERT INTO events VALUES (1, '2020-05-01'), (2, '2020-05-01')",
+        &(rule("whole", "events", "") + &rule("part", "events_2020", "")),
+    )
+    .await;
+    let whole = house.place(terms(house.table("events", Some("id = 1")))).await;
+    assert_eq!(house.due_and_held("part").await, (1, 1));
+    house.release(&whole).await;
+    house.place(terms(house.table("events_2020", Some("id = 1")))).await;
+    assert_eq!(house.due_and_held("whole").await, (1, 1));
+}
