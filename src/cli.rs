@@ -11,6 +11,7 @@ mod check;
 mod daemon;
 mod demo;
 mod hold;
+mod metrics;
 mod output;
 mod plan;
 mod run;
@@ -69,6 +70,7 @@ enum Command {
     Approve(approve::Args),
     Daemon(daemon::Args),
     Status(status::Args),
+    Metrics(metrics::Args),
     Why(why::Args),
     Certificate(certificate::Args),
     #[command(subcommand)]
@@ -201,6 +203,7 @@ impl Cli {
             Command::Approve(args) => approve::main(&common, args).await,
             Command::Daemon(args) => daemon::main(&common, args).await,
             Command::Status(args) => status::main(&common, args).await,
+            Command::Metrics(args) => metrics::main(&common, args).await,
             Command::Why(args) => why::main(&common, args).await,
             Command::Certificate(args) => certificate::main(&common, args).await,
             Command::Hold(command) => hold::main(&common, command).await,

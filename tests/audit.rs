@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use expunged::config::Config;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -52,8 +53,15 @@ impl Place {
             "[ledger]\nurl = \"sqlite:ledger.db\"\n[store.app]\nkind = \"sqlite\"\nurl = \"{}\"\n{RULES}",
             store.url
         );
-        fs::write(folder.path().join("expunged.toml"), text).unwrap();
-        Place { folder, store }
+        let file = folder.path().join("expunged.toml");
+        fs::write(&file, text).unwrap();
+        let place = Place { folder, store };
+        // The ledger is made, and says that the rules may act.
+        place.expunged(&["run"], 1);
+        let config = Config::load(&file, std::iter::empty()).unwrap();
+        let ledger = format!("sqlite://{}", place.path("ledger.db").display());
+        support::approve_in_advance(&ledger, &config).await;
+        place
     }
 
     /// One whose rules have run.

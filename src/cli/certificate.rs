@@ -10,6 +10,8 @@ use uuid::Uuid;
 
 use crate::certificate::{Certificate, issue};
 use crate::clock;
+use crate::ledger::Ledger;
+use crate::types::Name;
 
 use super::output::{self, BOLD, RESET};
 use super::{CliError, Common, Exit, open_ledger};
@@ -21,34 +23,42 @@ use super::{CliError, Common, Exit, open_ledger};
 /// public key. Exit code 0 when it was issued, otherwise 1.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// The run's id, as `expunged run --json` and `expunged audit log --json` show it.
-    run: Uuid,
+    /// The run's id, as `expunged audit log --json` shows it, or a rule's name for its latest run.
+    run: String,
+    /// Without the proof.
+    #[arg(long)]
+    brief: bool,
     /// Also write RUN.txt, RUN.json and RUN.tlog-proof into this folder.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
 }
 
 impl Args {
-    /// Of this run.
-    pub(super) fn of(run: Uuid) -> Args {
-        Args { run, out: None }
+    /// Of a rule's latest run.
+    pub(super) fn brief(rule: &str) -> Args {
+        Args { run: rule.to_owned(), brief: true, out: None }
     }
 }
 
 pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> {
     let config = common.load()?;
     let ledger = open_ledger(&config).await?;
-    let report = ledger.run_report(args.run).await?;
+    let run = find(&ledger, &args.run).await?;
+    let report = ledger.run_report(run).await?;
     let rule = report.and_then(|report| config.rules.get(&report.rule));
-    let certificate = issue(&ledger, args.run, rule, clock::now()).await;
+    let certificate = issue(&ledger, run, rule, clock::now()).await;
     ledger.close().await;
     let certificate = certificate?;
-    let text = text(&certificate);
+    let mut text = text(&certificate);
+    if !args.brief {
+        text.push_str("\nThe proof, for `expunged audit verify-proof`:\n\n");
+        text.push_str(&certificate.log.proof);
+    }
     if let Some(folder) = &args.out {
         let json = serde_json::to_string_pretty(&certificate).unwrap_or_default();
         let files = [("txt", &text), ("json", &json), ("tlog-proof", &certificate.log.proof)];
         for (extension, content) in files {
-            let path = folder.join(format!("{}.{extension}", args.run));
+            let path = folder.join(format!("{run}.{extension}"));
             fs::write(&path, content).map_err(|source| CliError::Io {
                 doing: format!("write {}", path.display()),
                 source,
@@ -63,6 +73,16 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         print!("{rest}");
     }
     Ok(Exit::Fine)
+}
+
+/// The run of an id, or the latest of a rule.
+async fn find(ledger: &Ledger, run: &str) -> Result<Uuid, CliError> {
+    if let Ok(id) = run.parse() {
+        return Ok(id);
+    }
+    let unknown = || CliError::Usage(format!("there is no run and no rule `{run}` that has run"));
+    let rule: Name = run.parse().map_err(|_| unknown())?;
+    Ok(ledger.last_run(&rule).await?.ok_or_else(unknown)?.id)
 }
 
 /// The certificate as people read it.
@@ -123,7 +143,5 @@ fn text(certificate: &Certificate) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{topic:<14} {}", output::hanging(&content, 15));
     }
-    text.push_str("\nThe proof, for `expunged audit verify-proof`:\n\n");
-    text.push_str(&certificate.log.proof);
     text
 }

@@ -141,20 +141,14 @@ impl Tour {
         let exit = apply::main(&self.common, apply::Args::of(saved)).await?;
         tell(&exit);
 
-        let config = Config::load(&self.common.config, std::iter::empty())?;
-        let ledger = open_ledger(&config).await?;
-        let run =
-            ledger.last_run(&config.rules.keys().last().cloned().ok_or(CliError::NoRules)?).await?;
-        ledger.close().await;
-        if let Some(run) = run {
-            self.heading(
-                &format!("certificate {}", run.id),
-                "For the file: what was deleted and how that was verified, with a proof that the audit \
-                 log says so. None is issued for a run that is not complete and verified.",
-            );
-            let exit = certificate::main(&self.common, certificate::Args::of(run.id)).await?;
-            tell(&exit);
-        }
+        self.heading(
+            "certificate --brief inactive-accounts",
+            "For the file: what was deleted, and how that was verified. Without --brief the proof that the \
+             audit log says so comes with it. None is issued for a run that is not complete and verified.",
+        );
+        let brief = certificate::Args::brief("inactive-accounts");
+        let exit = certificate::main(&self.common, brief).await?;
+        tell(&exit);
 
         self.heading(
             "plan --brief",

@@ -25,21 +25,21 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct RuleStatus {
+pub(super) struct RuleStatus {
     rule: Name,
     mode: Mode,
     schedule: String,
     last_state: Option<String>,
     last_started_at: Option<Timestamp>,
     last_records: Option<u64>,
-    last_remaining: Option<u64>,
+    pub(super) last_remaining: Option<u64>,
     last_error: Option<String>,
     /// When the rule was last not let to run, if that was after its last run.
     refused_at: Option<Timestamp>,
     refused_because: Option<String>,
     next_slot: Option<Timestamp>,
     overdue_since: Option<Timestamp>,
-    overdue_seconds: Option<i64>,
+    pub(super) overdue_seconds: Option<i64>,
     /// The configuration was changed and the daemon has not loaded it yet.
     not_loaded: bool,
     /// Its run waits for somebody's approval, or has it and has not begun.
@@ -76,7 +76,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     Ok(Exit::Fine)
 }
 
-async fn status(
+pub(super) async fn status(
     ledger: &Ledger,
     rule: &Rule,
     state: Option<&RuleState>,

@@ -101,4 +101,35 @@ impl Ledger {
             verification: verification.map_err(|_| damaged)?,
         }))
     }
+
+    /// How many records all runs of a rule have taken.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn records_taken(&self, rule: &Name) -> Result<u64, LedgerError> {
+        let query = sqlx::query(
+            "SELECT CAST(coalesce(sum(records), 0) AS BIGINT) AS number FROM run WHERE rule = $1",
+        );
+        let row = query.bind(rule.as_str()).fetch_one(&self.pool).await;
+        row.doing("counting what a rule has taken")?.count("number")
+    }
+
+    /// How many batches there are whose outcome is not known.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn open_batch_count(&self) -> Result<u64, LedgerError> {
+        let query = sqlx::query("SELECT count(*) AS number FROM batch WHERE state = 'intended'");
+        let row = query.fetch_one(&self.pool).await;
+        row.doing("counting open batches")?.count("number")
+    }
+
+    /// How many entries the audit log has.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn audit_size(&self) -> Result<u64, LedgerError> {
+        let row = sqlx::query("SELECT size FROM audit_head").fetch_one(&self.pool).await;
+        row.doing("reading the size of the audit log")?.count("size")
+    }
 }

@@ -3,7 +3,8 @@
 use std::process::{Command, Output};
 
 use crate::house::{configuration, rule, secret};
-use crate::support::{TestDatabase, fresh_sqlite};
+use crate::support::{TestDatabase, approve_in_advance, fresh_sqlite};
+use expunged::config::Config;
 use tempfile::TempDir;
 
 struct Desk {
@@ -33,8 +34,15 @@ impl Desk {
             )
             + &rule("visits", "visits", "");
         let text = configuration(&store, &rules);
-        std::fs::write(folder.path().join("expunged.toml"), text).unwrap();
-        Desk { store, folder }
+        let file = folder.path().join("expunged.toml");
+        std::fs::write(&file, text).unwrap();
+        let desk = Desk { store, folder };
+        // The ledger is made, and says that the rules may act.
+        assert_eq!(desk.expunged(&["run"]).status.code(), Some(1));
+        let config = Config::load(&file, std::iter::empty()).unwrap();
+        let ledger = format!("sqlite://{}", desk.folder.path().join("ledger.db").display());
+        approve_in_advance(&ledger, &config).await;
+        desk
     }
 
     fn expunged(&self, arguments: &[&str]) -> Output {

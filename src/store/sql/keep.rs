@@ -26,10 +26,6 @@ use super::target::Target;
 const ALIASES: [&str; 4] =
     ["expunged_held_1", "expunged_held_2", "expunged_held_3", "expunged_held_4"];
 
-/// Values in one list of MySQL's. MariaDB makes a list of a thousand into a sub-select, which a DELETE
-/// then reads again for each row; a shorter one it sorts once and searches.
-const MOST_IN_LIST: usize = 900;
-
 /// Referencing tables that are looked at for one target. A schema has not so many by far.
 const MOST_TABLES: usize = 500;
 
@@ -432,13 +428,9 @@ impl Persons {
                 s.push("::text::json) AS held (a))");
             }
             _ => {
-                s.push("(");
-                s.separated(" OR ", self.values().chunks(MOST_IN_LIST), |s, values| {
-                    name(s);
-                    s.push(" IN (").separated(", ", values, |s, value| {
-                        s.bind(value.clone());
-                    });
-                    s.push(")");
+                name(s);
+                s.push(" IN (").separated(", ", &self.values(), |s, value| {
+                    s.literal(value);
                 });
                 s.push(")");
             }

@@ -1,8 +1,9 @@
 //! SQL text with its bound values: the only way to build SQL for a target.
 //!
 //! Text enters a [`Statement`] as a literal of this program, as an identifier or type that came from
-//! the live catalogue and is quoted here, as a bound value, or as the operator's own condition, which
-//! was parsed as one expression. There is no method that takes any other string.
+//! the live catalogue and is quoted here, as a bound value (in MySQL's long lists as digits alone), or
+//! as the operator's own condition, which was parsed as one expression. There is no method that takes
+//! any other string.
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use jiff::Timestamp;
@@ -194,6 +195,21 @@ impl Statement {
         self
     }
 
+    /// Appends a value as a literal of MySQL's that can be nothing else: digits, or hexadecimal digits.
+    /// For lists of thousands, where each placeholder would be described to the client and back.
+    pub(crate) fn literal(&mut self, value: &Value) -> &mut Self {
+        let text = match value {
+            Value::Int(number) => number.to_string(),
+            Value::UInt(number) => number.to_string(),
+            Value::Text(text) => format!("_utf8mb4 X'{}'", hex::encode(text)),
+            Value::Bytes(bytes) => format!("X'{}'", hex::encode(bytes)),
+            _ => return self.bind(value.clone()),
+        };
+        self.sql.push_str(&text);
+        self.reusable = false;
+        self
+    }
+
     /// Appends each item, with a literal between two.
     pub(crate) fn separated<T>(
         &mut self,
@@ -333,6 +349,14 @@ mod tests {
         statement.bind(Value::Int(1)).push(" AND b = ").bind(Value::Text("x' OR 1".into()));
         assert_eq!(statement.text(), "WHERE a = $1 AND b = $2");
         assert_eq!(statement.values().len(), 2);
+    }
+
+    #[test]
+    fn a_literal_holds_nothing_but_digits() {
+        let mut statement = Statement::new(StoreKind::Mysql, "x IN (");
+        statement.literal(&Value::Int(-7)).push(", ").literal(&Value::Text("a'); --".into()));
+        assert_eq!(statement.text(), "x IN (-7, _utf8mb4 X'6127293b202d2d'");
+        assert!(statement.values().is_empty() && !statement.is_reusable());
     }
 
     #[test]
