@@ -90,6 +90,11 @@
 //! - **The ticker only wakes.** tokio-cron-scheduler calls the loop each minute; which slot is due is
 //!   computed by croner from the last one claimed, so daylight saving, downtime and two daemons on
 //!   one ledger come out right.
+//! - **A saved plan names its records by sums.** Each range of keys has the sum of its records' keyed
+//!   commitments; sums add up, so any row of ranges can be taken in one statement and held against the
+//!   plan, with flat memory and without a list of keys ([`plan::saved`]).
+//! - **Whoever waits for approval waits in the ledger.** The request is closed while a run waits and
+//!   opened again by whoever approves; the pass that works requests off is the same.
 //! - Deliberately absent so far: erasure requests, recipients, backups, files and object
 //!   stores, and the HTTP interface.
 

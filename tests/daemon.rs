@@ -12,6 +12,8 @@ mod harness;
 
 #[path = "daemon/checkpoints.rs"]
 mod checkpoints;
+#[path = "daemon/clock.rs"]
+mod clock;
 #[path = "daemon/continuous.rs"]
 mod continuous;
 #[path = "daemon/idle.rs"]

@@ -201,6 +201,12 @@ impl Tour {
                 "See what will be due on a day to come.",
                 format!("expunged plan --at {}", self.in_a_month()),
             ),
+            (
+                "Keep what is about one person, whatever a rule says, and plan again.",
+                "expunged hold place --subject 4711 --authority \"Our counsel\" --reference 26-1"
+                    .to_owned(),
+            ),
+            ("Ask what became of one record.", "expunged why inactive-accounts 4711".to_owned()),
             ("Ask the log.", "expunged audit log --kind batch_done".to_owned()),
             ("Let the rules run on their schedules; Ctrl-C ends it.", "expunged daemon".to_owned()),
             (

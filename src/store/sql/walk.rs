@@ -231,6 +231,9 @@ pub struct Pace {
     /// Rows that a batch may take at most.
     pub rows: u64,
     widest: u64,
+    /// Slowness alone makes no window narrower than this: a batch has costs of its own, which narrower
+    /// windows only add up.
+    narrowest: u64,
     most_rows: u64,
     /// A window of this width cannot hold more than the most rows.
     certain_width: u64,
@@ -244,12 +247,20 @@ impl Pace {
     /// practice dozens.
     pub fn new(steps_are_pages: bool) -> Pace {
         if steps_are_pages {
-            Pace { width: 16, rows: 1_000, widest: 4_096, most_rows: 5_000, certain_width: 16 }
+            Pace {
+                width: 16,
+                rows: 1_000,
+                widest: 4_096,
+                narrowest: 8,
+                most_rows: 5_000,
+                certain_width: 16,
+            }
         } else {
             Pace {
                 width: 1_000,
                 rows: 1_000,
                 widest: 100_000,
+                narrowest: 500,
                 most_rows: 5_000,
                 certain_width: 5_000,
             }
@@ -269,8 +280,8 @@ impl Pace {
     /// Takes note of how a batch went.
     pub fn note(&mut self, took: Duration, rows: u64) {
         if took > CALM || rows > self.most_rows {
-            self.width = (self.width / 2).max(1);
-            self.rows = (self.rows / 2).max(100);
+            self.width = (self.width / 2).max(self.narrowest.min(self.width));
+            self.rows = (self.rows / 2).max(500.min(self.rows));
         } else if took < CALM / 2 {
             // Twice as wide, unless that would overshoot the most rows that a batch may take.
             if rows * 2 <= self.most_rows {
