@@ -59,6 +59,11 @@ impl Share {
         self.0
     }
 
+    /// Whether `part` of `whole` is so near to this share that an estimate of the whole does not tell.
+    pub fn is_near(self, part: u64, whole: u64) -> bool {
+        part > 0 && ratio(part, whole.max(part)) > self.0 / 20.0
+    }
+
     /// Whether `part` of `whole` is more than this share.
     pub fn is_exceeded_by(self, part: u64, whole: u64) -> bool {
         part > 0 && ratio(part, whole.max(part)) > self.0

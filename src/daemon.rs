@@ -346,6 +346,9 @@ impl Daemon {
             return LEDGER_AGAIN.saturating_sub(elapsed);
         }
         let at_most = TICKER_LATE.saturating_sub(elapsed);
+        if self.clock_jumped {
+            return at_most;
+        }
         let Some(next) = self.agenda.next_look(|rule| self.running.contains_key(rule)) else {
             return at_most;
         };
@@ -398,6 +401,7 @@ impl Daemon {
                     RunError::Ledger(_) => "the ledger failed",
                     RunError::Store(_) => "the store failed",
                     RunError::Clock(_) => "the clock is in doubt",
+                    RunError::Surge { .. } => "far more fell due than when the run began",
                     RunError::Unresolved { .. } | RunError::RuleChanged { .. } => {
                         "an interrupted run is not resolved yet"
                     }
@@ -484,8 +488,10 @@ impl Daemon {
             self.publishing = Publishing::start(&self.ledger, &config.audit);
         }
         self.active = Arc::new(Active::new(config, &self.ledger, Some(&in_force)));
-        // Whoever reloads has looked, if there was something to look at.
-        self.active.runner.clock.accept();
+        if self.clock_jumped {
+            // Whoever reloads after a jump was said has looked. One that nobody knows of is still to be said.
+            self.active.runner.clock.accept();
+        }
         self.retired.push(in_force);
         self.close_retired();
         tracing::info!(rules = self.active.config.rules.len(), changes = changes.len(), "reloaded");

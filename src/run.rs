@@ -90,6 +90,8 @@ pub struct RunResult {
     pub records: u64,
     /// What was seen of the records that were taken, when expunged looked again.
     pub verification: Option<Verification>,
+    /// Of a saved plan, records that were not taken, because they changed since or are held.
+    pub left: Option<u64>,
     /// Records still due when expunged looked again; for a rule that observes, those that are due.
     pub remaining: Option<u64>,
     /// Batches carried out.
@@ -144,6 +146,16 @@ pub enum RunError {
     /// The ledger failed: nothing is deleted without one.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// More records were taken than were due when the run began.
+    #[error(
+        "{due} records were due when it began and {records} are taken: something makes more of them due; look at `expunged plan` before the next run"
+    )]
+    Surge {
+        /// Records that were due.
+        due: u64,
+        /// Records that were taken.
+        records: u64,
+    },
     /// The clock was set while the run was under way.
     #[error(transparent)]
     Clock(#[from] Jump),
@@ -337,6 +349,7 @@ impl Runner {
             lock,
             taken: Taken::new(),
             records: 0,
+            left: 0,
             batches: 0,
         }
         .carry_out(errand, watch)
@@ -354,7 +367,12 @@ impl Runner {
         let history = self.ledger.history(rule).await?;
         let (due, total) = (prepared.due, prepared.total);
         match breaker::trips(rule.limits, &history, due, total, now).first() {
-            None => Ok(Permission::Given(Start::Unasked)),
+            None => {
+                if due > 0 {
+                    self.ledger.withdraw_approval(&rule.name).await?;
+                }
+                Ok(Permission::Given(Start::Unasked))
+            }
             Some(trip) => self.ledger.ask_approval(request, rule, (due, total), *trip, now).await,
         }
     }
@@ -431,21 +449,34 @@ impl Runner {
             Errand::Plan(planned) => planned.part.cutoff,
         };
         let bounds = Bounds { cutoff, now };
-        let survey = store.survey(&target, bounds, SurveyDepth::Due).await?;
-        if let Errand::Plan(planned) = errand {
-            self.hold_against(planned, rule, survey.due).await?;
+        let mut survey = store.survey(&target, bounds, SurveyDepth::Due).await?;
+        // An estimate may be old, and a table much smaller by now.
+        if survey.total_is_estimate && rule.limits.max_share.is_near(survey.due, survey.total) {
+            survey.total = store.count(&target).await?;
         }
-        Ok(Prepared { store, target, held, bounds, due: survey.due, total: survey.total })
+        let taken_before = match errand {
+            Errand::Due => 0,
+            Errand::Plan(planned) => self.hold_against(planned, rule, survey.due).await?,
+        };
+        Ok(Prepared {
+            store,
+            target,
+            held,
+            bounds,
+            due: survey.due,
+            total: survey.total,
+            taken_before,
+        })
     }
 
     /// Whether the number due is still about the planned one; what the plan itself has taken, in a run
-    /// that was interrupted, counts as due.
+    /// that was interrupted, counts as due, and is told.
     async fn hold_against(
         &self,
         planned: &Planned<'_>,
         rule: &Rule,
         due: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<u64, Refusal> {
         let taken = self.ledger.taken_by_plan(&rule.name, planned.digest).await;
         let taken = taken.map_err(|error| Refusal::new("the ledger failed", &error))?;
         if breaker::has_drifted(planned.part.due, due + taken, planned.margin) {
@@ -457,7 +488,7 @@ impl Runner {
             );
             return Err(Refusal::new("the number due has drifted", &error));
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Resolves what runs of a rule left behind when their process died, if nobody is running it.
@@ -498,6 +529,14 @@ impl Runner {
         let left = self.ledger.open_requests().await?;
         let left: Vec<_> = left.into_iter().filter(|request| request.rule == rule.name).collect();
         if left.is_empty() && self.ledger.open_runs(&rule.name).await?.is_empty() {
+            return Ok(None);
+        }
+        if !left.is_empty() && left.iter().all(|request| request.planned) {
+            // Whoever applied the plan applies it again; nobody goes on with whatever is due.
+            self.recover_locked(rule, now).await?;
+            for old in &left {
+                self.ledger.abandon_request(old, "its saved plan was interrupted", now).await?;
+            }
             return Ok(None);
         }
         let request = self.ledger.request(&rule.name, Cause::Restart, now).await?;
@@ -607,6 +646,8 @@ struct Prepared {
     bounds: Bounds,
     due: u64,
     total: u64,
+    /// Records that earlier runs of the same saved plan took.
+    taken_before: u64,
 }
 
 impl Prepared {
@@ -623,6 +664,7 @@ fn result(rule: &Rule, state: RunState, watch: Stopwatch) -> RunResult {
         state,
         records: 0,
         verification: None,
+        left: None,
         remaining: None,
         batches: 0,
         seconds: watch.elapsed().as_secs_f64(),

@@ -396,6 +396,15 @@ impl Store {
             .map_err(failed(&self.name, "counting records"))
     }
 
+    /// Counts the records of the table, due or not. Cannot write.
+    ///
+    /// # Errors
+    /// As for [`Store::survey`].
+    pub async fn count(&self, target: &Target) -> Result<u64, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::count(&mut tx, target).await.map_err(failed(&self.name, "counting records"))
+    }
+
     /// Reads the keys of some due records, the oldest first. Cannot write.
     ///
     /// # Errors

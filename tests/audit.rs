@@ -50,7 +50,7 @@ impl Place {
             .await;
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "[ledger]\nurl = \"sqlite:ledger.db\"\n[store.app]\nkind = \"sqlite\"\nurl = \"{}\"\n{RULES}",
+            "[ledger]\nurl = \"sqlite:ledger.db\"\n[breakers]\nmax_share = \"100 %\"\n[store.app]\nkind = \"sqlite\"\nurl = \"{}\"\n{RULES}",
             store.url
         );
         let file = folder.path().join("expunged.toml");

@@ -142,11 +142,11 @@ impl Tour {
         tell(&exit);
 
         self.heading(
-            "certificate --brief inactive-accounts",
+            "certificate --brief closed-orders",
             "For the file: what was deleted, and how that was verified. Without --brief the proof that the \
              audit log says so comes with it. None is issued for a run that is not complete and verified.",
         );
-        let brief = certificate::Args::brief("inactive-accounts");
+        let brief = certificate::Args::brief("closed-orders");
         let exit = certificate::main(&self.common, brief).await?;
         tell(&exit);
 

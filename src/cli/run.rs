@@ -97,6 +97,16 @@ pub(crate) fn print(results: &[RunResult]) {
             anstream::println!("{RED}failed{RESET}  {}", output::hanging(&text, 8));
         }
     }
+    for result in results {
+        if let Some(left) = result.left.filter(|left| *left > 0) {
+            let text = format!(
+                "{}: {} of the plan were left, because they changed since or are held",
+                result.rule,
+                output::records(left)
+            );
+            anstream::println!("{YELLOW}left{RESET}    {}", output::hanging(&text, 8));
+        }
+    }
     for result in results.iter().filter(|result| result.state == RunState::Observed) {
         let due = result.remaining.map_or_else(|| "what is due".to_owned(), output::records);
         let text = format!("{} only observes: {due} noted and left alone", result.rule);

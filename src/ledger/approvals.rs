@@ -66,8 +66,12 @@ impl Approval {
         if now.duration_since(since) > GOOD_FOR {
             return false;
         }
-        let is_more = due > self.due;
-        self.rule_digest == rule_digest && !(is_more && has_drifted(self.due, due, GROWTH))
+        self.rule_digest == rule_digest && !self.is_outgrown_by(due)
+    }
+
+    /// Whether clearly more is due than was asked about.
+    fn is_outgrown_by(&self, due: u64) -> bool {
+        due > self.due && has_drifted(self.due, due, GROWTH)
     }
 }
 
@@ -100,7 +104,7 @@ impl Ledger {
         let mut tx = self.snapshot().await?;
         let acted = sqlx::query(
             "SELECT count(*) AS acted FROM run WHERE rule = $1 AND rule_digest = $2 \
-             AND mode = 'enforce' AND (records > 0 OR plan IS NOT NULL)",
+             AND mode = 'enforce' AND records > 0",
         )
         .bind(rule.name.as_str())
         .bind(rule.digest())
@@ -145,14 +149,17 @@ impl Ledger {
             return Ok(Permission::Given(Start::Approved(open.run)));
         }
         let unfinished = unfinished(&mut tx, &rule.name).await?;
-        if unfinished.is_some_and(|approval| approval.covers(&digest, due, now)) {
+        if unfinished.is_some_and(|(approval, taken)| approval.covers(&digest, due + taken, now)) {
             return Ok(Permission::Given(Start::Unasked));
         }
         let note = Some("it waits for approval");
         requests::close(&mut tx, request.id, "abandoned", note, now).await?;
-        let is_same = |open: &Approval| open.approved_at.is_none() && open.rule_digest == digest;
+        // Somebody may be looking at it: what was asked about stays what is approved.
+        let is_same = |open: &Approval| {
+            open.approved_at.is_none() && open.rule_digest == digest && !open.is_outgrown_by(due)
+        };
         let approval = Approval {
-            run: open.as_ref().filter(|open| is_same(open)).map_or_else(clock::new_id, |o| o.run),
+            run: clock::new_id(),
             rule: rule.name.clone(),
             rule_digest: digest.clone(),
             store: rule.store.clone(),
@@ -166,8 +173,11 @@ impl Ledger {
             why: None,
         };
         match open {
-            // Somebody may be about to approve it: it keeps its id, and says what is due now.
-            Some(open) if is_same(&open) => renew(&mut tx, &approval, request).await?,
+            Some(open) if is_same(&open) => {
+                renew(&mut tx, open.run, request).await?;
+                commit(tx).await?;
+                return Ok(Permission::Waits(Box::new(open)));
+            }
             outdated => {
                 if let Some(outdated) = outdated {
                     set_state(&mut tx, outdated.run, "withdrawn").await?;
@@ -240,6 +250,17 @@ impl Ledger {
         Ok(Approved::Now(approval))
     }
 
+    /// Ends the wait of a rule that runs within its limits: what was approved was for another day.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn withdraw_approval(&self, rule: &Name) -> Result<(), LedgerError> {
+        let mut tx = self.begin().await?;
+        let Some(open) = open(&mut tx, rule).await? else { return Ok(()) };
+        set_state(&mut tx, open.run, "withdrawn").await?;
+        commit(tx).await
+    }
+
     /// The runs that wait, or are approved and have not begun; the oldest first.
     ///
     /// # Errors
@@ -278,14 +299,16 @@ async fn approvals(tx: &mut Transaction<'_>) -> Result<Vec<Approval>, LedgerErro
     rows.iter().map(read).collect()
 }
 
-/// The latest approval of a rule that was made use of, while no run has gone to its end since: what was
-/// interrupted goes on without being approved again.
+/// The latest approval of a rule that was made use of, while no run has gone to its end since, and how
+/// many records were taken by it: what was interrupted goes on without being approved again.
 async fn unfinished(
     tx: &mut Transaction<'_>,
     rule: &Name,
-) -> Result<Option<Approval>, LedgerError> {
+) -> Result<Option<(Approval, u64)>, LedgerError> {
     let row = sqlx::query(
-        "SELECT * FROM approval WHERE rule = $1 AND state = 'used' AND NOT EXISTS \
+        "SELECT approval.*, (SELECT CAST(coalesce(sum(records), 0) AS BIGINT) FROM run \
+           WHERE run.rule = approval.rule AND run.started_at >= approval.decided_at) AS taken \
+         FROM approval WHERE rule = $1 AND state = 'used' AND NOT EXISTS \
          (SELECT 1 FROM run WHERE run.rule = approval.rule AND run.state = 'done' \
           AND run.started_at >= approval.decided_at) ORDER BY decided_at DESC LIMIT 1",
     )
@@ -293,7 +316,7 @@ async fn unfinished(
     .fetch_optional(&mut **tx)
     .await
     .doing("reading approvals")?;
-    row.as_ref().map(read).transpose()
+    row.map(|row| Ok((read(&row)?, row.count("taken")?))).transpose()
 }
 
 fn read(row: &AnyRow) -> Result<Approval, LedgerError> {
@@ -339,22 +362,14 @@ async fn insert(
     Ok(())
 }
 
-async fn renew(
-    tx: &mut Transaction<'_>,
-    approval: &Approval,
-    request: &Request,
-) -> Result<(), LedgerError> {
-    sqlx::query(
-        "UPDATE approval SET request_id = $1, due = $2, total = $3, reason = $4 WHERE run_id = $5",
-    )
-    .bind(request.id.to_string())
-    .bind(to_integer(approval.due))
-    .bind(to_integer(approval.total))
-    .bind(&approval.reason)
-    .bind(approval.run.to_string())
-    .execute(&mut **tx)
-    .await
-    .doing("asking for approval again")?;
+/// The latest request is the one that is opened again when the run is approved.
+async fn renew(tx: &mut Transaction<'_>, run: Uuid, request: &Request) -> Result<(), LedgerError> {
+    sqlx::query("UPDATE approval SET request_id = $1 WHERE run_id = $2 AND state = 'waiting'")
+        .bind(request.id.to_string())
+        .bind(run.to_string())
+        .execute(&mut **tx)
+        .await
+        .doing("asking for approval again")?;
     Ok(())
 }
 

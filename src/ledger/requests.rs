@@ -21,6 +21,17 @@ pub struct Request {
     pub rule: Name,
     /// Why.
     pub cause: Cause,
+    /// Whether it is for a saved plan: nobody else goes on with that, least of all with whatever is due.
+    pub planned: bool,
+}
+
+/// What stands in the ledger of a request for a saved plan.
+const PLANNED: &str = "a saved plan";
+
+impl Request {
+    fn new(rule: &Name, cause: Cause) -> Request {
+        Request { id: clock::new_id(), rule: rule.clone(), cause, planned: false }
+    }
 }
 
 impl Ledger {
@@ -35,7 +46,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Option<Request>, LedgerError> {
         let mut tx = self.begin().await?;
-        let request = Request { id: clock::new_id(), rule: rule.clone(), cause: Cause::Slot };
+        let request = Request::new(rule, Cause::Slot);
         if !insert(&mut tx, &request, Some(slot), now).await? {
             return Ok(None);
         }
@@ -60,7 +71,23 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Request, LedgerError> {
         let mut tx = self.begin().await?;
-        let request = Request { id: clock::new_id(), rule: rule.clone(), cause };
+        let request = Request::new(rule, cause);
+        insert(&mut tx, &request, None, now).await?;
+        commit(tx).await?;
+        Ok(request)
+    }
+
+    /// Leaves a request for a saved plan, which its maker works off itself.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn request_for_plan(
+        &self,
+        rule: &Name,
+        now: Timestamp,
+    ) -> Result<Request, LedgerError> {
+        let mut tx = self.begin().await?;
+        let request = Request { planned: true, ..Request::new(rule, Cause::Command) };
         insert(&mut tx, &request, None, now).await?;
         commit(tx).await?;
         Ok(request)
@@ -74,7 +101,7 @@ impl Ledger {
     pub async fn open_requests(&self) -> Result<Vec<Request>, LedgerError> {
         let mut tx = self.snapshot().await?;
         let rows = sqlx::query(
-            "SELECT id, rule, cause FROM request WHERE state IN ('pending', 'claimed') \
+            "SELECT id, rule, cause, note FROM request WHERE state IN ('pending', 'claimed') \
              ORDER BY created_at",
         )
         .fetch_all(&mut *tx)
@@ -86,6 +113,7 @@ impl Ledger {
                     id: row.id("id")?,
                     rule: row.name("rule")?,
                     cause: row.word("cause", Cause::from_word)?,
+                    planned: row.optional_text("note")?.as_deref() == Some(PLANNED),
                 })
             })
             .collect()
@@ -148,14 +176,15 @@ async fn insert(
     now: Timestamp,
 ) -> Result<bool, LedgerError> {
     let inserted = sqlx::query(
-        "INSERT INTO request (id, rule, cause, slot, state, created_at) \
-         VALUES ($1, $2, $3, $4, 'claimed', $5) ON CONFLICT (rule, slot) DO NOTHING",
+        "INSERT INTO request (id, rule, cause, slot, state, created_at, note) \
+         VALUES ($1, $2, $3, $4, 'claimed', $5, $6) ON CONFLICT (rule, slot) DO NOTHING",
     )
     .bind(request.id.to_string())
     .bind(request.rule.as_str())
     .bind(request.cause.as_str())
     .bind(slot.map(to_text))
     .bind(to_text(now))
+    .bind(request.planned.then_some(PLANNED))
     .execute(&mut **tx)
     .await
     .doing("leaving a request")?;

@@ -10,10 +10,9 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::execution::{Ended, Execution, Next};
+use super::execution::{Ended, Execution, GATE_WITHIN, Next};
 use super::{Errand, Progress, Refusal, RunError, RunResult, Runner};
 use crate::audit::Event;
-use crate::audit::entry::Cause;
 use crate::breaker::Share;
 use crate::clock::{self, Stopwatch};
 use crate::hold::Holds;
@@ -148,6 +147,16 @@ impl Runner {
                 Ok((rule, ranges)) => {
                     let planned = planned(plan, part, &digest, &ranges);
                     let errand = Errand::Plan(&planned);
+                    // What an interrupted run has taken is known only once that is resolved.
+                    if let Err(error) = self.recover(rule, now).await {
+                        return Err(match error {
+                            RunError::Ledger(error) => error.into(),
+                            error => ApplyError::Unfit {
+                                reason: "an earlier run could not be resolved",
+                                error: error.to_string(),
+                            },
+                        });
+                    }
                     let held = self.held(now).await?;
                     match self.prepare(rule, &errand, held, now, Stopwatch::start()).await {
                         Ok(_) => {
@@ -171,7 +180,7 @@ impl Runner {
                 break;
             }
             let planned = planned(plan, part, &digest, ranges);
-            let request = self.ledger.request(&rule.name, Cause::Command, clock::now()).await?;
+            let request = self.ledger.request_for_plan(&rule.name, clock::now()).await?;
             let report = |progress| report(&rule.name, progress);
             let errand = Errand::Plan(&planned);
             let result = self.carry(rule, &request, &errand, clock::now(), stop, &report).await?;
@@ -228,6 +237,16 @@ fn fits<'a>(
     Ok(rule)
 }
 
+/// What is due in a window of a plan.
+enum Found {
+    /// What the plan names there; it is taken.
+    AsPlanned,
+    /// Something else as well, or only a part.
+    Other,
+    /// Nothing.
+    Nothing,
+}
+
 impl Execution<'_> {
     /// Takes what the plan names, and nothing else.
     pub(super) async fn take_planned(&mut self, planned: &Planned<'_>) -> Result<Ended, RunError> {
@@ -242,8 +261,14 @@ impl Execution<'_> {
                 if self.stop.is_cancelled() {
                     return Ok(Ended::Stopped);
                 }
-                if self.take_exactly(after, ranges, &mut pace).await? || ranges.len() < 2 {
-                    continue;
+                let found = self.take_exactly(after, ranges, &mut pace).await?;
+                match found {
+                    Found::AsPlanned => continue,
+                    Found::Other if ranges.len() > 1 => {}
+                    Found::Other | Found::Nothing => {
+                        self.left += ranges.iter().map(|range| range.records).sum::<u64>();
+                        continue;
+                    }
                 }
                 let (first, second) = ranges.split_at(ranges.len() / 2);
                 open.push((first.last().map(|range| &range.upto), second));
@@ -255,33 +280,42 @@ impl Execution<'_> {
         Ok(Ended::Complete)
     }
 
-    /// Takes a window of the plan if what is due there is what the plan names. Whether there is
-    /// nothing more to do about it: it was taken, or nothing is due there.
+    /// Takes a window of the plan if what is due there is what the plan names.
     async fn take_exactly(
         &mut self,
         after: Option<&Key>,
         ranges: &[Range],
         pace: &mut Pace,
-    ) -> Result<bool, RunError> {
-        let Some(last) = ranges.last() else { return Ok(true) };
+    ) -> Result<Found, RunError> {
+        let Some(last) = ranges.last() else { return Ok(Found::Nothing) };
         let watch = Stopwatch::start();
         self.runner.clock.look()?;
         let window = Window::Keys { after: after.cloned(), upto: last.upto.clone() };
         let mut gate = None;
         loop {
-            let taken = self.take(&mut Next::In(window.clone()), pace).await?;
-            let Some(batch) = taken else { return Ok(true) };
+            let mut next = Next::In(window.clone());
+            let take = self.take(&mut next, pace);
+            let taken = if gate.is_none() {
+                take.await?
+            } else if let Ok(taken) = tokio::time::timeout(GATE_WITHIN, take).await {
+                taken?
+            } else {
+                // Others wait meanwhile: it is tried again without keeping them.
+                gate = None;
+                continue;
+            };
+            let Some(batch) = taken else { return Ok(Found::Nothing) };
             let taken = batch.records.keys.len() as u64;
             if !self.is_as_planned(&batch, ranges) {
                 batch.rollback().await?;
-                return Ok(taken == 0);
+                return Ok(if taken == 0 { Found::Nothing } else { Found::Other });
             }
             match self.finish_batch(batch, gate).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
                 ended => {
                     ended?;
                     pace.note(watch.elapsed(), taken);
-                    return Ok(true);
+                    return Ok(Found::AsPlanned);
                 }
             }
         }

@@ -27,7 +27,10 @@ const MOST_ATTEMPTS: u32 = 6;
 const READ_BACK_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long a batch may keep holds from being placed.
-const GATE_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const GATE_WITHIN: Duration = Duration::from_secs(3);
+
+/// So many records more than were due when a run began are few.
+const FEW: u64 = 1_000;
 
 /// A run under way.
 pub(super) struct Execution<'a> {
@@ -40,6 +43,8 @@ pub(super) struct Execution<'a> {
     pub(super) lock: &'a mut RuleLock,
     pub(super) taken: Taken,
     pub(super) records: u64,
+    /// Records of a saved plan that were not taken.
+    pub(super) left: u64,
     pub(super) batches: u64,
 }
 
@@ -78,7 +83,9 @@ impl Execution<'_> {
         let remaining = remaining.and_then(Result::ok);
         let verification = self.look_again(&ended).await;
         let came_back = verification.as_ref().filter(|seen| !seen.is_good());
-        let kept = remaining.filter(|due| self.records == 0 && *due > 0);
+        // What an interrupted run of the same plan took is not there to be taken again.
+        let left = self.left.saturating_sub(self.prepared.taken_before);
+        let kept = remaining.filter(|due| self.records == 0 && *due > 0 && self.left == 0);
         let (state, error) = match (&ended, kept) {
             (Err(error), _) => (RunState::Failed, Some(error.to_string())),
             (Ok(_), _) if came_back.is_some() => (RunState::Failed, came_back.map(still_there)),
@@ -88,6 +95,9 @@ impl Execution<'_> {
         };
         let (end, reason) = match (&ended, state) {
             (Err(RunError::Store(_)), _) => (RunEnd::Failed, Some("the store failed")),
+            (Err(RunError::Surge { .. }), _) => {
+                (RunEnd::Failed, Some("far more fell due than when it began"))
+            }
             (Err(RunError::Clock(_)), _) => (RunEnd::Failed, Some("the clock jumped")),
             (Err(RunError::Ledger(_)), _) => (RunEnd::Failed, Some("the ledger failed")),
             (Err(RunError::Unresolved { .. } | RunError::RuleChanged { .. }), _) => {
@@ -98,6 +108,7 @@ impl Execution<'_> {
             }
             (Ok(_), RunState::Failed) => (RunEnd::Failed, Some("the store kept every record")),
             (_, RunState::Stopped) => (RunEnd::Stopped, Some("it was asked to stop")),
+            _ if left > 0 => (RunEnd::Done, Some("a part of the plan changed since, and was left")),
             _ => (RunEnd::Done, None),
         };
         let now = clock::now();
@@ -118,6 +129,7 @@ impl Execution<'_> {
             run: Some(self.run.id),
             records: self.records,
             verification,
+            left: matches!(errand, Errand::Plan(_)).then_some(left),
             remaining,
             batches: self.batches,
             error,
@@ -128,7 +140,10 @@ impl Execution<'_> {
     /// Looks for the records that were taken. Not where the ledger failed, and then nothing could be
     /// written down, or where somebody waits for an end.
     async fn look_again(&mut self, ended: &Result<Ended, RunError>) -> Option<Verification> {
-        let is_over = matches!(ended, Ok(_) | Err(RunError::Store(_) | RunError::Clock(_)));
+        let is_over = matches!(
+            ended,
+            Ok(_) | Err(RunError::Store(_) | RunError::Clock(_) | RunError::Surge { .. })
+        );
         if self.records == 0 || !is_over {
             return None;
         }
@@ -164,6 +179,7 @@ impl Execution<'_> {
                 if !self.batch(&mut walk, &mut pace).await? {
                     break;
                 }
+                self.keep_to_what_was_due()?;
             }
             if self.records == before {
                 break;
@@ -171,6 +187,16 @@ impl Execution<'_> {
             due = self.prepared.survey().await?;
         }
         Ok(Ended::Complete)
+    }
+
+    /// Clearly more than was due when the run began is more than anybody was asked about: something
+    /// changes the table meanwhile. The next run is held against its limits again.
+    fn keep_to_what_was_due(&self) -> Result<(), RunError> {
+        let due = self.prepared.due;
+        if self.records > due.saturating_add((due / 10).max(FEW)) {
+            return Err(RunError::Surge { due, records: self.records });
+        }
+        Ok(())
     }
 
     /// One window of the walk. Returns whether there may be more.

@@ -100,7 +100,9 @@ pub(crate) use keep::KeepError;
 pub(super) use keep::{count_held_of_table, count_held_of_target, keep};
 pub(super) use readback::{residue, still_there};
 pub use survey::SurveyDepth;
-pub(super) use survey::{count_only_in, each_key, next_start, sample, survey, try_condition};
+pub(super) use survey::{
+    count, count_only_in, each_key, next_start, sample, survey, try_condition,
+};
 pub use target::{Bounds, Mismatch, Target};
 pub(super) use walk::next_window;
 pub use walk::{Pace, Walk, WalkKind};

@@ -148,3 +148,50 @@ async fn each_limit_is_the_rules_own_or_the_general_one() {
     assert_eq!((waiting.state, waiting.remaining), (RunState::Waiting, Some(230)));
     house.assert_log_is_sound().await;
 }
+
+#[tokio::test]
+async fn what_was_asked_about_is_what_is_approved() {
+    let house = House::new(fresh_sqlite().await, false).await;
+    let first = house.ask("inactive").await;
+    assert_eq!((first.state, first.remaining), (RunState::Waiting, Some(490)));
+    // A few more: still the same question, about what was listed.
+    house
+        .store
+        .execute(
+            "UPDATE accounts SET last_seen_at = '2020-02-29 12:00:00' WHERE id BETWEEN 501 AND 540",
+        )
+        .await;
+    let second = house.ask("inactive").await;
+    assert_eq!((second.run, second.remaining), (first.run, Some(490)));
+    // Many more: another question, and the old one cannot be approved any more.
+    house
+        .store
+        .execute("UPDATE accounts SET last_seen_at = '2020-02-29 12:00:00' WHERE id < 701")
+        .await;
+    let third = house.ask("inactive").await;
+    assert_ne!(third.run, first.run);
+    let ledger = &house.runner.ledger;
+    let late = ledger.approve(first.run.unwrap(), "anna", "I saw 490", clock::now()).await.unwrap();
+    assert_eq!(late, Approved::Unknown);
+    house.assert_log_is_sound().await;
+}
+
+#[tokio::test]
+async fn a_run_that_makes_more_and_more_due_stops() {
+    let house = House::new(fresh_sqlite().await, false).await;
+    house.copy(9).await;
+    // 4,900 are due; the first deletion makes 5,000 more so.
+    house
+        .store
+        .execute(
+            "CREATE TRIGGER spread AFTER DELETE ON accounts WHEN OLD.id = 11 BEGIN \
+             UPDATE accounts SET last_seen_at = '2020-02-29 12:00:00' WHERE status = 'user'; END",
+        )
+        .await;
+    let run = house.run("inactive").await;
+    assert_eq!(run.state, RunState::Failed);
+    assert!(run.error.unwrap().contains("something makes more of them due"));
+    // It stopped within a batch of the bound.
+    assert!((5_900..9_900).contains(&run.records), "{}", run.records);
+    house.assert_log_is_sound().await;
+}

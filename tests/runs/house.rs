@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use expunged::audit::entry::Cause;
 use expunged::audit::{Entry, Event};
 use expunged::clock;
 use expunged::config::{Config, InputFile};
 use expunged::keys::Keys;
 use expunged::ledger::audit::AuditFilter;
-use expunged::ledger::{Approved, Ledger, Loaded, Start};
+use expunged::ledger::{Approved, Ledger, Loaded, Request, Start};
 use expunged::rule::Rule;
 use expunged::run::{RunResult, RunState, Runner, run_by_command};
 use expunged::store::Batch;
@@ -178,9 +179,30 @@ impl House {
         assert!(!text.contains("example.org") && !text.contains("Person"), "{text}");
     }
 
+    /// Multiplies what there is: 1,000 rows more each time, 490 of them due.
+    pub(crate) async fn copy(&self, times: u32) {
+        for copy in 1..=times {
+            let copies = format!(
+                "INSERT INTO accounts (id, email, status, last_seen_at) \
+                 SELECT id + {copy} * 10000, email, status, last_seen_at FROM accounts WHERE id <= 1000"
+            );
+            self.store.execute(&copies).await;
+        }
+    }
+
     /// Takes a batch of the rule, writes its intent, and hands both over: what a process has done
     /// that is killed then.
     pub(crate) async fn intend(&self, rule: &Rule) -> (Batch, expunged::ledger::Run) {
+        let request = self.runner.ledger.request(&rule.name, Cause::Command, clock::now()).await;
+        self.intend_for(rule, &request.unwrap()).await
+    }
+
+    /// The same, for a request.
+    pub(crate) async fn intend_for(
+        &self,
+        rule: &Rule,
+        request: &Request,
+    ) -> (Batch, expunged::ledger::Run) {
         let now = clock::now();
         let ledger = &self.runner.ledger;
         let store = self.runner.stores.get(&rule.store, Access::ReadWrite).unwrap();
@@ -193,9 +215,7 @@ impl House {
             .await
             .unwrap()
             .expect("a first window");
-        let request =
-            ledger.request(&rule.name, expunged::audit::entry::Cause::Command, now).await.unwrap();
-        let run = ledger.start_run(&request, rule, &Start::Unasked, now).await.unwrap();
+        let run = ledger.start_run(request, rule, &Start::Unasked, now).await.unwrap();
         let id = batch.records.transaction_id.as_deref();
         ledger.intend(&run, 0, &batch.records.keys, id, 0, now).await.unwrap();
         (batch, run)

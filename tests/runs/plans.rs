@@ -48,17 +48,6 @@ impl House {
             .execute(&format!("UPDATE accounts SET last_seen_at = '{at}' WHERE {condition}"))
             .await;
     }
-
-    /// Multiplies what there is: 1,000 rows more each time, 490 of them due.
-    async fn copy(&self, times: u32) {
-        for copy in 1..=times {
-            let copies = format!(
-                "INSERT INTO accounts (id, email, status, last_seen_at) \
-                 SELECT id + {copy} * 10000, email, status, last_seen_at FROM accounts WHERE id <= 1000"
-            );
-            self.store.execute(&copies).await;
-        }
-    }
 }
 
 on_each_database! {
@@ -83,6 +72,7 @@ async fn a_plan_takes_what_it_names_and_nothing_else(house: House) {
     let applied = house.apply(&plan).await.unwrap();
     let planned = 490 - 10 - 2 - 1;
     assert_eq!((applied.state, applied.records), (RunState::Done, planned));
+    assert_eq!(applied.left, Some(13), "ten were used, two are gone, one is another");
     assert_eq!(applied.remaining, Some(6), "due by now, and not in the plan");
     assert_eq!(house.ids("id BETWEEN 11 AND 500").await, 10);
     assert_eq!(house.ids("id BETWEEN 601 AND 605 OR id = 5000").await, 6);
@@ -176,6 +166,7 @@ async fn an_interrupted_plan_is_applied_again(house: House) {
     // Far fewer are due now; what the plan itself took is no drift.
     let rest = house.apply(&plan).await.unwrap();
     assert_eq!((rest.state, rest.records), (RunState::Done, 4_900 - first[0].records));
+    assert_eq!(rest.left, Some(0), "what the first run took was not left");
     assert_eq!(house.ids("status <> 'staff' AND last_seen_at < '2021-01-01'").await, 0);
     house.assert_log_is_sound().await;
 }
@@ -231,4 +222,24 @@ async fn a_change_of_policy_is_shown_in_records() {
         let inactive = found.iter().find(|found| found.rule == name).unwrap();
         assert_eq!((inactive.newly_due, inactive.spared, inactive.at_least), (2, 1, false));
     }
+}
+
+#[tokio::test]
+async fn nobody_goes_on_with_whatever_is_due_where_a_plan_was_interrupted() {
+    let house = House::new(fresh_sqlite().await, false).await;
+    let (rule, ledger) = (house.rule("inactive"), &house.runner.ledger);
+    // What a killed `apply` leaves: its request, and a run with an intent that was committed.
+    let request = ledger.request_for_plan(&rule.name, clock::now()).await.unwrap();
+    let (batch, _) = house.intend_for(rule, &request).await;
+    batch.commit().await.unwrap();
+    house.seen(OLD, "id BETWEEN 601 AND 700").await;
+
+    let left = ledger.left_behind(Timestamp::MAX).await.unwrap();
+    assert_eq!(left.len(), 1, "the daemon finds it");
+    let request = house.runner.take_over(rule, clock::now()).await.unwrap();
+    assert_eq!(request, None, "and settles it, and takes nothing more");
+    assert_eq!(house.events("batch_done").await.len(), 1);
+    assert!(ledger.left_behind(Timestamp::MAX).await.unwrap().is_empty());
+    assert_eq!(house.ids("id BETWEEN 601 AND 700").await, 100);
+    house.assert_log_is_sound().await;
 }

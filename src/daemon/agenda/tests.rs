@@ -113,6 +113,7 @@ fn a_short_period_is_kept_also_for_records_that_are_not_there_yet() {
 fn records_that_stayed_are_looked_for_again_soon() {
     let result = |state, remaining| RunResult {
         verification: None,
+        left: None,
         rule: "a".parse().unwrap(),
         run: None,
         state,

@@ -101,11 +101,16 @@ async fn count_total(
         survey.total = rows.max(survey.due);
         survey.total_is_estimate = true;
     } else {
-        let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
-        s.table(&target.table);
-        survey.total = positive(tx.fetch_row(&s).await?.int(0));
+        survey.total = count(tx, target).await?;
     }
     Ok(())
+}
+
+/// How many records the table has, exactly.
+pub(crate) async fn count(tx: &mut Transaction, target: &Target) -> Result<u64, sqlx::Error> {
+    let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
+    s.table(&target.table);
+    Ok(positive(tx.fetch_row(&s).await?.int(0)))
 }
 
 /// One sub-select per reason, so that each can use the index on the starting point.
