@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// The run's id, as `expunged audit log --json` shows it, or a rule's name for its latest run.
     run: String,
     /// Without the proof.
-    #[arg(long)]
+    #[arg(long, short)]
     brief: bool,
     /// Also write RUN.txt, RUN.json and RUN.tlog-proof into this folder.
     #[arg(long, value_name = "FOLDER")]

@@ -142,8 +142,8 @@ impl Tour {
         tell(&exit);
 
         self.heading(
-            "certificate --brief closed-orders",
-            "For the file: what was deleted, and how that was verified. Without --brief the proof that the \
+            "certificate -b closed-orders",
+            "For the file: what was deleted, and how that was verified. Without -b the proof that the \
              audit log says so comes with it. None is issued for a run that is not complete and verified.",
         );
         let brief = certificate::Args::brief("closed-orders");
