@@ -203,7 +203,7 @@ impl Tour {
             ),
             (
                 "Keep what is about one person, whatever a rule says, and plan again.",
-                "expunged hold place --subject 4711 --authority \"Our counsel\" --reference 26-1"
+                "expunged hold place --subject 4711 --authority Counsel --reference 26-1"
                     .to_owned(),
             ),
             ("Ask what became of one record.", "expunged why inactive-accounts 4711".to_owned()),
