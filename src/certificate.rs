@@ -213,8 +213,11 @@ fn completion(report: &RunReport) -> Result<(Timestamp, Verification), String> {
     let Some(seen) = report.verification.clone() else {
         return Err("its records could not be looked for again, so it is not verified".to_owned());
     };
-    if !seen.is_good() {
+    if seen.came_back() {
         return Err("records that it took are there again".to_owned());
+    }
+    if let Some(open) = seen.replica_open() {
+        return Err(open);
     }
     Ok((finished_at, seen))
 }
