@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Residue {
     /// No query finds them; what lies on the disk is not known.
     LogicallyDeleted,
-    /// Their bytes were overwritten in the store's own files.
+    /// Their bytes were overwritten in the file that holds the data. Of its former journal the file system
+    /// may keep blocks.
     PhysicallyPurged,
     /// Their bytes stay until the store's own cleaning.
     PendingVacuum,

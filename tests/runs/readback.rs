@@ -27,10 +27,13 @@ async fn what_was_taken_is_looked_for_again_and_certified(house: House) {
         let expected = match house.store.kind {
             Kind::Postgres => Residue::PendingVacuum,
             Kind::MySql => Residue::LogicallyDeleted,
-            // In its file; secure_delete is on, and the log was folded.
+            // In its file alone; secure_delete is on.
             Kind::Sqlite => Residue::PhysicallyPurged,
         };
         assert_eq!(seen.residue, expected, "{}", seen.detail);
+        let of_the_file =
+            seen.detail.contains("overwritten in the database file (secure_delete); its journal");
+        assert_eq!(of_the_file, house.store.kind == Kind::Sqlite, "{}", seen.detail);
 
         let ledger = &house.runner.ledger;
         let run = done.run.unwrap();
