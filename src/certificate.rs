@@ -1,7 +1,8 @@
 //! Deletion certificates: what was deleted, by which rule, how that was verified, what is left, and
 //! the proof that the log says so.
 //!
-//! None is issued for a run that is not complete and verified. It speaks of what expunged knows: of
+//! None is issued for a run that is not complete and verified. It says what the audit log says, and where
+//! the ledger's own columns say otherwise there is none either. It speaks of what expunged knows: of
 //! copies in backups and at recipients it says what is registered, and that it knows of no others.
 
 use jiff::Timestamp;
@@ -9,12 +10,14 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::audit::Event;
-use crate::audit::entry::ActionKind;
+use crate::audit::entry::{ActionKind, Reason, RunEnd};
+use crate::audit::record::show;
+use crate::audit::{Entry, Event};
 use crate::clock;
+use crate::keys::Hand;
 use crate::ledger::audit::AuditFilter;
 use crate::ledger::{Ledger, LedgerError, RunReport};
-use crate::plan::Verification;
+use crate::plan::{Replica, Verification};
 use crate::rule::{Action, Rule};
 use crate::types::Name;
 
@@ -137,38 +140,45 @@ pub async fn issue(
     now: Timestamp,
 ) -> Result<Certificate, CertificateError> {
     let report = ledger.run_report(run).await?.ok_or(CertificateError::NoRun(run))?;
-    let (finished_at, seen) = match completion(&report) {
-        Ok(complete) => complete,
-        Err(why) => return Err(CertificateError::Incomplete { run, why }),
-    };
-    let logged = logged(ledger, &report).await?;
-    let rule = rule.filter(|rule| rule.digest() == report.rule_digest);
+    let incomplete = |why: String| CertificateError::Incomplete { run, why };
+    let seen = completion(&report).map_err(incomplete)?;
+    let account = Account::read(ledger.run_log(run).await?, run).map_err(incomplete)?;
+    if let Some(what) = account.difference(&report, &seen) {
+        let why = format!(
+            "the ledger and the audit log differ in {what}: something was changed, verify the log with \
+             `expunged audit verify`"
+        );
+        return Err(incomplete(why));
+    }
+    let logged = logged(ledger, &account).await?;
+    let authority = authority(ledger, &account).await?;
+    let rule = rule.filter(|rule| rule.digest() == account.rule_digest);
     let certificate = Certificate {
         id: clock::new_id(),
         issued_at: now,
         issuer: ledger.keys().origin().to_owned(),
         tool: concat!("expunged ", env!("CARGO_PKG_VERSION")).to_owned(),
-        rule: report.rule.clone(),
-        rule_digest: report.rule_digest.clone(),
+        rule: account.rule.clone(),
+        rule_digest: account.rule_digest,
         deletion_class: rule.map(deletion_class),
         basis: rule.and_then(|rule| rule.basis.clone()),
         run,
-        store: report.store.clone(),
-        object: report.table.clone(),
-        records: report.records,
-        batches: report.batches,
-        action: report.action,
-        method: method(report.action, rule),
-        pseudonymized: rule.map(|rule| rule.action.pseudonymized_columns()).unwrap_or_default(),
-        cutoff: report.cutoff,
-        started_at: report.started_at,
-        finished_at,
-        authority: authority(&report),
+        store: account.store.clone(),
         verification: Verified {
-            query: query(&report),
+            query: query(account.action, &account.table),
             seen: seen.clone(),
-            still_due: report.remaining,
+            still_due: account.remaining,
         },
+        object: account.table,
+        records: account.records,
+        batches: account.batches,
+        action: account.action,
+        method: method(account.action, rule),
+        pseudonymized: account.pseudonymized,
+        cutoff: account.cutoff,
+        started_at: account.started_at,
+        finished_at: account.finished_at,
+        authority,
         residuals: Residuals {
             store: seen.residue.as_str(),
             detail: seen.detail,
@@ -180,8 +190,8 @@ pub async fn issue(
     };
     let event = Event::CertificateIssued {
         run,
-        rule: report.rule,
-        store: report.store,
+        rule: account.rule,
+        store: account.store,
         digest: certificate.digest(),
     };
     ledger.record(now, event).await?;
@@ -196,14 +206,13 @@ impl Certificate {
     }
 }
 
-/// When the run ended and what was seen then, if it is complete and verified; otherwise what it lacks.
-fn completion(report: &RunReport) -> Result<(Timestamp, Verification), String> {
-    let unfinished = |state: &str| format!("it is {state}, and not done");
-    let finished_at = match (&*report.state, report.finished_at) {
-        ("done", Some(at)) => at,
-        ("observed", _) => return Err("it only observed".to_owned()),
-        (state, _) => return Err(unfinished(state)),
-    };
+/// What was seen after the run, if the ledger has it as complete and verified; otherwise what it lacks.
+fn completion(report: &RunReport) -> Result<Verification, String> {
+    match &*report.state {
+        "done" => {}
+        "observed" => return Err("it only observed".to_owned()),
+        state => return Err(format!("it is {state}, and not done")),
+    }
     if report.open_batches > 0 {
         return Err("the outcome of a batch is not known yet".to_owned());
     }
@@ -213,28 +222,159 @@ fn completion(report: &RunReport) -> Result<(Timestamp, Verification), String> {
     let Some(seen) = report.verification.clone() else {
         return Err("its records could not be looked for again, so it is not verified".to_owned());
     };
-    if !seen.is_good() {
+    if seen.came_back() {
         return Err("records that it took are there again".to_owned());
     }
-    Ok((finished_at, seen))
+    if let Some(open) = seen.replica_open() {
+        return Err(open);
+    }
+    Ok(seen)
 }
 
-/// Where the log records that the run was verified, with the proof.
-async fn logged(ledger: &Ledger, report: &RunReport) -> Result<Logged, CertificateError> {
-    let incomplete = || CertificateError::Incomplete {
-        run: report.id,
-        why: "the audit log has no entry of its verification".to_owned(),
-    };
-    let filter = AuditFilter {
-        rule: Some(report.rule.clone()),
-        kind: Some("run_verified".to_owned()),
-        since: Some(report.started_at),
-        ..AuditFilter::default()
-    };
-    let entries = ledger.audit_log(&filter).await?;
-    let entry = entries.iter().find(|(_, entry)| entry.event.run() == Some(report.id));
-    let (position, _) = entry.ok_or_else(incomplete)?;
-    let proof = ledger.prove(*position, None).await?.ok_or_else(incomplete)?;
+/// What the audit log says of a run: the ledger's own columns can be changed without a trace.
+struct Account {
+    rule: Name,
+    rule_digest: String,
+    store: Name,
+    table: String,
+    action: ActionKind,
+    cutoff: Timestamp,
+    plan: Option<String>,
+    approved_by: Option<String>,
+    started_at: Timestamp,
+    /// Of all batches together.
+    records: u64,
+    batches: u64,
+    pseudonymized: Vec<String>,
+    finished_at: Timestamp,
+    finished: (RunEnd, u64, u64),
+    remaining: Option<u64>,
+    /// The entry of the verification, and where it is.
+    verified: (u64, Entry),
+}
+
+impl Account {
+    /// Puts together what the entries of a run say.
+    fn read(entries: Vec<(u64, Entry)>, run: Uuid) -> Result<Account, String> {
+        let (mut records, mut batches, mut pseudonymized) = (0, 0, Vec::new());
+        let (mut started, mut finished, mut verified, mut approved_by) = (None, None, None, None);
+        for (position, entry) in entries {
+            if entry.event.run() != Some(run) {
+                continue;
+            }
+            match &entry.event {
+                Event::RunApproved { by, .. } => approved_by = Some(by.clone()),
+                Event::RunStarted { .. } => started = Some(entry),
+                Event::BatchDone { records: taken, pseudonymized: columns, .. } => {
+                    records += taken;
+                    batches += 1;
+                    for column in columns {
+                        if !pseudonymized.contains(column) {
+                            pseudonymized.push(column.clone());
+                        }
+                    }
+                }
+                Event::RunFinished { .. } => finished = Some(entry),
+                Event::RunVerified { .. } => verified = Some((position, entry)),
+                _ => {}
+            }
+        }
+        let missing = |what: &str| format!("the audit log has no entry of its {what}");
+        let Some(Entry {
+            at: started_at,
+            event: Event::RunStarted { rule, rule_digest, store, table, action, cutoff, plan, .. },
+        }) = started
+        else {
+            return Err(missing("start"));
+        };
+        let Some(Entry {
+            at: finished_at,
+            event: Event::RunFinished { state, records: all, batches: of, remaining, .. },
+        }) = finished
+        else {
+            return Err(missing("end"));
+        };
+        Ok(Account {
+            rule,
+            rule_digest,
+            store,
+            table,
+            action,
+            cutoff,
+            plan,
+            approved_by,
+            started_at,
+            records,
+            batches,
+            pseudonymized,
+            finished_at,
+            finished: (state, all, of),
+            remaining,
+            verified: verified.ok_or_else(|| missing("verification"))?,
+        })
+    }
+
+    /// In what the log differs from what the ledger says, or from itself.
+    fn difference(&self, report: &RunReport, seen: &Verification) -> Option<&'static str> {
+        let Event::RunVerified { checked, of, present, replica, present_on_replica, state, .. } =
+            &self.verified.1.event
+        else {
+            return Some("its verification");
+        };
+        let replica = replica.as_ref().map(Reason::as_str);
+        let same = [
+            (
+                "its rule",
+                self.rule == report.rule
+                    && self.rule_digest == report.rule_digest
+                    && self.plan == report.plan,
+            ),
+            (
+                "what it acted on",
+                self.store == report.store
+                    && self.table == report.table
+                    && self.action == report.action,
+            ),
+            ("its cutoff", self.cutoff == report.cutoff),
+            (
+                "when it ran",
+                self.started_at == report.started_at
+                    && Some(self.finished_at) == report.finished_at,
+            ),
+            ("how it ended", self.finished.0.as_str() == report.state),
+            (
+                "how many records it took",
+                [self.finished.1, *of, report.records, seen.of] == [self.records; 4],
+            ),
+            ("how many batches there were", [self.finished.2, report.batches] == [self.batches; 2]),
+            ("how many records are still due", self.remaining == report.remaining),
+            (
+                "what was seen afterwards",
+                (*checked, *present, *present_on_replica)
+                    == (seen.checked, seen.present, seen.present_on_replica)
+                    && replica == seen.replica.map(Replica::as_str)
+                    && state.as_str() == seen.residue.as_str(),
+            ),
+        ];
+        same.into_iter().find_map(|(what, same)| (!same).then_some(what))
+    }
+}
+
+/// Where the log records that the run was verified, with a proof that was checked as its reader will check
+/// it.
+async fn logged(ledger: &Ledger, account: &Account) -> Result<Logged, CertificateError> {
+    let (position, entry) = &account.verified;
+    let run = entry.event.run().unwrap_or_default();
+    let incomplete = |why: String| CertificateError::Incomplete { run, why };
+    let proof = ledger.prove(*position, None).await?;
+    let proof =
+        proof.ok_or_else(|| incomplete("the audit log ends before its verification".to_owned()))?;
+    let verify = "verify the log with `expunged audit verify`";
+    let shown = show(&proof, &ledger.keys().verifiers(Hand::Next), None);
+    let shown = shown.map_err(|error| incomplete(format!("{error}; {verify}")))?;
+    if shown.entry != *entry {
+        return Err(incomplete(format!("the proof is one of another entry; {verify}")));
+    }
     Ok(Logged { entry: *position, checkpoint: proof.checkpoint.clone(), proof: proof.to_text() })
 }
 
@@ -254,18 +394,58 @@ fn method(action: ActionKind, rule: Option<&Rule>) -> String {
     format!("{what} in atomic batches, the rule's condition inside each statement")
 }
 
-fn authority(report: &RunReport) -> String {
-    match (&report.approved_by, &report.plan) {
+async fn authority(ledger: &Ledger, account: &Account) -> Result<String, LedgerError> {
+    Ok(match (&account.approved_by, &account.plan) {
         (Some(by), _) => format!("approved by {by}"),
         (None, Some(plan)) => format!("saved plan {plan}"),
-        (None, None) => "within the limits of the rule, which had been approved before".to_owned(),
-    }
+        (None, None) => match unfinished(ledger, account).await? {
+            Some((run, by)) => format!(
+                "within the limits of the rule, or going on with what {by} approved as run {run}"
+            ),
+            None => "within the limits of the rule".to_owned(),
+        },
+    })
 }
 
-fn query(report: &RunReport) -> String {
-    let seen = match report.action {
+/// The latest approval of the rule as it was then, while no run had gone to its end since.
+async fn unfinished(
+    ledger: &Ledger,
+    account: &Account,
+) -> Result<Option<(Uuid, String)>, LedgerError> {
+    let before = AuditFilter {
+        rule: Some(account.rule.clone()),
+        until: Some(account.started_at),
+        newest_first: true,
+        ..AuditFilter::default()
+    };
+    let approved =
+        AuditFilter { kind: Some("run_approved".to_owned()), limit: Some(1), ..before.clone() };
+    let approved = ledger.audit_log(&approved).await?.into_iter().next();
+    let Some((_, Entry { at, event: Event::RunApproved { run, .. } })) = approved else {
+        return Ok(None);
+    };
+    let since = AuditFilter { kind: Some("run_finished".to_owned()), since: Some(at), ..before };
+    let is_done = |(_, entry): &(u64, Entry)| {
+        matches!(entry.event, Event::RunFinished { state: RunEnd::Done, .. })
+    };
+    if ledger.audit_log(&since).await?.iter().any(is_done) {
+        return Ok(None);
+    }
+    let (mut by, mut same_rule) = (None, false);
+    for (_, entry) in ledger.run_log(run).await? {
+        match entry.event {
+            Event::RunApproved { by: who, .. } => by = Some(who),
+            Event::RunStarted { rule_digest, .. } => same_rule = rule_digest == account.rule_digest,
+            _ => {}
+        }
+    }
+    Ok(by.filter(|_| same_rule).map(|by| (run, by)))
+}
+
+fn query(action: ActionKind, table: &str) -> String {
+    let seen = match action {
         ActionKind::Delete => "with a starting point from before the cutoff",
         ActionKind::Anonymize => "that are not anonymized",
     };
-    format!("SELECT from {} by the keys of the records that were taken, {seen}", report.table)
+    format!("SELECT from {table} by the keys of the records that were taken, {seen}")
 }

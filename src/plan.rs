@@ -14,7 +14,7 @@ use crate::breaker::ratio;
 use crate::rule::{Mode, Rule};
 use crate::types::{Key, Name};
 
-pub use verification::{Residue, Verification};
+pub use verification::{Replica, Residue, Verification};
 
 /// What a table holds in the light of a rule.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]

@@ -153,7 +153,10 @@ fn to_file(path: &Path, checkpoint: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options.read(true).append(true).create(true).mode(0o644).open(path)?;
     let tail = read_tail(&mut file)?;
-    if let Some(last) = split_notes(&tail).last() {
+    let whole = end_of_notes(&tail);
+    let (notes, torn) = tail.split_at(whole);
+    let notes = String::from_utf8_lossy(notes);
+    if let Some(last) = split_notes(&notes).last() {
         if last == checkpoint {
             return Ok(());
         }
@@ -168,18 +171,43 @@ fn to_file(path: &Path, checkpoint: &str) -> io::Result<()> {
             );
         }
     }
-    // A line that a full disk cut short must not spoil the next checkpoint.
-    let newline = if tail.is_empty() || tail.ends_with('\n') { "" } else { "\n" };
+    // What a full disk cut short must not spoil the next checkpoint. What is not the beginning of one is
+    // somebody else's, and stays.
+    let mut newline = "";
+    let origin = checkpoint.split_inclusive('\n').next().unwrap_or_default();
+    if is_begun(torn, origin) || (whole > 0 && is_begun(torn, "— ")) {
+        file.set_len(file.metadata()?.len().saturating_sub(torn.len() as u64))?;
+    } else if !torn.ends_with(b"\n") {
+        newline = "\n";
+    }
     file.write_all(format!("{newline}{checkpoint}").as_bytes())?;
     file.sync_all()
 }
 
-fn read_tail(file: &mut File) -> io::Result<String> {
+/// Where the last whole note ends: behind the newline of a signature.
+fn end_of_notes(tail: &[u8]) -> usize {
+    let mut end = 0;
+    let mut at = 0;
+    for line in tail.split_inclusive(|byte| *byte == b'\n') {
+        at += line.len();
+        if line.starts_with("— ".as_bytes()) && line.ends_with(b"\n") {
+            end = at;
+        }
+    }
+    end
+}
+
+/// Whether this is what is left of a line that was cut short, or of it and more.
+fn is_begun(torn: &[u8], line: &str) -> bool {
+    torn.starts_with(line.as_bytes()) || line.as_bytes().starts_with(torn)
+}
+
+fn read_tail(file: &mut File) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail)?;
-    Ok(String::from_utf8_lossy(&tail).into_owned())
+    Ok(tail)
 }
 
 /// Sends the checkpoint to the journal by its own protocol, whatever the form of the log is.
@@ -229,13 +257,43 @@ mod tests {
         for size in [1, 1, 2, 9] {
             to_file(&path, &note(&keys, size)).unwrap();
         }
-        std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "cut sho").unwrap();
-        to_file(&path, &note(&keys, 10)).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let sizes: Vec<_> =
-            split_notes(&text).iter().map(|note| Some(Checkpoint::peek(note)?.size)).collect();
-        assert_eq!(sizes[..3], [Some(1), Some(2), Some(9)]);
-        assert!(text.ends_with(&note(&keys, 10)));
+        assert_eq!(sizes(&path), [Some(1), Some(2), Some(9)]);
+    }
+
+    /// As `audit verify --since` reads them.
+    fn sizes(path: &Path) -> Vec<Option<u64>> {
+        let notes = split_notes(&std::fs::read_to_string(path).unwrap());
+        notes.iter().map(|note| Some(Checkpoint::peek(note)?.size)).collect()
+    }
+
+    #[test]
+    fn a_checkpoint_that_was_cut_short_spoils_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoints");
+        let keys = Keys::generate();
+        let (whole, torn) = (note(&keys, 1) + &note(&keys, 2), note(&keys, 3));
+        for before in ["", &whole] {
+            for length in 0..torn.len() {
+                let cut = [before.as_bytes(), &torn.as_bytes()[..length]].concat();
+                std::fs::write(&path, cut).unwrap();
+                to_file(&path, &note(&keys, 4)).unwrap();
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert_eq!(text, before.to_owned() + &note(&keys, 4), "cut at {length}");
+            }
+        }
+        assert_eq!(sizes(&path), [Some(1), Some(2), Some(4)]);
+    }
+
+    #[test]
+    fn what_others_have_written_into_the_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoints");
+        let keys = Keys::generate();
+        std::fs::write(&path, "a letter").unwrap();
+        to_file(&path, &note(&keys, 1)).unwrap();
+        to_file(&path, &note(&keys, 2)).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("a letter\n"));
+        assert_eq!(sizes(&path)[1..], [Some(2)]);
     }
 
     #[test]

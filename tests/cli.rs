@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "in helpers too, what fails to unwrap fails the test")]
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+mod support;
 
 const RULE: &str = r#"
 [ledger]
@@ -81,4 +84,60 @@ fn a_moment_that_is_none_is_refused() {
     let (code, _, stderr) = expunged(&folder(RULE), &["plan", "--at", "yesterday"]);
     assert_eq!(code, 1);
     assert!(stderr.contains("write `2026-11-21`"), "{stderr}");
+}
+
+/// The samples of `expunged metrics`, after a look at every line.
+fn metrics(folder: &TempDir) -> BTreeMap<String, f64> {
+    let (code, stdout, stderr) = expunged(folder, &["metrics"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.ends_with("# EOF\n"), "{stdout}");
+    let mut samples = BTreeMap::new();
+    for line in stdout.lines().filter(|line| *line != "# EOF") {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let (word, rest) = comment.split_once(' ').unwrap();
+            assert!(["HELP", "TYPE"].contains(&word) && rest.starts_with("expunged_"), "{line}");
+            assert!(word != "TYPE" || rest.ends_with(" gauge"), "{line}");
+        } else {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(name.starts_with("expunged_"), "{line}");
+            let before = samples.insert(name.to_owned(), value.parse().unwrap());
+            assert_eq!(before, None, "{line}");
+        }
+    }
+    samples
+}
+
+#[tokio::test]
+async fn metrics_say_who_waits_and_leave_out_what_nobody_knows() {
+    let folder = folder(&RULE.replace("delete\"", "delete\"\nmode = \"enforce\""));
+    let url = format!("sqlite://{}", folder.path().join("app.db").display());
+    let store = support::Pool::connect(&url).await;
+    store
+        .execute(
+            "CREATE TABLE events (id integer PRIMARY KEY, at text);
+             INSERT INTO events VALUES (1, '2020-01-01T00:00:00Z'), (2, '2020-01-01T00:00:00Z'),
+                                       (3, '2099-01-01T00:00:00Z')",
+        )
+        .await;
+    let of = |name: &str| format!("expunged_rule_{name}{{rule=\"old\"}}");
+    // There is a ledger, and nobody has counted yet.
+    assert_eq!(expunged(&folder, &["certificate", "old"]).0, 1);
+    let fresh = metrics(&folder);
+    assert_eq!((fresh[&of("armed")], fresh[&of("waits_for_approval")]), (1.0, 0.0));
+    assert_eq!(fresh.get(&of("still_due_records")), None);
+
+    assert_eq!(expunged(&folder, &["run"]).0, 1);
+    let waiting = metrics(&folder);
+    assert_eq!((waiting[&of("waits_for_approval")], waiting[&of("still_due_records")]), (1.0, 2.0));
+    let (_, status, _) = expunged(&folder, &["status", "--json"]);
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let run = status[0]["waits_for_approval"]["run"].as_str().unwrap();
+    assert_eq!(expunged(&folder, &["approve", run, "--why", "looked at it"]).0, 0);
+    let (code, stdout, _) = expunged(&folder, &["run"]);
+    assert_eq!(code, 0, "{stdout}");
+    let done = metrics(&folder);
+    assert_eq!((done[&of("waits_for_approval")], done[&of("still_due_records")]), (0.0, 0.0));
+    assert_eq!((done[&of("records_taken")], done["expunged_open_batches"]), (2.0, 0.0));
+    assert!(done[&of("last_success_timestamp_seconds")] > 1.7e9);
+    store.close().await;
 }

@@ -187,7 +187,8 @@ pub enum Event {
     /// A rule should have run and was not let to.
     RunRefused { rule: Name, reason: Reason },
     /// After a run expunged looked for the records that it had reported gone: `checked` of `of` were
-    /// looked for, `present` were there. `state` is what the store still holds of them physically.
+    /// looked for, `present` were there. `replica` is what the replica showed, where there is one;
+    /// `state` is what the store still holds of them physically.
     RunVerified {
         run: Uuid,
         rule: Name,
@@ -195,6 +196,8 @@ pub enum Event {
         checked: u64,
         of: u64,
         present: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replica: Option<Reason>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         present_on_replica: Option<u64>,
         state: Reason,

@@ -9,7 +9,7 @@ use super::{CliError, Common, Exit};
 mod export;
 mod keys;
 mod log;
-mod prove;
+pub(super) mod prove;
 mod verify;
 
 pub(crate) use keys::settle;

@@ -55,16 +55,19 @@ pub(crate) async fn main(common: &Common, _: Args) -> Result<Exit, CliError> {
         let state = status::status(&ledger, rule, states.get(&rule.name), now).await?;
         let waits = waiting
             .iter()
-            .any(|approval| approval.rule == rule.name && approval.approved_at.is_none());
+            .find(|approval| approval.rule == rule.name && approval.approved_at.is_none());
         let set = |family: &PerRule, value: f64| {
             family.get_or_create(&labels).set(value);
         };
         set(&measures.armed, flag(rule.mode == Mode::Enforce));
-        set(&measures.waiting, flag(waits));
+        set(&measures.waiting, flag(waits.is_some()));
         set(&measures.overdue, seconds(state.overdue_seconds.unwrap_or_default()));
         let success = ledger.last_complete_run(&rule.name).await?;
         set(&measures.last_success, success.map_or(0.0, |at| seconds(at.as_second())));
-        set(&measures.still_due, count(state.last_remaining.unwrap_or_default()));
+        // What nobody has counted is not known, and is left out.
+        if let Some(due) = waits.map(|approval| approval.due).or(state.last_remaining) {
+            set(&measures.still_due, count(due));
+        }
         set(&measures.records, count(ledger.records_taken(&rule.name).await?));
     }
     whole(&mut registry, &ledger, now).await?;
@@ -91,7 +94,11 @@ impl Measures {
                 "When the last complete run began, in seconds since 1970",
                 &self.last_success,
             ),
-            ("rule_still_due_records", "Records still due after the last run", &self.still_due),
+            (
+                "rule_still_due_records",
+                "Records still due after the last run, or waiting for approval",
+                &self.still_due,
+            ),
             ("rule_records_taken", "Records deleted or anonymized so far", &self.records),
         ];
         for (name, help, family) in families {

@@ -6,6 +6,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::lifecycle;
+use crate::plan::Verification;
 use crate::run::{Progress, RunResult, RunState, run_by_command};
 use crate::types::Name;
 
@@ -105,6 +106,11 @@ pub(crate) fn print(results: &[RunResult]) {
                 output::records(left)
             );
             anstream::println!("{YELLOW}left{RESET}    {}", output::hanging(&text, 8));
+        }
+        let open = result.verification.as_ref().and_then(Verification::replica_open);
+        if let Some(open) = open {
+            let text = format!("{}: {open}; the run gets no certificate", result.rule);
+            anstream::println!("{YELLOW}replica{RESET} {}", output::hanging(&text, 8));
         }
     }
     for result in results.iter().filter(|result| result.state == RunState::Observed) {

@@ -12,6 +12,7 @@ use crate::store::Store;
 use crate::store::sql::{Access, Bounds, Explained, Target};
 use crate::types::{Key, Name};
 
+use super::audit::prove;
 use super::output::{self, BOLD, RESET};
 use super::{CliError, Common, Exit, has_ledger, holds, read_ledger, select, stores};
 
@@ -36,6 +37,9 @@ struct Answer {
     record: Record,
     /// What the ledger says happened, the newest first.
     happened: Vec<Happened>,
+    /// What can be said where the ledger knows of nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_found: Option<String>,
     /// What is known of copies.
     copies: Vec<String>,
 }
@@ -91,6 +95,13 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         Some(ledger) => happened(ledger, rule, &keys).await?,
         None => Vec::new(),
     };
+    let not_found = match &ledger {
+        Some(ledger) if happened.is_empty() => {
+            Some(prove::not_found(ledger, &rule.store, &rule.table.to_string()).await?)
+        }
+        Some(_) => None,
+        None => Some("there is no ledger yet, so nothing was taken".to_owned()),
+    };
     let copies = copies(&happened);
     let answer = Answer {
         rule: rule.name.clone(),
@@ -99,6 +110,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         key: args.key,
         record,
         happened,
+        not_found,
         copies,
     };
     if common.json {
@@ -194,8 +206,8 @@ fn print(answer: &Answer) {
             }
         }
     }
-    if answer.happened.is_empty() {
-        line("before", "no batch of this table has taken it");
+    if let Some(not_found) = &answer.not_found {
+        line("before", not_found);
     }
     for happened in &answer.happened {
         let at = happened.at.strftime("%Y-%m-%d %H:%M:%S UTC");

@@ -208,6 +208,27 @@ impl Ledger {
         Ok(Some(Entry::from_json(&Columns::text(&row, "entry")?)?))
     }
 
+    /// The entries of a run, oldest first, each held against the hash that stands for it in the tree: a
+    /// good proof of any one of them vouches for all.
+    ///
+    /// # Errors
+    /// When an entry is not the one that was hashed, or the database does not answer.
+    pub async fn run_log(&self, run: Uuid) -> Result<Vec<(u64, Entry)>, LedgerError> {
+        let rows = sqlx::query(
+            "SELECT position, entry, leaf_hash FROM audit_entry WHERE run_id = $1 ORDER BY position",
+        );
+        let rows = rows.bind(run.to_string()).fetch_all(&self.pool).await.doing(READING)?;
+        let read = |row: &AnyRow| {
+            let json = Columns::text(row, "entry")?;
+            if Columns::bytes(row, "leaf_hash")? != Hash::leaf(json.as_bytes()).0 {
+                let found = "the hash of another entry: verify the log";
+                return Err(LedgerError::Damaged { column: "leaf_hash", found });
+            }
+            Ok((Columns::count(row, "position")?, Entry::from_json(&json)?))
+        };
+        rows.iter().map(read).collect()
+    }
+
     /// The newest signed checkpoint of the audit log.
     ///
     /// # Errors

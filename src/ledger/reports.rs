@@ -48,8 +48,6 @@ pub struct RunReport {
     pub finished_at: Option<Timestamp>,
     /// The digest of the saved plan that it carried out.
     pub plan: Option<String>,
-    /// Who approved it, where it waited for that.
-    pub approved_by: Option<String>,
     /// What was seen of the records afterwards.
     pub verification: Option<Verification>,
 }
@@ -64,11 +62,10 @@ impl Ledger {
         let row = sqlx::query(
             "SELECT run.id, run.rule, run.rule_digest, run.store, run.table_name, run.action, run.mode, \
                     request.cause, run.state, run.cutoff, run.records, run.remaining, run.started_at, \
-                    run.finished_at, run.plan, run.verification, approval.decided_by, \
+                    run.finished_at, run.plan, run.verification, \
                     (SELECT count(*) FROM batch WHERE run_id = run.id AND state = 'done') AS batches, \
                     (SELECT count(*) FROM batch WHERE run_id = run.id AND state = 'intended') AS open_batches \
              FROM run JOIN request ON request.id = run.request_id \
-                  LEFT JOIN approval ON approval.run_id = run.id \
              WHERE run.id = $1",
         )
         .bind(run.to_string())
@@ -97,7 +94,6 @@ impl Ledger {
             started_at: row.moment("started_at")?,
             finished_at: row.optional_moment("finished_at")?,
             plan: row.optional_text("plan")?,
-            approved_by: row.optional_text("decided_by")?,
             verification: verification.map_err(|_| damaged)?,
         }))
     }

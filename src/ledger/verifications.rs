@@ -36,6 +36,7 @@ impl Ledger {
             checked: seen.checked,
             of: seen.of,
             present: seen.present,
+            replica: seen.replica.map(|replica| replica.as_str().into()),
             present_on_replica: seen.present_on_replica,
             state: seen.residue.as_str().into(),
         };

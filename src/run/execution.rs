@@ -82,7 +82,7 @@ impl Execution<'_> {
         };
         let remaining = remaining.and_then(Result::ok);
         let verification = self.look_again(&ended).await;
-        let came_back = verification.as_ref().filter(|seen| !seen.is_good());
+        let came_back = verification.as_ref().filter(|seen| seen.came_back());
         // What an interrupted run of the same plan took is not there to be taken again.
         let left = self.left.saturating_sub(self.prepared.taken_before);
         let kept = remaining.filter(|due| self.records == 0 && *due > 0 && self.left == 0);
@@ -147,19 +147,15 @@ impl Execution<'_> {
         if self.records == 0 || !is_over {
             return None;
         }
-        let looked = self.runner.look_again(self.rule, &self.prepared, &self.taken);
-        let looked = match ended {
-            Ok(Ended::Complete) => Ok(looked.await),
-            _ => tokio::time::timeout(READ_BACK_WITHIN, looked).await,
+        let within = match ended {
+            Ok(Ended::Complete) => Duration::MAX,
+            _ => READ_BACK_WITHIN,
         };
-        match looked {
-            Ok(Ok(seen)) => Some(seen),
-            Ok(Err(error)) => {
-                tracing::warn!(rule = %self.rule.name, %error, "what was taken could not be looked for again");
-                None
-            }
-            Err(_) => None,
-        }
+        let looked = self.runner.look_again(self.rule, &self.prepared, &self.taken, within).await;
+        looked.unwrap_or_else(|error| {
+            tracing::warn!(rule = %self.rule.name, %error, "what was taken could not be looked for again");
+            None
+        })
     }
 
     /// Walks the table until nothing is due, or a walk takes nothing.
@@ -357,13 +353,9 @@ impl Execution<'_> {
 
 /// A deletion that was committed and whose records are there.
 fn still_there(seen: &Verification) -> String {
-    let on_replica = seen.present_on_replica.filter(|present| *present > 0);
-    let on_replica = on_replica.map(|present| format!(", and {present} on its replica"));
     format!(
-        "of {} records that were taken and looked for again, {} are in the store{}: look for what puts them back",
-        seen.checked,
-        seen.present,
-        on_replica.unwrap_or_default()
+        "of {} records that were taken and looked for again, {} are in the store: look for what puts them back",
+        seen.checked, seen.present
     )
 }
 

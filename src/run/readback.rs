@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::Prepared;
 use super::Runner;
 use crate::clock::{self, Stopwatch};
-use crate::plan::{Residue, Verification};
+use crate::plan::{Replica, Residue, Verification};
 use crate::rule::Rule;
-use crate::store::sql::{Access, Bounds, Target};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
+use crate::store::sql::{Access, Bounds};
 use crate::types::Key;
 
 /// So many records are looked for, all of them where there are no more, otherwise a random sample.
@@ -58,53 +58,81 @@ impl Taken {
 }
 
 impl Runner {
-    /// Looks for the records that a run has taken, on the replica too where there is one.
+    /// Looks for the records that a run has taken, on the replica too where there is one. `None` when the
+    /// store did not answer within the time; whatever keeps a replica from answering, what the store
+    /// itself said stands.
     pub(super) async fn look_again(
         &self,
         rule: &Rule,
         prepared: &Prepared,
         taken: &Taken,
-    ) -> Result<Verification, StoreError> {
+        within: Duration,
+    ) -> Result<Option<Verification>, StoreError> {
         let Prepared { store, target, bounds, .. } = prepared;
+        let watch = Stopwatch::start();
+        let left = || within.saturating_sub(watch.elapsed());
         let reader = self.stores.get(&rule.store, Access::ReadOnly)?;
-        let present = reader.still_there(target, *bounds, &taken.keys).await?;
-        let present_on_replica = match self.stores.replica(&rule.store)? {
-            Some(replica) => {
-                // Its own catalogue: a replica may bear another name.
-                let target = replica.target(rule).await?;
-                Some(wait_for(&replica, &target, *bounds, &taken.keys).await?)
-            }
-            None => None,
+        let looked = reader.still_there(target, *bounds, &taken.keys);
+        let Ok(present) = tokio::time::timeout(left(), looked).await else { return Ok(None) };
+        let present = present?;
+        let (replica, present_on_replica) =
+            self.ask_replica(rule, *bounds, &taken.keys, left().min(REPLICA_WITHIN)).await.unzip();
+        let (residue, detail) = match tokio::time::timeout(left(), store.residue(target)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => (Residue::Unknown, error.to_string()),
+            Err(_) => (Residue::Unknown, "it did not answer in time".to_owned()),
         };
-        let (residue, detail) = store
-            .residue(target)
-            .await
-            .unwrap_or_else(|error| (Residue::Unknown, error.to_string()));
-        Ok(Verification {
+        let seen = Verification {
             checked: taken.keys.len() as u64,
             of: taken.seen,
             present,
-            present_on_replica,
+            replica,
+            present_on_replica: present_on_replica.flatten(),
             residue,
             detail,
-        })
-    }
-}
-
-/// Waits for a replica that lags behind; how many records it still has in the end.
-async fn wait_for(
-    replica: &Store,
-    target: &Target,
-    bounds: Bounds,
-    keys: &[Key],
-) -> Result<u64, StoreError> {
-    let watch = Stopwatch::start();
-    loop {
-        let present = replica.still_there(target, bounds, keys).await?;
-        if present == 0 || watch.elapsed() > REPLICA_WITHIN {
-            return Ok(present);
+        };
+        if let Some(open) = seen.replica_open() {
+            tracing::warn!(rule = %rule.name, "{open}; the run gets no certificate");
         }
-        tokio::time::sleep(REPLICA_AGAIN).await;
+        Ok(Some(seen))
+    }
+
+    /// Waits for a replica that lags behind; what it showed, and how many records it had when it was last
+    /// asked. `None` where there is no replica.
+    async fn ask_replica(
+        &self,
+        rule: &Rule,
+        bounds: Bounds,
+        keys: &[Key],
+        within: Duration,
+    ) -> Option<(Replica, Option<u64>)> {
+        let mut last = None;
+        let asked = tokio::time::timeout(within, async {
+            let Some(replica) = self.stores.replica(&rule.store)? else { return Ok(false) };
+            // Its own catalogue: a replica may bear another name.
+            let target = replica.target(rule).await?;
+            loop {
+                let present = replica.still_there(&target, bounds, keys).await?;
+                last = Some(present);
+                if present == 0 {
+                    return Ok::<_, StoreError>(true);
+                }
+                tokio::time::sleep(REPLICA_AGAIN).await;
+            }
+        });
+        match asked.await {
+            Ok(Ok(false)) => return None,
+            Ok(Err(error)) => {
+                tracing::warn!(rule = %rule.name, %error, "the replica could not be asked");
+            }
+            Ok(Ok(true)) | Err(_) => {}
+        }
+        let replica = match last {
+            Some(0) => Replica::Gone,
+            Some(_) => Replica::Behind,
+            None => Replica::NotAsked,
+        };
+        Some((replica, last))
     }
 }
 

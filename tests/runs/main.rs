@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "in helpers too, what fails to unwrap fails the test")]
 
 use expunged::audit::Event;
+use expunged::certificate::issue;
 use expunged::clock;
 use expunged::hold::Holds;
 use expunged::ledger::Outcome;
@@ -227,6 +228,10 @@ async fn a_stopped_run_keeps_what_it_did(house: House) {
     // What was approved goes on without being asked about again.
     let rest = house.ask("inactive").await;
     assert_eq!((rest.state, rest.records), (RunState::Done, left));
+    let (approved, run) = (result.run.unwrap(), rest.run.unwrap());
+    let certificate = issue(&house.runner.ledger, run, Some(rule), clock::now()).await.unwrap();
+    let by = format!("or going on with what tester approved as run {approved}");
+    assert!(certificate.authority.ends_with(&by), "{}", certificate.authority);
     house.assert_log_is_sound().await;
 }
 

@@ -5,7 +5,7 @@ use expunged::audit::record::show;
 use expunged::audit::{Entry, Event};
 use expunged::certificate::{CertificateError, issue};
 use expunged::clock;
-use expunged::plan::{KeptReason, Residue};
+use expunged::plan::{KeptReason, Replica, Residue};
 use expunged::run::RunState;
 use expunged::store::sql::{Access, Bounds, Explained};
 
@@ -27,10 +27,13 @@ async fn what_was_taken_is_looked_for_again_and_certified(house: House) {
         let expected = match house.store.kind {
             Kind::Postgres => Residue::PendingVacuum,
             Kind::MySql => Residue::LogicallyDeleted,
-            // In its file; secure_delete is on, and the log was folded.
+            // In its file alone; secure_delete is on.
             Kind::Sqlite => Residue::PhysicallyPurged,
         };
         assert_eq!(seen.residue, expected, "{}", seen.detail);
+        let of_the_file =
+            seen.detail.contains("overwritten in the database file (secure_delete); its journal");
+        assert_eq!(of_the_file, house.store.kind == Kind::Sqlite, "{}", seen.detail);
 
         let ledger = &house.runner.ledger;
         let run = done.run.unwrap();
@@ -128,7 +131,7 @@ async fn one_record_is_explained(house: House) {
 }
 
 #[tokio::test]
-async fn what_is_gone_but_not_from_the_replica_is_no_success() {
+async fn what_is_gone_but_not_from_the_replica_is_done_and_not_certified() {
     // A second database of the same content stands for a replica that does not follow.
     for (store, replica) in [
         (fresh_postgres().await, fresh_postgres().await),
@@ -137,9 +140,49 @@ async fn what_is_gone_but_not_from_the_replica_is_no_success() {
     ] {
         let house = House::with_replica(store, &replica, RULES).await;
         let approved = house.run("inactive").await;
-        assert_eq!((approved.state, approved.records), (RunState::Failed, 490), "{approved:?}");
+        assert_eq!((approved.state, approved.records), (RunState::Done, 490), "{approved:?}");
+        assert_eq!(approved.error, None);
         let seen = approved.verification.unwrap();
         assert_eq!((seen.present, seen.present_on_replica), (0, Some(490)));
-        assert!(approved.error.unwrap().contains("490 on its replica"));
+        assert_eq!(
+            (seen.replica, seen.came_back(), seen.is_good()),
+            (Some(Replica::Behind), false, false)
+        );
+        refused_for(&house, approved.run, "replica has not followed: 490 of 490").await;
+        house.assert_log_is_sound().await;
     }
+}
+
+/// What the store itself shows stands, whatever its replica does.
+#[tokio::test]
+async fn a_replica_that_cannot_be_asked_hides_nothing() {
+    let replica = fresh_postgres().await;
+    let house = House::with_replica(fresh_postgres().await, &replica, RULES).await;
+    replica.execute("DROP TABLE accounts").await;
+    let done = house.run("mails").await;
+    assert_eq!((done.state, done.records), (RunState::Done, 700), "{done:?}");
+    let seen = done.verification.unwrap();
+    assert_eq!((seen.present, seen.replica), (0, Some(Replica::NotAsked)));
+    refused_for(&house, done.run, "replica could not be asked").await;
+
+    let revive = "CREATE FUNCTION revive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF OLD.id = 77 THEN \
+                  INSERT INTO accounts (id, status, last_seen_at) VALUES (OLD.id, 'user', OLD.last_seen_at); \
+                  END IF; RETURN NULL; END $$; \
+                  CREATE TRIGGER revive AFTER DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION revive()";
+    house.store.execute(revive).await;
+    let run = house.run("inactive").await;
+    assert_eq!(run.state, RunState::Failed, "{run:?}");
+    let seen = run.verification.unwrap();
+    assert!(seen.came_back() && seen.replica == Some(Replica::NotAsked), "{seen:?}");
+    refused_for(&house, run.run, "failed, and not done").await;
+    let verified = house.events("run_verified").await;
+    assert!(
+        matches!(verified.last(), Some(Event::RunVerified { present, replica: Some(replica), .. })
+        if *present > 0 && replica.as_str() == "not_asked")
+    );
+}
+
+async fn refused_for(house: &House, run: Option<uuid::Uuid>, reason: &str) {
+    let refused = issue(&house.runner.ledger, run.unwrap(), None, clock::now()).await.unwrap_err();
+    assert!(refused.to_string().contains(reason), "{refused}");
 }

@@ -7,7 +7,7 @@ use expunged::store::{Batch, Store};
 use expunged::types::{Key, KeyValue};
 
 use crate::common::*;
-use crate::support::{Kind, TestDatabase};
+use crate::support::{Kind, Pool, TestDatabase, fresh_postgres};
 
 on_each_database! {
     what_is_not_committed_did_not_happen,
@@ -128,6 +128,26 @@ async fn the_fate_of_a_batch_is_told_by_its_records(database: TestDatabase) {
         database.execute(used).await;
         assert_eq!(store.resolve(&target, &all).await.unwrap(), Resolution::Done, "but for one");
     }
+    store.close().await;
+}
+
+/// A record under an old key, by somebody whose transaction is older than the batch and ended later.
+#[tokio::test]
+async fn one_record_of_an_older_transaction_does_not_undo_a_batch() {
+    let database = fresh_postgres().await;
+    people(&database).await;
+    let Pool::Postgres(pool) = &database.pool else { panic!("it is on PostgreSQL") };
+    let mut older = pool.begin().await.unwrap();
+    sqlx::raw_sql("SELECT pg_current_xact_id()").execute(&mut *older).await.unwrap();
+    let store = open(&database, Access::ReadWrite);
+    let target = store.target(&rule("people")).await.unwrap();
+    let batch = take(&store, &target).await;
+    let done = interrupted(&batch);
+    batch.commit().await.unwrap();
+    let again = "INSERT INTO people VALUES (7, 'bob@example.com', '2025-01-01 00:00:00')";
+    sqlx::raw_sql(again).execute(&mut *older).await.unwrap();
+    older.commit().await.unwrap();
+    assert_eq!(store.resolve(&target, &done).await.unwrap(), Resolution::Done);
     store.close().await;
 }
 

@@ -107,6 +107,7 @@ fn one_of_each() -> Vec<Event> {
             checked: 2,
             of: 2,
             present: 0,
+            replica: Some("gone".into()),
             present_on_replica: Some(0),
             state: "pending_vacuum".into(),
         },

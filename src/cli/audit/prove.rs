@@ -1,5 +1,6 @@
 //! `expunged audit prove` and `verify-proof`.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -10,8 +11,8 @@ use crate::audit::proof::Proof;
 use crate::audit::record::{RecordProof, ShowError, Shown, show};
 use crate::audit::{Entry, Event, Hash};
 use crate::keys::{Hand, Keys};
-use crate::ledger::Ledger;
 use crate::ledger::audit::AuditFilter;
+use crate::ledger::{Ledger, LedgerError};
 use crate::types::{Key, KeyValue, Name};
 
 use super::super::output::{self, BOLD, GREEN, RED, RESET};
@@ -125,6 +126,15 @@ async fn find(
     if let Some(newest) = taken.into_iter().next() {
         return Ok((newest.position, newest.record));
     }
+    Err(CliError::Usage(not_found(ledger, store, table).await?))
+}
+
+/// Why no batch is known to have taken a record of a table.
+pub(in crate::cli) async fn not_found(
+    ledger: &Ledger,
+    store: &Name,
+    table: &str,
+) -> Result<String, LedgerError> {
     let destroyed = AuditFilter {
         kind: Some("commitment_key_destroyed".to_owned()),
         limit: Some(1),
@@ -133,7 +143,7 @@ async fn find(
     };
     let destroyed: Option<(u64, Entry)> = ledger.audit_log(&destroyed).await?.into_iter().next();
     let tables = ledger.tables_of(store).await?;
-    Err(CliError::Usage(why_not(store, table, &tables, destroyed.map(|(_, entry)| entry.at))))
+    Ok(why_not(store, table, &tables, destroyed.map(|(_, entry)| entry.at)))
 }
 
 /// Why nothing can be proven of a record.
@@ -144,15 +154,31 @@ fn why_not(store: &Name, table: &str, tables: &[String], destroyed: Option<Times
             "no rule took anything from `{table}` in store `{store}`; tables known there: {known}"
         );
     }
-    let not_found = format!("no batch of `{table}` in store `{store}` took a record with this key");
-    match destroyed {
-        Some(at) => format!(
-            "{not_found} since {}; the commitment key was destroyed then, so what was taken before cannot be \
-             tied to a record any more, by anybody",
+    let mut text = format!("no batch of `{table}` in store `{store}` took a record with this key");
+    if let Some(at) = destroyed {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            " since {}; the commitment key was destroyed then, so what was taken before cannot be tied to a \
+             record any more, by anybody",
             at.strftime("%Y-%m-%d %H:%M:%S UTC")
-        ),
-        None => not_found,
+        );
     }
+    let alike = |known: &&str| *known != table && last_part(known) == last_part(table);
+    let alike: Vec<_> = tables.iter().map(String::as_str).filter(alike).collect();
+    if !alike.is_empty() {
+        let _ = write!(
+            text,
+            "; a rule has also called a table there {}, which may be the same one: `expunged audit prove --table` looks there",
+            alike.join(", ")
+        );
+    }
+    text
+}
+
+/// The name of a table without its schema.
+fn last_part(table: &str) -> String {
+    table.rsplit('.').next().unwrap_or(table).to_lowercase()
 }
 
 /// The keys that a text may stand for: people do not write whether `7` is a number or a text.
@@ -303,5 +329,13 @@ mod tests {
         assert!(why_not(&store, "user", &tables, None).contains("tables known there: users"));
         let destroyed = why_not(&store, "users", &tables, Some(Timestamp::UNIX_EPOCH));
         assert!(destroyed.contains("destroyed then") && destroyed.contains("1970-01-01"));
+        // Spelled in two ways over time, and with a key that is gone.
+        let tables = ["public.users", "users", "app.user"].map(str::to_owned);
+        let both = why_not(&store, "users", &tables, Some(Timestamp::UNIX_EPOCH));
+        assert!(
+            both.contains("destroyed then") && both.contains("table there public.users,"),
+            "{both}"
+        );
+        assert!(!why_not(&store, "app.user", &tables, None).contains("may be the same"));
     }
 }

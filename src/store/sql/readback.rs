@@ -95,7 +95,8 @@ async fn mysql(tx: &mut Transaction) -> Result<(Residue, String), sqlx::Error> {
 }
 
 /// With `secure_delete` what is deleted is overwritten with zeros, in WAL mode once the log is folded
-/// into the file (https://sqlite.org/pragma.html#pragma_secure_delete).
+/// into the file (https://sqlite.org/pragma.html#pragma_secure_delete). That is true of the database file
+/// alone: a rollback journal is unlinked and a log is cut off, and neither is overwritten before.
 async fn sqlite(tx: &mut Transaction, folded: bool) -> Result<(Residue, String), sqlx::Error> {
     let s = Statement::new(
         StoreKind::Sqlite,
@@ -111,6 +112,11 @@ async fn sqlite(tx: &mut Transaction, folded: bool) -> Result<(Residue, String),
         let detail = "its write-ahead log keeps copies until nobody reads and it is folded in";
         (Residue::LogicallyDeleted, detail.to_owned())
     } else {
-        (Residue::PhysicallyPurged, "overwritten in its file (secure_delete)".to_owned())
+        let (journal, left) = if is_wal { ("log", "cut off") } else { ("journal", "removed") };
+        let detail = format!(
+            "overwritten in the database file (secure_delete); its {journal} was {left} and not overwritten, \
+             so the file system may keep blocks of it"
+        );
+        (Residue::PhysicallyPurged, detail)
     })
 }
