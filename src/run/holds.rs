@@ -93,6 +93,9 @@ pub enum HoldError {
     /// The store does not know what it speaks of.
     #[error("this hold was not placed, because it would keep nothing: {0}")]
     Misunderstood(StoreError),
+    /// Rules could not heed it.
+    #[error("this hold was not placed: {0}")]
+    NamesItsTable(StoreError),
 }
 
 impl Runner {
@@ -229,6 +232,7 @@ impl Runner {
     /// be counted, unless a reason is given; and what the store does not understand.
     async fn refuse_too_broad(&self, hold: &Hold) -> Result<(), HoldError> {
         let terms = &hold.terms;
+        self.try_predicate(&terms.scope).await?;
         let structural = terms.is_broad().map(str::to_owned);
         let why = match (&terms.scope, structural) {
             (_, Some(why)) => Some(why),
@@ -237,6 +241,19 @@ impl Runner {
         };
         match why {
             Some(why) if terms.broad.is_none() => Err(HoldError::TooBroad { why }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a predicate that the store does not understand; not, where the store cannot be asked.
+    async fn try_predicate(&self, scope: &Scope) -> Result<(), HoldError> {
+        let (Scope::Table(records) | Scope::Rule { records, .. }) = scope else { return Ok(()) };
+        let Ok(store) = self.stores.get(&records.store, Access::ReadOnly) else { return Ok(()) };
+        match tokio::time::timeout(COUNT_WITHIN, store.try_held(records)).await {
+            Ok(Err(error @ StoreError::NamesItsTable { .. })) => {
+                Err(HoldError::NamesItsTable(error))
+            }
+            Ok(Err(error)) if error.is_misunderstanding() => Err(HoldError::Misunderstood(error)),
             _ => Ok(()),
         }
     }

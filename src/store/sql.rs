@@ -97,7 +97,7 @@ pub(super) use batch::{resolve, take};
 pub use explain::Explained;
 pub(super) use explain::explain as explain_record;
 pub(crate) use keep::KeepError;
-pub(super) use keep::{count_held_of_table, count_held_of_target, keep};
+pub(super) use keep::{count_held_of_table, count_held_of_target, keep, try_held_predicate};
 pub(super) use readback::{residue, still_there};
 pub use survey::SurveyDepth;
 pub(super) use survey::{count_only_in, each_key, next_start, sample, survey, try_condition};
