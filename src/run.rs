@@ -292,11 +292,10 @@ impl Runner {
                 return self.refuse(rule, request, refusal, now, watch).await;
             }
         }
-        let held = match self.held(now).await {
+        let held = match self.held().await {
             Ok(held) => held,
             Err(error) => {
-                let refusal = Refusal::new("the legal holds could not be looked up", &error);
-                return self.refuse(rule, request, refusal, now, watch).await;
+                return self.refuse(rule, request, Refusal::no_holds(&error), now, watch).await;
             }
         };
         if rule.mode == Mode::Observe {
@@ -388,7 +387,7 @@ impl Runner {
         })
     }
 
-    /// Looks at the clocks, holds the rule against its live table, and counts.
+    /// Looks at the clocks, ends the holds that are over by them, holds the rule against its live table, and counts.
     async fn prepare(
         &self,
         rule: &Rule,
@@ -411,6 +410,8 @@ impl Runner {
                 ),
             })?;
         }
+        let held = self.let_expire(held, now).await;
+        let held = held.map_err(|error| Refusal::no_holds(&error))?;
         let table = store.inspect(rule).await?;
         let findings = check::examine(rule, &table);
         let wrong: Vec<_> = findings
@@ -590,6 +591,10 @@ struct Refusal {
 impl Refusal {
     fn new(reason: &'static str, error: &dyn fmt::Display) -> Refusal {
         Refusal { reason, error: error.to_string() }
+    }
+
+    fn no_holds(error: &LedgerError) -> Refusal {
+        Refusal::new("the legal holds could not be looked up", error)
     }
 }
 

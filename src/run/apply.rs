@@ -148,7 +148,7 @@ impl Runner {
                 Ok((rule, ranges)) => {
                     let planned = planned(plan, part, &digest, &ranges);
                     let errand = Errand::Plan(&planned);
-                    let held = self.held(now).await?;
+                    let held = self.held().await?;
                     match self.prepare(rule, &errand, held, now, Stopwatch::start()).await {
                         Ok(_) => {
                             ready.push((rule, part, ranges));

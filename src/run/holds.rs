@@ -99,14 +99,36 @@ pub enum HoldError {
 }
 
 impl Runner {
-    /// What a run at `now` has to heed. Holds whose time is over are ended first, on record.
+    /// What a run has to heed: every hold whose end is not on record, also where its time seems to be
+    /// over, because the clock that says so may be wrong.
     ///
     /// # Errors
     /// When the ledger does not answer, or a hold cannot be read: then nothing may be taken.
-    pub async fn held(&self, now: Timestamp) -> Result<Held, LedgerError> {
-        self.ledger.expire_holds(now).await?;
+    pub async fn held(&self) -> Result<Held, LedgerError> {
         let (epoch, holds) = self.ledger.held().await?;
         Ok(Held { epoch, holds: Holds::new(&self.rules, holds) })
+    }
+
+    /// Ends the holds whose time is over, on record, and gives what is still to be heeded. For runs that
+    /// act, once the clock has been held against the others.
+    ///
+    /// # Errors
+    /// As for [`Runner::held`].
+    pub(super) async fn let_expire(&self, held: Held, now: Timestamp) -> Result<Held, LedgerError> {
+        match self.ledger.expire_holds(now).await? {
+            0 => Ok(held),
+            _ => self.held().await,
+        }
+    }
+
+    /// The holds in force at `now`: what there is to look for, and not what may be taken.
+    ///
+    /// # Errors
+    /// As for [`Runner::held`].
+    pub async fn in_force(&self, now: Timestamp) -> Result<Holds, LedgerError> {
+        let (_, mut holds) = self.ledger.held().await?;
+        holds.retain(|hold| hold.is_in_force(now));
+        Ok(Holds::new(&self.rules, holds))
     }
 
     /// Places a hold, and returns when no batch is under way any more that could take what it covers,

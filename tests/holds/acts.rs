@@ -7,17 +7,21 @@ use expunged::audit::{Entry, Event};
 use expunged::clock;
 use expunged::ledger::audit::AuditFilter;
 use expunged::ledger::{Ground, LedgerError, Start};
-use expunged::run::RunState;
+use expunged::run::{RunResult, RunState, run_by_command};
 use expunged::store::Batch;
 use expunged::store::sql::{Access, Bounds, Walk};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use crate::house::{House, LIMIT, in_days, moment, on_each_database, persons, rule, set, terms};
-use crate::support::{TestDatabase, fresh_sqlite};
+use crate::support::{TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 on_each_database! {
     a_batch_of_a_dead_process_is_resolved_before_a_placement_returns,
     an_intent_of_an_older_epoch_is_refused_and_the_batch_undone,
     a_hold_expires_once_and_what_is_overdue_goes,
+    a_hold_whose_time_is_over_ends_with_the_run_that_takes_what_it_kept,
+    looking_on_ends_no_hold,
 }
 
 async fn house(store: TestDatabase) -> House {
@@ -106,6 +110,50 @@ async fn a_hold_expires_once_and_what_is_overdue_goes(store: TestDatabase) {
     let refused = runner.extend(&hold, in_days(400), again(), "bob", now, LIMIT).await;
     assert!(refused.unwrap_err().to_string().contains("released"));
     assert_log_holds_no_person(&house).await;
+}
+
+async fn a_hold_whose_time_is_over_ends_with_the_run_that_takes_what_it_kept(store: TestDatabase) {
+    let house = house(store).await;
+    let (runner, now) = (&house.runner, clock::now());
+    runner.place(persons(&["1"]), in_days(-1), "ann", now, LIMIT).await.unwrap();
+    assert_eq!(house.run("old").await.records, 2, "it did not go in that very run");
+    assert_eq!(house.events("hold_expired").await.len(), 1);
+}
+
+async fn looking_on_ends_no_hold(store: TestDatabase) {
+    let at = moment(&store);
+    let tables = format!(
+        "CREATE TABLE accounts (id integer PRIMARY KEY, at {at});
+         INSERT INTO accounts VALUES (1, '2020-06-15 12:00:00'), (2, '2020-06-15 12:00:00')"
+    );
+    let watch = rule("watch", "accounts", "subject = \"id\"").replace("enforce", "observe");
+    let house = House::new(store, &tables, &watch).await;
+    house.place(persons(&["1"])).await;
+    let result = run_at(&house, "watch", in_days(100)).await;
+    assert_eq!((result.state, result.remaining), (RunState::Observed, Some(1)));
+    assert!(house.events("hold_expired").await.is_empty());
+    assert!(house.runner.in_force(in_days(100)).await.unwrap().is_empty());
+    assert!(!house.runner.held().await.unwrap().holds.is_empty());
+}
+
+#[tokio::test]
+async fn a_clock_that_the_store_contradicts_ends_no_hold() {
+    for store in [fresh_postgres().await, fresh_mysql().await] {
+        let house = house(store).await;
+        house.place(persons(&["1"])).await;
+        let refused = run_at(&house, "old", in_days(100)).await;
+        assert_eq!(refused.state, RunState::Refused);
+        assert!(refused.error.unwrap().contains("clock"));
+        assert!(house.events("hold_expired").await.is_empty());
+        assert_eq!(house.run("old").await.records, 1);
+        assert_eq!(house.ids("accounts").await, set(&["1"]));
+    }
+}
+
+/// Runs a rule by a clock that shows this.
+async fn run_at(house: &House, rule: &str, now: Timestamp) -> RunResult {
+    let stop = CancellationToken::new();
+    run_by_command(&house.runner, house.rule(rule), now, &stop, &|_| {}).await.unwrap()
 }
 
 async fn assert_log_holds_no_person(house: &House) {
