@@ -23,8 +23,8 @@ use crate::types::{Key, Name, TableName};
 
 use sql::catalogue::Table;
 use sql::{
-    Access, Bounds, Database, Explained, Interrupted, KeepError, Mismatch, Pace, Records, Replace,
-    Resolution, SurveyDepth, TakeError, Target, Walk, Window,
+    Access, Bounds, Database, Explained, Interrupted, Isolation, KeepError, Mismatch, Pace,
+    Records, Replace, Resolution, SurveyDepth, TakeError, Target, Walk, Window,
 };
 
 pub use registry::Stores;
@@ -299,6 +299,13 @@ impl Store {
         self.database.begin(access).await.map_err(failed(&self.name, "connecting"))
     }
 
+    async fn begin_taking(&self, target: &Target) -> Result<sql::Transaction, StoreError> {
+        let isolation =
+            if target.keeps_referenced() { Isolation::Steady } else { Isolation::Usual };
+        let begun = self.database.begin_at(Access::ReadWrite, isolation).await;
+        begun.map_err(failed(&self.name, "connecting"))
+    }
+
     /// Reads what the catalogue knows about a rule's table.
     ///
     /// # Errors
@@ -515,7 +522,7 @@ impl Store {
         pace: &mut Pace,
         replace: Replace<'_>,
     ) -> Result<Option<Batch>, StoreError> {
-        let mut transaction = self.begin(Access::ReadWrite).await?;
+        let mut transaction = self.begin_taking(target).await?;
         let window = sql::next_window(&mut transaction, target, bounds, walk, pace)
             .await
             .map_err(failed(&self.name, "finding due records"))?;
@@ -534,7 +541,7 @@ impl Store {
         window: Window,
         replace: Replace<'_>,
     ) -> Result<Batch, StoreError> {
-        let transaction = self.begin(Access::ReadWrite).await?;
+        let transaction = self.begin_taking(target).await?;
         self.take_in(transaction, target, bounds, window, replace).await
     }
 

@@ -4,7 +4,7 @@ use expunged::hold::Terms;
 use expunged::run::RunState;
 
 use crate::house::{House, moment, on_each_database, persons, rule, set, terms};
-use crate::support::TestDatabase;
+use crate::support::{Pool, TestDatabase};
 
 const OLD: &str = "'2020-06-15 12:00:00'";
 
@@ -117,6 +117,55 @@ async fn a_predicate_that_names_its_table_is_refused(store: TestDatabase) {
     assert!(error.contains("write the column alone"), "{error}");
     house.place(terms(house.table("orders", Some("id = 10")))).await;
     assert_eq!(house.due_and_held("accounts").await, (3, 1));
+}
+
+/// Changes an order in a transaction of somebody else, which is committed once the run waits for it.
+macro_rules! with_a_late_change {
+    ($pool:expr, $change:expr, $waits:expr, $house:expr) => {{
+        let mut other = $pool.begin().await.unwrap();
+        sqlx::raw_sql($change).execute(&mut *other).await.unwrap();
+        let commit = async {
+            while $house.store.count($waits).await == 0 {
+                tokio::task::yield_now().await;
+            }
+            other.commit().await.unwrap();
+        };
+        tokio::join!($house.run("accounts"), commit).0
+    }};
+}
+
+const LATE: [&str; 2] = [
+    "INSERT INTO orders VALUES (11, 1, 'held', '2099-01-01 12:00:00')",
+    "UPDATE orders SET buyer = 'held' WHERE id = 10",
+];
+
+#[tokio::test]
+async fn a_row_that_is_held_only_when_the_deletion_reaches_it_stays() {
+    for change in LATE {
+        for store in [crate::support::fresh_postgres().await, crate::support::fresh_mysql().await] {
+            let house = shop(store, "CASCADE").await;
+            house.place(persons(&["held"])).await;
+            let result = match &house.store.pool {
+                Pool::Postgres(pool) => {
+                    let waits = "SELECT count(*) FROM pg_stat_activity \
+                                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+                    with_a_late_change!(pool, change, waits, house)
+                }
+                Pool::MySql(pool) => {
+                    let waits = "SELECT count(*) FROM information_schema.processlist \
+                                 WHERE db = DATABASE() AND id <> connection_id() \
+                                   AND info LIKE '%expunged_held%' AND time_ms > 50";
+                    with_a_late_change!(pool, change, waits, house)
+                }
+                Pool::Sqlite(_) => panic!("SQLite has one writer"),
+            };
+            let kind = house.store.kind;
+            assert_eq!(result.state, RunState::Done, "{kind:?}, {change}: {:?}", result.error);
+            assert_eq!(house.ids("accounts").await, set(&["1"]), "{kind:?}, {change}");
+            let held = "SELECT count(*) FROM orders WHERE buyer = 'held'";
+            assert_eq!(house.store.count(held).await, 1, "{kind:?}, {change}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -307,6 +307,11 @@ impl Keep {
         self.parts.is_empty() && self.referrers.is_empty()
     }
 
+    /// Whether records are kept because of rows that point at them.
+    pub(super) fn has_referrers(&self) -> bool {
+        !self.referrers.is_empty()
+    }
+
     /// Appends, in parentheses, that a record of the target is held. It is true or false, never unknown.
     pub(super) fn is_held(&self, s: &mut Statement, target: &Target) {
         self.append(s, &target.table, Some(target), None);
