@@ -41,6 +41,9 @@ pub struct InForce {
     /// Batches that were intended before, and whose outcome could not be found out in time. All others
     /// keep what the hold covers.
     pub unresolved: Vec<OlderIntent>,
+    /// Rules that are others, new or gone since a daemon or a command loaded the configuration: whoever
+    /// works by those must be told to load it again.
+    pub not_loaded: Vec<Name>,
 }
 
 /// What a hold covers of what a rule would take.
@@ -145,11 +148,12 @@ impl Runner {
         now: Timestamp,
         within: Duration,
     ) -> Result<InForce, HoldError> {
-        let hold = Hold { id: clock::new_id(), terms, placed_at: now, until, ended_at: None };
+        let mut hold = Hold { id: clock::new_id(), terms, placed_at: now, until, ended_at: None };
+        hold.terms.note_columns(&self.rules);
         self.refuse_too_broad(&hold).await?;
         let epoch = self.ledger.place_hold(&hold, by).await?;
         let unresolved = self.settle_older(epoch, &hold, now, within).await?;
-        Ok(InForce { hold, unresolved })
+        Ok(InForce { hold, unresolved, not_loaded: self.not_loaded().await? })
     }
 
     /// Extends a hold, and returns as [`Runner::place`] does: its time may have been over.
@@ -165,10 +169,25 @@ impl Runner {
         now: Timestamp,
         within: Duration,
     ) -> Result<InForce, HoldError> {
-        let epoch = self.ledger.extend_hold(hold.id, until, ground, by, now).await?;
-        let hold = Hold { until, ended_at: None, ..hold.clone() };
+        let mut hold = Hold { until, ended_at: None, ..hold.clone() };
+        hold.terms.note_columns(&self.rules);
+        let epoch = self.ledger.extend_hold(&hold, ground, by, now).await?;
         let unresolved = self.settle_older(epoch, &hold, now, within).await?;
-        Ok(InForce { hold, unresolved })
+        Ok(InForce { hold, unresolved, not_loaded: self.not_loaded().await? })
+    }
+
+    /// Rules that differ from those that were loaded last; none where nothing was ever loaded.
+    async fn not_loaded(&self) -> Result<Vec<Name>, LedgerError> {
+        let loaded = self.ledger.rule_states().await?;
+        if loaded.is_empty() {
+            return Ok(Vec::new());
+        }
+        let differs = |(name, rule): &(&Name, &Rule)| {
+            loaded.get(*name).is_none_or(|state| state.digest != rule.digest())
+        };
+        let changed = self.rules.iter().filter(differs).map(|(name, _)| name);
+        let gone = loaded.keys().filter(|name| !self.rules.contains_key(*name));
+        Ok(changed.chain(gone).cloned().collect())
     }
 
     /// Waits for the batches that older epochs let through. One whose process is dead never ends by

@@ -1,20 +1,21 @@
 //! What is done with holds, and what a hold meets: dead processes, stores that are down, damage.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use expunged::audit::entry::Cause;
 use expunged::audit::{Entry, Event};
 use expunged::clock;
 use expunged::ledger::audit::AuditFilter;
-use expunged::ledger::{Ground, LedgerError, Start};
-use expunged::run::{RunResult, RunState, run_by_command};
+use expunged::ledger::{Ground, LedgerError, Loaded, Start};
+use expunged::run::{RunResult, RunState, Runner, run_by_command};
 use expunged::store::Batch;
 use expunged::store::sql::{Access, Bounds, Walk};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::house::{House, LIMIT, in_days, moment, on_each_database, persons, rule, set, terms};
-use crate::support::{TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
+use crate::support::{TestDatabase, approve_in_advance, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 on_each_database! {
     a_batch_of_a_dead_process_is_resolved_before_a_placement_returns,
@@ -22,6 +23,7 @@ on_each_database! {
     a_hold_expires_once_and_what_is_overdue_goes,
     a_hold_whose_time_is_over_ends_with_the_run_that_takes_what_it_kept,
     looking_on_ends_no_hold,
+    a_hold_on_persons_covers_rules_that_the_deleting_process_has_not_loaded,
 }
 
 async fn house(store: TestDatabase) -> House {
@@ -118,6 +120,47 @@ async fn a_hold_whose_time_is_over_ends_with_the_run_that_takes_what_it_kept(sto
     runner.place(persons(&["1"]), in_days(-1), "ann", now, LIMIT).await.unwrap();
     assert_eq!(house.run("old").await.records, 2, "it did not go in that very run");
     assert_eq!(house.events("hold_expired").await.len(), 1);
+}
+
+async fn a_hold_on_persons_covers_rules_that_the_deleting_process_has_not_loaded(
+    store: TestDatabase,
+) {
+    let house = house(store).await;
+    // A daemon has loaded the rule as it was before it said where persons are named.
+    let mut config = house.config.clone();
+    for rule in config.rules.values_mut() {
+        rule.subject = None;
+    }
+    let ledger = format!("sqlite://{}", house.folder.path().join("ledger.db").display());
+    approve_in_advance(&ledger, &config).await;
+    let rules = config.rules;
+    let loaded = Loaded { rules: &rules, stores: 1, digest: "before", now: clock::now() };
+    house.runner.ledger.load_rules(loaded).await.unwrap();
+    let (ledger, stores) = (house.runner.ledger.clone(), house.runner.stores.clone());
+    let daemon = Runner::new(ledger, stores, Arc::new(rules.clone()));
+
+    let placed = house.try_place(persons(&["1"])).await.unwrap();
+    assert_eq!(placed.not_loaded, ["old".parse().unwrap()]);
+    let stop = CancellationToken::new();
+    let old = &rules[&"old".parse().unwrap()];
+    let result = run_by_command(&daemon, old, clock::now(), &stop, &|_| {}).await.unwrap();
+    assert_eq!((result.state, result.records), (RunState::Done, 1), "{:?}", result.error);
+    assert_eq!(house.ids("accounts").await, set(&["1"]));
+
+    // One that was placed by the old configuration learns of the new one when it is extended.
+    let now = clock::now();
+    let unknowing = daemon.place(persons(&["2"]), in_days(9), "ann", now, LIMIT).await.unwrap();
+    assert!(unknowing.hold.terms.columns.is_empty() && unknowing.not_loaded.is_empty());
+    let extended = house.runner.extend(
+        &unknowing.hold,
+        in_days(10),
+        Ground::default(),
+        "ann",
+        clock::now(),
+        LIMIT,
+    );
+    let extended = extended.await.unwrap().hold;
+    assert_eq!(house.runner.hold(extended.id).await.unwrap().terms.columns.len(), 1);
 }
 
 async fn looking_on_ends_no_hold(store: TestDatabase) {
