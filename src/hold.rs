@@ -64,6 +64,10 @@ pub struct Terms {
     /// Why it may be as broad as it is, where it is broad.
     #[serde(default)]
     pub broad: Option<String>,
+    /// Where stores name persons, as the rules had it when it was placed or extended. Whoever heeds it
+    /// may have loaded others.
+    #[serde(default)]
+    pub columns: BTreeSet<SubjectColumn>,
 }
 
 impl fmt::Debug for Terms {
@@ -73,6 +77,13 @@ impl fmt::Debug for Terms {
 }
 
 impl Terms {
+    /// Notes where these rules say that persons are named, if it is about persons.
+    pub fn note_columns(&mut self, rules: &BTreeMap<Name, Rule>) {
+        let Scope::Subjects { store, .. } = &self.scope else { return };
+        let here = |column: &SubjectColumn| store.as_ref().is_none_or(|s| *s == column.store);
+        self.columns.extend(subject_columns(rules).filter(here));
+    }
+
     /// Why it is too broad to be placed without a word why; what it covers need not be counted.
     pub fn is_broad(&self) -> Option<&'static str> {
         match &self.scope {
@@ -282,11 +293,21 @@ pub struct Holds {
 }
 
 /// A column that names the person a record is about.
-#[derive(Clone, Debug)]
-struct SubjectColumn {
-    store: Name,
-    table: TableName,
-    column: String,
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct SubjectColumn {
+    /// The store.
+    pub store: Name,
+    /// The table.
+    pub table: TableName,
+    /// The column.
+    pub column: String,
+}
+
+fn subject_columns(rules: &BTreeMap<Name, Rule>) -> impl Iterator<Item = SubjectColumn> {
+    rules.values().filter_map(|rule| {
+        let column = rule.subject.clone()?;
+        Some(SubjectColumn { store: rule.store.clone(), table: rule.table.clone(), column })
+    })
 }
 
 /// What holds say of a table: these records stay.
@@ -339,11 +360,7 @@ impl Place<'_> {
 impl Holds {
     /// The holds, in the light of the configured rules.
     pub fn new(rules: &BTreeMap<Name, Rule>, holds: Vec<Hold>) -> Holds {
-        let subjects = rules.values().filter_map(|rule| {
-            let column = rule.subject.clone()?;
-            Some(SubjectColumn { store: rule.store.clone(), table: rule.table.clone(), column })
-        });
-        Holds { subjects: subjects.collect(), holds }
+        Holds { subjects: subject_columns(rules).collect(), holds }
     }
 
     /// Takes more of them in. None goes: what has ended since is heeded until all are read again.
@@ -381,7 +398,8 @@ impl Holds {
                     if elsewhere {
                         continue;
                     }
-                    for column in self.subject_columns(place) {
+                    let columns = self.subjects.iter().chain(&hold.terms.columns);
+                    for column in columns.filter_map(|subject| subject.of(place)) {
                         let all = persons.entry((column, hold.terms.range)).or_default();
                         all.extend(values.iter().map(String::as_str));
                     }
@@ -396,13 +414,13 @@ impl Holds {
         claims.extend(persons);
         claims
     }
+}
 
-    /// The columns in which a table names persons, as any rule has it.
-    fn subject_columns(&self, place: Place<'_>) -> impl Iterator<Item = &str> {
-        let here = move |subject: &&SubjectColumn| {
-            subject.store == *place.store && place.may_be(&subject.table)
-        };
-        self.subjects.iter().filter(here).map(|subject| subject.column.as_str())
+impl SubjectColumn {
+    /// The column, if it is one of this table.
+    fn of(&self, place: Place<'_>) -> Option<&str> {
+        let here = self.store == *place.store && place.may_be(&self.table);
+        here.then_some(&self.column)
     }
 }
 

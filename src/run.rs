@@ -9,21 +9,20 @@ mod apply;
 mod compare;
 mod execution;
 mod holds;
+mod prepare;
 mod readback;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::audit::entry::{Cause, RunEnd};
 use crate::breaker;
-use crate::check::{self, Severity};
-use crate::clock::{self, Jump, Stopwatch, Watch};
+use crate::clock::{Jump, Stopwatch, Watch};
 use crate::fault;
 use crate::hold::Holds;
 use crate::ledger::{
@@ -31,8 +30,8 @@ use crate::ledger::{
 };
 use crate::plan::{Plan, Sample, Verification};
 use crate::rule::{Mode, Rule};
-use crate::store::sql::{Access, Bounds, Interrupted, Resolution, SurveyDepth, Target};
-use crate::store::{Store, StoreError, Stores};
+use crate::store::sql::{Access, Bounds, Interrupted, Resolution, SurveyDepth};
+use crate::store::{StoreError, Stores};
 use crate::types::Name;
 
 pub use apply::{ApplyError, Terms, open, save};
@@ -40,6 +39,7 @@ pub use compare::{Difference, compare, compare_with_plan};
 
 use apply::Planned;
 use execution::Execution;
+use prepare::{Prepared, Refusal};
 use readback::Taken;
 
 pub use holds::{Coverage, Extent, Held, HoldError, InForce};
@@ -304,11 +304,10 @@ impl Runner {
                 return self.refuse(rule, request, refusal, now, watch).await;
             }
         }
-        let held = match self.held(now).await {
+        let held = match self.held().await {
             Ok(held) => held,
             Err(error) => {
-                let refusal = Refusal::new("the legal holds could not be looked up", &error);
-                return self.refuse(rule, request, refusal, now, watch).await;
+                return self.refuse(rule, request, Refusal::no_holds(&error), now, watch).await;
             }
         };
         if rule.mode == Mode::Observe {
@@ -404,91 +403,6 @@ impl Runner {
             remaining: Some(plan.due),
             ..result(rule, RunState::Observed, watch)
         })
-    }
-
-    /// Looks at the clocks, holds the rule against its live table, and counts.
-    async fn prepare(
-        &self,
-        rule: &Rule,
-        errand: &Errand<'_>,
-        held: Held,
-        now: Timestamp,
-        watch: Stopwatch,
-    ) -> Result<Prepared, Refusal> {
-        let in_doubt = |jump: Jump| Refusal::new("the clock is in doubt", &jump);
-        self.clock.look().map_err(in_doubt)?;
-        let store = self.stores.get(&rule.store, Access::ReadWrite)?;
-        if let Some(shown) = store.clock().await? {
-            let now = now + SignedDuration::try_from(watch.elapsed()).unwrap_or_default();
-            clock::agrees(now, shown).map_err(|Jump(ahead)| Refusal {
-                reason: "the clock is in doubt",
-                error: format!(
-                    "this machine's clock and that of store `{}` differ by {} s: set the wrong one right",
-                    rule.store,
-                    ahead.as_secs()
-                ),
-            })?;
-        }
-        let table = store.inspect(rule).await?;
-        let findings = check::examine(rule, &table);
-        let wrong: Vec<_> = findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Error)
-            .map(|finding| finding.message.as_str())
-            .collect();
-        let (true, Ok(mut target)) = (wrong.is_empty(), Target::new(rule, table)) else {
-            return Err(Refusal::new("the rule does not fit its table", &wrong.join("; ")));
-        };
-        store.hold_back(&mut target, rule, &held.holds).await?;
-        let cutoff = match errand {
-            Errand::Due => rule.cutoff(now),
-            Errand::Plan(planned) if target.table.digest() != planned.part.schema_digest => {
-                let error = "columns, key, references or triggers of its table are others now";
-                return Err(Refusal::new("the schema has changed", &error));
-            }
-            Errand::Plan(planned) => planned.part.cutoff,
-        };
-        let bounds = Bounds { cutoff, now };
-        let mut survey = store.survey(&target, bounds, SurveyDepth::Due).await?;
-        // An estimate may be old, and a table much smaller by now.
-        if survey.total_is_estimate && rule.limits.max_share.is_near(survey.due, survey.total) {
-            survey.total = store.count(&target).await?;
-        }
-        let taken_before = match errand {
-            Errand::Due => 0,
-            Errand::Plan(planned) => self.hold_against(planned, rule, survey.due).await?,
-        };
-        Ok(Prepared {
-            store,
-            target,
-            held,
-            bounds,
-            due: survey.due,
-            total: survey.total,
-            taken_before,
-        })
-    }
-
-    /// Whether the number due is still about the planned one; what the plan itself has taken, in a run
-    /// that was interrupted, counts as due, and is told.
-    async fn hold_against(
-        &self,
-        planned: &Planned<'_>,
-        rule: &Rule,
-        due: u64,
-    ) -> Result<u64, Refusal> {
-        let taken = self.ledger.taken_by_plan(&rule.name, planned.digest).await;
-        let taken = taken.map_err(|error| Refusal::new("the ledger failed", &error))?;
-        if breaker::has_drifted(planned.part.due, due + taken, planned.margin) {
-            let error = format!(
-                "{} records were planned and {} are due now, which is more than {} apart",
-                planned.part.due,
-                due + taken,
-                planned.margin
-            );
-            return Err(Refusal::new("the number due has drifted", &error));
-        }
-        Ok(taken)
     }
 
     /// Resolves what runs of a rule left behind when their process died, if nobody is running it.
@@ -615,45 +529,6 @@ impl Runner {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-    }
-}
-
-/// Why a rule is not let to run.
-struct Refusal {
-    /// In the words of the audit log.
-    reason: &'static str,
-    /// In full, for people.
-    error: String,
-}
-
-impl Refusal {
-    fn new(reason: &'static str, error: &dyn fmt::Display) -> Refusal {
-        Refusal { reason, error: error.to_string() }
-    }
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Refusal {
-        Refusal::new("the store could not be surveyed", &error)
-    }
-}
-
-/// A rule that fits its table, and what is due there.
-struct Prepared {
-    store: Store,
-    target: Target,
-    held: Held,
-    bounds: Bounds,
-    due: u64,
-    total: u64,
-    /// Records that earlier runs of the same saved plan took.
-    taken_before: u64,
-}
-
-impl Prepared {
-    /// Counts again what is due.
-    async fn survey(&self) -> Result<u64, StoreError> {
-        Ok(self.store.survey(&self.target, self.bounds, SurveyDepth::Due).await?.due)
     }
 }
 

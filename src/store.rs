@@ -23,8 +23,8 @@ use crate::types::{Key, Name, TableName};
 
 use sql::catalogue::Table;
 use sql::{
-    Access, Bounds, Database, Explained, Interrupted, KeepError, Mismatch, Pace, Records, Replace,
-    Resolution, SurveyDepth, TakeError, Target, Walk, Window,
+    Access, Bounds, Database, Explained, Interrupted, Isolation, KeepError, Mismatch, Pace,
+    Records, Replace, Resolution, SurveyDepth, TakeError, Target, Walk, Window,
 };
 
 pub use registry::Stores;
@@ -100,6 +100,15 @@ pub enum StoreError {
         store: Name,
         /// The table.
         table: TableName,
+    },
+    /// The predicate of a hold is not understood where its table goes by another name.
+    #[error(
+        "store `{store}`: the predicate names its table: write the column alone, `status` and not \
+         `orders.status`"
+    )]
+    NamesItsTable {
+        /// The store.
+        store: Name,
     },
     /// Rows changed between looking and acting; try again.
     #[error("store `{store}`: rows changed while a batch was at work")]
@@ -290,6 +299,13 @@ impl Store {
         self.database.begin(access).await.map_err(failed(&self.name, "connecting"))
     }
 
+    async fn begin_taking(&self, target: &Target) -> Result<sql::Transaction, StoreError> {
+        let isolation =
+            if target.keeps_referenced() { Isolation::Steady } else { Isolation::Usual };
+        let begun = self.database.begin_at(Access::ReadWrite, isolation).await;
+        begun.map_err(failed(&self.name, "connecting"))
+    }
+
     /// Reads what the catalogue knows about a rule's table.
     ///
     /// # Errors
@@ -327,12 +343,49 @@ impl Store {
             return Ok(());
         }
         let mut tx = self.begin(Access::ReadOnly).await?;
-        let keep = sql::keep(&mut tx, rule, target, holds).await.map_err(|error| match error {
-            KeepError::Database(cause) => failed(&self.name, "applying legal holds")(cause),
-            KeepError::Unseen(table) => StoreError::Unseen { store: self.name.clone(), table },
-        })?;
-        target.set_keep(keep);
+        let keep = sql::keep(&mut tx, rule, target, holds).await;
+        target.set_keep(keep.map_err(|error| self.explain_keep(error, "applying legal holds"))?);
         Ok(())
+    }
+
+    fn explain_keep(&self, error: KeepError, doing: &'static str) -> StoreError {
+        let store = self.name.clone();
+        match error {
+            KeepError::Database(cause) => StoreError::Database { store, doing, cause },
+            KeepError::Unseen(table) => StoreError::Unseen { store, table },
+            KeepError::NamesItsTable(cause) => {
+                let error = StoreError::Database { store: store.clone(), doing, cause };
+                if error.is_misunderstanding() {
+                    StoreError::NamesItsTable { store }
+                } else {
+                    error
+                }
+            }
+        }
+    }
+
+    /// Asks whether the predicate of a hold, if it has one, can be heeded by every rule whose deletions
+    /// reach its table. Cannot write.
+    ///
+    /// # Errors
+    /// When it cannot: see [`StoreError::is_misunderstanding`]. When the store cannot be reached.
+    pub async fn try_held(&self, records: &HeldRecords) -> Result<(), StoreError> {
+        let Some(predicate) = &records.predicate else { return Ok(()) };
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        let table = self.table_of(&mut tx, records).await?;
+        let tried = sql::try_held_predicate(&mut tx, &table, predicate).await;
+        tried.map_err(|error| self.explain_keep(error, "trying the predicate"))
+    }
+
+    async fn table_of(
+        &self,
+        tx: &mut sql::Transaction,
+        records: &HeldRecords,
+    ) -> Result<Table, StoreError> {
+        let table = tx.table(&records.table).await;
+        let table = table.map_err(failed(&self.name, "reading the catalogue"))?;
+        let (store, name) = (self.name.clone(), records.table.to_string());
+        table.ok_or(StoreError::NoTable { store, table: name })
     }
 
     /// How many records of a rule's table legal holds keep, due or not, and how many it has. Cannot
@@ -359,10 +412,7 @@ impl Store {
         holds: &Holds,
     ) -> Result<(u64, u64), StoreError> {
         let mut tx = self.begin(Access::ReadOnly).await?;
-        let table = tx.table(&records.table).await;
-        let table = table.map_err(failed(&self.name, "reading the catalogue"))?;
-        let (store, name) = (self.name.clone(), records.table.to_string());
-        let table = table.ok_or(StoreError::NoTable { store, table: name })?;
+        let table = self.table_of(&mut tx, records).await?;
         sql::count_held_of_table(&mut tx, &self.name, &table, holds)
             .await
             .map_err(failed(&self.name, "counting held records"))
@@ -481,7 +531,7 @@ impl Store {
         pace: &mut Pace,
         replace: Replace<'_>,
     ) -> Result<Option<Batch>, StoreError> {
-        let mut transaction = self.begin(Access::ReadWrite).await?;
+        let mut transaction = self.begin_taking(target).await?;
         let window = sql::next_window(&mut transaction, target, bounds, walk, pace)
             .await
             .map_err(failed(&self.name, "finding due records"))?;
@@ -500,7 +550,7 @@ impl Store {
         window: Window,
         replace: Replace<'_>,
     ) -> Result<Batch, StoreError> {
-        let transaction = self.begin(Access::ReadWrite).await?;
+        let transaction = self.begin_taking(target).await?;
         self.take_in(transaction, target, bounds, window, replace).await
     }
 

@@ -14,13 +14,13 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::LogFormat;
 
-/// What is logged unless `EXPUNGED_LOG` says otherwise. A count that takes seconds is nothing unusual
-/// on a large table, so slow statements are not.
-const FILTER: &str = "info,sqlx=warn,sqlx::query=error,tokio_cron_scheduler=warn";
+/// What is logged unless `EXPUNGED_LOG` says otherwise.
+const FILTER: &str = "info,sqlx=warn,tokio_cron_scheduler=warn";
 
 /// What is never logged, whatever `EXPUNGED_LOG` says: notices that PostgreSQL passes on from triggers
-/// and functions.
-const NEVER: [&str; 1] = ["sqlx::postgres::notice"];
+/// and functions; and the text of statements and conditions, whole or as it is parsed, which spells out
+/// held persons and the predicates of legal holds.
+const NEVER: [&str; 3] = ["sqlx::postgres::notice", "sqlx::query", "sqlparser"];
 
 /// Begins to log. Called once; what was begun before stays.
 ///
@@ -60,7 +60,7 @@ pub fn init(format: LogFormat) -> io::Result<()> {
 }
 
 fn permitted() -> FilterFn {
-    filter_fn(|metadata| !NEVER.contains(&metadata.target()))
+    filter_fn(|metadata| !NEVER.iter().any(|never| metadata.target().starts_with(never)))
 }
 
 fn json() -> Box<dyn Layer<Registry> + Send + Sync> {

@@ -328,12 +328,13 @@ fn report(
     coverage: &[Coverage],
     now: Timestamp,
 ) -> Exit {
-    let InForce { hold, unresolved } = in_force;
+    let InForce { hold, unresolved, not_loaded } = in_force;
     let exit = if unresolved.is_empty() { Exit::Fine } else { Exit::Failed };
     if common.json {
         let mut json = as_json(hold, now);
         json["coverage"] = json!(coverage);
         json["unresolved"] = json!(unresolved);
+        json["not_loaded"] = json!(not_loaded);
         output::json(&json);
         return exit;
     }
@@ -362,6 +363,15 @@ fn report(
         anstream::println!("  {YELLOW}No rule of the configuration takes anything of it.{RESET}");
     }
     println!();
+    if !not_loaded.is_empty() {
+        let rules = not_loaded.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+        let text = format!(
+            "The configuration was changed since it was last loaded: {rules}. The hold covers what it \
+             says already, but a daemon has to be reloaded to work by the new rules."
+        );
+        anstream::println!("{YELLOW}not loaded{RESET}  {}", output::hanging(&text, 12));
+        println!();
+    }
     for intent in unresolved {
         let text = format!(
             "The hold is in force for everything from now on, but batch {} of rule {} in store {} was under \
@@ -425,7 +435,7 @@ impl Place {
             confidential_until,
             note,
         };
-        Ok(Terms { scope, range, order, broad })
+        Ok(Terms { scope, range, order, broad, columns: BTreeSet::new() })
     }
 
     fn scope(&self, config: &Config) -> Result<Scope, CliError> {

@@ -158,10 +158,10 @@ impl Active {
     /// Whether any record is due: the oldest is asked for, not their number.
     async fn is_due(&self, rule: &Rule) -> Result<bool, RunError> {
         let now = clock::now();
-        let held = self.runner.held(now).await?;
+        let holds = self.runner.in_force(now).await?;
         let store = self.runner.stores.get(&rule.store, Access::ReadOnly)?;
         let mut target = store.target(rule).await?;
-        store.hold_back(&mut target, rule, &held.holds).await?;
+        store.hold_back(&mut target, rule, &holds).await?;
         let bounds = Bounds { cutoff: rule.cutoff(now), now };
         Ok(!store.sample(&target, bounds, 1).await?.is_empty())
     }

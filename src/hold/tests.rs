@@ -9,7 +9,8 @@ fn name(text: &str) -> Name {
 }
 
 fn hold(scope: Scope) -> Hold {
-    let terms = Terms { scope, range: Range::default(), order: Order::default(), broad: None };
+    let (range, order) = (Range::default(), Order::default());
+    let terms = Terms { scope, range, order, broad: None, columns: BTreeSet::new() };
     let (placed_at, until) = (at("2026-01-01T00:00:00Z"), at("2026-04-01T00:00:00Z"));
     Hold { id: Uuid::from_u128(1), terms, placed_at, until, ended_at: None }
 }
@@ -57,6 +58,28 @@ fn persons_of_many_holds_are_claimed_as_one() {
 
     let elsewhere = name("crm");
     assert!(all.claims(Place { store: &elsewhere, names: &names }, None).is_empty());
+}
+
+#[test]
+fn a_hold_on_persons_knows_where_they_are_named_whatever_rules_are_loaded() {
+    let mut hold = hold(persons(&["1"], None));
+    let table = "accounts".parse().unwrap();
+    hold.terms.columns.insert(SubjectColumn { store: name("app"), table, column: "mail".into() });
+    let (store, names) = (name("app"), names("accounts"));
+    let place = Place { store: &store, names: &names };
+    let columns = |all: Holds| {
+        let claims = all.claims(place, None).into_iter().map(|claim| match claim.what {
+            Claimed::Subjects { column, .. } => column.to_owned(),
+            _ => panic!("persons"),
+        });
+        claims.collect::<Vec<_>>()
+    };
+    assert_eq!(columns(Holds::new(&BTreeMap::new(), vec![hold.clone()])), ["mail"]);
+    assert_eq!(columns(holds(vec![hold.clone()])), ["id", "mail"]);
+    // What was sealed before holds knew of columns opens as well.
+    let mut json = serde_json::to_value(&hold.terms).unwrap();
+    json.as_object_mut().unwrap().remove("columns");
+    assert!(serde_json::from_value::<Terms>(json).unwrap().columns.is_empty());
 }
 
 #[test]

@@ -123,27 +123,28 @@ impl Ledger {
         Ok(epoch)
     }
 
-    /// Makes a hold last until another moment, also one whose time is over, and gives the epoch from
-    /// which it is in force again.
+    /// Makes a hold last until the moment that it says now, also one whose time was over, with the terms
+    /// that it has now, and gives the epoch from which it is in force again.
     ///
     /// # Errors
     /// When there is no such hold, it was released, or the database does not answer.
     pub async fn extend_hold(
         &self,
-        id: Uuid,
-        until: Timestamp,
+        hold: &Hold,
         ground: Ground,
         by: &str,
         now: Timestamp,
     ) -> Result<u64, LedgerError> {
+        let Hold { id, until, .. } = *hold;
         let mut tx = self.begin().await?;
         let epoch = raise(&mut tx).await?;
         let extended = sqlx::query(
-            "UPDATE hold SET until = $1, epoch = $2, ended_at = NULL WHERE id = $3 AND NOT EXISTS \
-             (SELECT 1 FROM hold_act WHERE hold_id = hold.id AND act = 'release')",
+            "UPDATE hold SET until = $1, epoch = $2, sealed = $3, ended_at = NULL \
+             WHERE id = $4 AND NOT EXISTS (SELECT 1 FROM hold_act WHERE hold_id = hold.id AND act = 'release')",
         )
         .bind(to_text(until))
         .bind(to_integer(epoch))
+        .bind(seal(&self.keys, &hold.terms, "hold", id))
         .bind(id.to_string())
         .execute(&mut *tx)
         .await
@@ -151,10 +152,10 @@ impl Ledger {
         if extended.rows_affected() != 1 {
             return Err(LedgerError::NoHold(id));
         }
-        let (act, by, until) = ("extend".to_owned(), by.to_owned(), Some(until));
-        let act = HoldAct { act, at: now, by, until, ground };
+        let (act, by) = ("extend".to_owned(), by.to_owned());
+        let act = HoldAct { act, at: now, by, until: Some(until), ground };
         insert_act(&mut tx, &self.keys, id, &act).await?;
-        let event = Event::HoldExtended { hold: id, until: until.unwrap_or(now) };
+        let event = Event::HoldExtended { hold: id, until };
         audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
         commit(tx).await?;
         Ok(epoch)

@@ -157,7 +157,7 @@ impl Runner {
                             },
                         });
                     }
-                    let held = self.held(now).await?;
+                    let held = self.held().await?;
                     match self.prepare(rule, &errand, held, now, Stopwatch::start()).await {
                         Ok(_) => {
                             ready.push((rule, part, ranges));

@@ -41,6 +41,9 @@ pub struct InForce {
     /// Batches that were intended before, and whose outcome could not be found out in time. All others
     /// keep what the hold covers.
     pub unresolved: Vec<OlderIntent>,
+    /// Rules that are others, new or gone since a daemon or a command loaded the configuration: whoever
+    /// works by those must be told to load it again.
+    pub not_loaded: Vec<Name>,
 }
 
 /// What a hold covers of what a rule would take.
@@ -93,17 +96,42 @@ pub enum HoldError {
     /// The store does not know what it speaks of.
     #[error("this hold was not placed, because it would keep nothing: {0}")]
     Misunderstood(StoreError),
+    /// Rules could not heed it.
+    #[error("this hold was not placed: {0}")]
+    NamesItsTable(StoreError),
 }
 
 impl Runner {
-    /// What a run at `now` has to heed. Holds whose time is over are ended first, on record.
+    /// What a run has to heed: every hold whose end is not on record, also where its time seems to be
+    /// over, because the clock that says so may be wrong.
     ///
     /// # Errors
     /// When the ledger does not answer, or a hold cannot be read: then nothing may be taken.
-    pub async fn held(&self, now: Timestamp) -> Result<Held, LedgerError> {
-        self.ledger.expire_holds(now).await?;
+    pub async fn held(&self) -> Result<Held, LedgerError> {
         let (epoch, holds) = self.ledger.held().await?;
         Ok(Held { epoch, holds: Holds::new(&self.rules, holds) })
+    }
+
+    /// Ends the holds whose time is over, on record, and gives what is still to be heeded. For runs that
+    /// act, once the clock has been held against the others.
+    ///
+    /// # Errors
+    /// As for [`Runner::held`].
+    pub(super) async fn let_expire(&self, held: Held, now: Timestamp) -> Result<Held, LedgerError> {
+        match self.ledger.expire_holds(now).await? {
+            0 => Ok(held),
+            _ => self.held().await,
+        }
+    }
+
+    /// The holds in force at `now`: what there is to look for, and not what may be taken.
+    ///
+    /// # Errors
+    /// As for [`Runner::held`].
+    pub async fn in_force(&self, now: Timestamp) -> Result<Holds, LedgerError> {
+        let (_, mut holds) = self.ledger.held().await?;
+        holds.retain(|hold| hold.is_in_force(now));
+        Ok(Holds::new(&self.rules, holds))
     }
 
     /// Places a hold, and returns when no batch is under way any more that could take what it covers,
@@ -120,11 +148,12 @@ impl Runner {
         now: Timestamp,
         within: Duration,
     ) -> Result<InForce, HoldError> {
-        let hold = Hold { id: clock::new_id(), terms, placed_at: now, until, ended_at: None };
+        let mut hold = Hold { id: clock::new_id(), terms, placed_at: now, until, ended_at: None };
+        hold.terms.note_columns(&self.rules);
         self.refuse_too_broad(&hold).await?;
         let epoch = self.ledger.place_hold(&hold, by).await?;
         let unresolved = self.settle_older(epoch, &hold, now, within).await?;
-        Ok(InForce { hold, unresolved })
+        Ok(InForce { hold, unresolved, not_loaded: self.not_loaded().await? })
     }
 
     /// Extends a hold, and returns as [`Runner::place`] does: its time may have been over.
@@ -140,10 +169,25 @@ impl Runner {
         now: Timestamp,
         within: Duration,
     ) -> Result<InForce, HoldError> {
-        let epoch = self.ledger.extend_hold(hold.id, until, ground, by, now).await?;
-        let hold = Hold { until, ended_at: None, ..hold.clone() };
+        let mut hold = Hold { until, ended_at: None, ..hold.clone() };
+        hold.terms.note_columns(&self.rules);
+        let epoch = self.ledger.extend_hold(&hold, ground, by, now).await?;
         let unresolved = self.settle_older(epoch, &hold, now, within).await?;
-        Ok(InForce { hold, unresolved })
+        Ok(InForce { hold, unresolved, not_loaded: self.not_loaded().await? })
+    }
+
+    /// Rules that differ from those that were loaded last; none where nothing was ever loaded.
+    async fn not_loaded(&self) -> Result<Vec<Name>, LedgerError> {
+        let loaded = self.ledger.rule_states().await?;
+        if loaded.is_empty() {
+            return Ok(Vec::new());
+        }
+        let differs = |(name, rule): &(&Name, &Rule)| {
+            loaded.get(*name).is_none_or(|state| state.digest != rule.digest())
+        };
+        let changed = self.rules.iter().filter(differs).map(|(name, _)| name);
+        let gone = loaded.keys().filter(|name| !self.rules.contains_key(*name));
+        Ok(changed.chain(gone).cloned().collect())
     }
 
     /// Waits for the batches that older epochs let through. One whose process is dead never ends by
@@ -229,6 +273,7 @@ impl Runner {
     /// be counted, unless a reason is given; and what the store does not understand.
     async fn refuse_too_broad(&self, hold: &Hold) -> Result<(), HoldError> {
         let terms = &hold.terms;
+        self.try_predicate(&terms.scope).await?;
         let structural = terms.is_broad().map(str::to_owned);
         let why = match (&terms.scope, structural) {
             (_, Some(why)) => Some(why),
@@ -237,6 +282,19 @@ impl Runner {
         };
         match why {
             Some(why) if terms.broad.is_none() => Err(HoldError::TooBroad { why }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a predicate that the store does not understand; not, where the store cannot be asked.
+    async fn try_predicate(&self, scope: &Scope) -> Result<(), HoldError> {
+        let (Scope::Table(records) | Scope::Rule { records, .. }) = scope else { return Ok(()) };
+        let Ok(store) = self.stores.get(&records.store, Access::ReadOnly) else { return Ok(()) };
+        match tokio::time::timeout(COUNT_WITHIN, store.try_held(records)).await {
+            Ok(Err(error @ StoreError::NamesItsTable { .. })) => {
+                Err(HoldError::NamesItsTable(error))
+            }
+            Ok(Err(error)) if error.is_misunderstanding() => Err(HoldError::Misunderstood(error)),
             _ => Ok(()),
         }
     }

@@ -97,7 +97,7 @@ pub(super) use batch::{resolve, take};
 pub use explain::Explained;
 pub(super) use explain::explain as explain_record;
 pub(crate) use keep::KeepError;
-pub(super) use keep::{count_held_of_table, count_held_of_target, keep};
+pub(super) use keep::{count_held_of_table, count_held_of_target, keep, try_held_predicate};
 pub(super) use readback::{residue, still_there};
 pub use survey::SurveyDepth;
 pub(super) use survey::{
@@ -121,6 +121,18 @@ pub enum Access {
     ReadOnly,
     /// For runs that act.
     ReadWrite,
+}
+
+/// What a transaction that writes makes of what others commit meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Isolation {
+    /// Each statement sees it; rows that it locked are as they are.
+    Usual,
+    /// For a deletion that may reach held rows of other tables. Between the look at those rows and the
+    /// cascade that takes them, others may change them or add to them. PostgreSQL then fails the cascade
+    /// (40001); MySQL keeps what the statement read locked to the end, gaps between rows too. SQLite has
+    /// one writer.
+    Steady,
 }
 
 /// A database with its pool of connections.
@@ -252,7 +264,16 @@ impl Database {
     /// # Errors
     /// When no connection can be had.
     pub async fn begin(&self, access: Access) -> Result<Transaction, sqlx::Error> {
-        let mut begun = pin!(self.begin_patiently(access));
+        self.begin_at(access, Isolation::Usual).await
+    }
+
+    /// Begins a transaction that writes and sees others' changes as it is told.
+    pub(super) async fn begin_at(
+        &self,
+        access: Access,
+        isolation: Isolation,
+    ) -> Result<Transaction, sqlx::Error> {
+        let mut begun = pin!(self.begin_patiently(access, isolation));
         // The pool takes a refused connection for a server that is just starting, and tries again
         // until its time is up.
         if let Ok(begun) = timeout(PROMPT, &mut begun).await {
@@ -262,22 +283,31 @@ impl Database {
         begun.await
     }
 
-    async fn begin_patiently(&self, access: Access) -> Result<Transaction, sqlx::Error> {
+    async fn begin_patiently(
+        &self,
+        access: Access,
+        isolation: Isolation,
+    ) -> Result<Transaction, sqlx::Error> {
         let reading = access == Access::ReadOnly;
         Ok(match self {
             Database::Postgres(pool) => Transaction::Postgres(
-                pool.begin_with(if reading {
-                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-                } else {
-                    "BEGIN ISOLATION LEVEL READ COMMITTED"
+                pool.begin_with(match (access, isolation) {
+                    (Access::ReadOnly, _) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+                    (_, Isolation::Usual) => "BEGIN ISOLATION LEVEL READ COMMITTED",
+                    (_, Isolation::Steady) => "BEGIN ISOLATION LEVEL REPEATABLE READ",
                 })
                 .await?,
             ),
             Database::Mysql(pool) => Transaction::Mysql(
-                pool.begin_with(if reading {
-                    "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
-                } else {
-                    "START TRANSACTION"
+                pool.begin_with(match (access, isolation) {
+                    (Access::ReadOnly, _) => {
+                        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+                    }
+                    (_, Isolation::Usual) => "START TRANSACTION",
+                    // For this one transaction; the session keeps its own level.
+                    (_, Isolation::Steady) => {
+                        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION"
+                    }
                 })
                 .await?,
             ),

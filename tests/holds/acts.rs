@@ -1,23 +1,29 @@
 //! What is done with holds, and what a hold meets: dead processes, stores that are down, damage.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use expunged::audit::entry::Cause;
 use expunged::audit::{Entry, Event};
 use expunged::clock;
 use expunged::ledger::audit::AuditFilter;
-use expunged::ledger::{Ground, LedgerError, Start};
-use expunged::run::RunState;
+use expunged::ledger::{Ground, LedgerError, Loaded, Start};
+use expunged::run::{RunResult, RunState, Runner, run_by_command};
 use expunged::store::Batch;
 use expunged::store::sql::{Access, Bounds, Walk};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use crate::house::{House, LIMIT, in_days, moment, on_each_database, persons, rule, set, terms};
-use crate::support::{TestDatabase, fresh_sqlite};
+use crate::support::{TestDatabase, approve_in_advance, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 on_each_database! {
     a_batch_of_a_dead_process_is_resolved_before_a_placement_returns,
     an_intent_of_an_older_epoch_is_refused_and_the_batch_undone,
     a_hold_expires_once_and_what_is_overdue_goes,
+    a_hold_whose_time_is_over_ends_with_the_run_that_takes_what_it_kept,
+    looking_on_ends_no_hold,
+    a_hold_on_persons_covers_rules_that_the_deleting_process_has_not_loaded,
 }
 
 async fn house(store: TestDatabase) -> House {
@@ -106,6 +112,91 @@ async fn a_hold_expires_once_and_what_is_overdue_goes(store: TestDatabase) {
     let refused = runner.extend(&hold, in_days(400), again(), "bob", now, LIMIT).await;
     assert!(refused.unwrap_err().to_string().contains("released"));
     assert_log_holds_no_person(&house).await;
+}
+
+async fn a_hold_whose_time_is_over_ends_with_the_run_that_takes_what_it_kept(store: TestDatabase) {
+    let house = house(store).await;
+    let (runner, now) = (&house.runner, clock::now());
+    runner.place(persons(&["1"]), in_days(-1), "ann", now, LIMIT).await.unwrap();
+    assert_eq!(house.run("old").await.records, 2, "it did not go in that very run");
+    assert_eq!(house.events("hold_expired").await.len(), 1);
+}
+
+async fn a_hold_on_persons_covers_rules_that_the_deleting_process_has_not_loaded(
+    store: TestDatabase,
+) {
+    let house = house(store).await;
+    // A daemon has loaded the rule as it was before it said where persons are named.
+    let mut config = house.config.clone();
+    for rule in config.rules.values_mut() {
+        rule.subject = None;
+    }
+    let ledger = format!("sqlite://{}", house.folder.path().join("ledger.db").display());
+    approve_in_advance(&ledger, &config).await;
+    let rules = config.rules;
+    let loaded = Loaded { rules: &rules, stores: 1, digest: "before", now: clock::now() };
+    house.runner.ledger.load_rules(loaded).await.unwrap();
+    let (ledger, stores) = (house.runner.ledger.clone(), house.runner.stores.clone());
+    let daemon = Runner::new(ledger, stores, Arc::new(rules.clone()));
+
+    let placed = house.try_place(persons(&["1"])).await.unwrap();
+    assert_eq!(placed.not_loaded, ["old".parse().unwrap()]);
+    let stop = CancellationToken::new();
+    let old = &rules[&"old".parse().unwrap()];
+    let result = run_by_command(&daemon, old, clock::now(), &stop, &|_| {}).await.unwrap();
+    assert_eq!((result.state, result.records), (RunState::Done, 1), "{:?}", result.error);
+    assert_eq!(house.ids("accounts").await, set(&["1"]));
+
+    // One that was placed by the old configuration learns of the new one when it is extended.
+    let now = clock::now();
+    let unknowing = daemon.place(persons(&["2"]), in_days(9), "ann", now, LIMIT).await.unwrap();
+    assert!(unknowing.hold.terms.columns.is_empty() && unknowing.not_loaded.is_empty());
+    let extended = house.runner.extend(
+        &unknowing.hold,
+        in_days(10),
+        Ground::default(),
+        "ann",
+        clock::now(),
+        LIMIT,
+    );
+    let extended = extended.await.unwrap().hold;
+    assert_eq!(house.runner.hold(extended.id).await.unwrap().terms.columns.len(), 1);
+}
+
+async fn looking_on_ends_no_hold(store: TestDatabase) {
+    let at = moment(&store);
+    let tables = format!(
+        "CREATE TABLE accounts (id integer PRIMARY KEY, at {at});
+         INSERT INTO accounts VALUES (1, '2020-06-15 12:00:00'), (2, '2020-06-15 12:00:00')"
+    );
+    let watch = rule("watch", "accounts", "subject = \"id\"").replace("enforce", "observe");
+    let house = House::new(store, &tables, &watch).await;
+    house.place(persons(&["1"])).await;
+    let result = run_at(&house, "watch", in_days(100)).await;
+    assert_eq!((result.state, result.remaining), (RunState::Observed, Some(1)));
+    assert!(house.events("hold_expired").await.is_empty());
+    assert!(house.runner.in_force(in_days(100)).await.unwrap().is_empty());
+    assert!(!house.runner.held().await.unwrap().holds.is_empty());
+}
+
+#[tokio::test]
+async fn a_clock_that_the_store_contradicts_ends_no_hold() {
+    for store in [fresh_postgres().await, fresh_mysql().await] {
+        let house = house(store).await;
+        house.place(persons(&["1"])).await;
+        let refused = run_at(&house, "old", in_days(100)).await;
+        assert_eq!(refused.state, RunState::Refused);
+        assert!(refused.error.unwrap().contains("clock"));
+        assert!(house.events("hold_expired").await.is_empty());
+        assert_eq!(house.run("old").await.records, 1);
+        assert_eq!(house.ids("accounts").await, set(&["1"]));
+    }
+}
+
+/// Runs a rule by a clock that shows this.
+async fn run_at(house: &House, rule: &str, now: Timestamp) -> RunResult {
+    let stop = CancellationToken::new();
+    run_by_command(&house.runner, house.rule(rule), now, &stop, &|_| {}).await.unwrap()
 }
 
 async fn assert_log_holds_no_person(house: &House) {

@@ -4,7 +4,7 @@ use expunged::hold::Terms;
 use expunged::run::RunState;
 
 use crate::house::{House, moment, on_each_database, persons, rule, set, terms};
-use crate::support::TestDatabase;
+use crate::support::{Pool, TestDatabase};
 
 const OLD: &str = "'2020-06-15 12:00:00'";
 
@@ -13,6 +13,7 @@ on_each_database! {
     a_table_that_points_at_itself_is_followed_and_then_kept,
     a_reference_that_would_be_emptied_keeps_the_record,
     holds_elsewhere_keep_nothing_here,
+    a_predicate_that_names_its_table_is_refused,
 }
 
 /// Accounts, their orders, and the items of those.
@@ -109,6 +110,64 @@ async fn holds_elsewhere_keep_nothing_here(store: TestDatabase) {
     assert_eq!(house.due_and_held("accounts").await, (4, 0));
 }
 
+async fn a_predicate_that_names_its_table_is_refused(store: TestDatabase) {
+    let house = shop(store, "CASCADE").await;
+    let refused = house.try_place(terms(house.table("orders", Some("orders.id = 10")))).await;
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("write the column alone"), "{error}");
+    house.place(terms(house.table("orders", Some("id = 10")))).await;
+    assert_eq!(house.due_and_held("accounts").await, (3, 1));
+}
+
+/// Changes an order in a transaction of somebody else, which is committed once the run waits for it.
+macro_rules! with_a_late_change {
+    ($pool:expr, $change:expr, $waits:expr, $house:expr) => {{
+        let mut other = $pool.begin().await.unwrap();
+        sqlx::raw_sql($change).execute(&mut *other).await.unwrap();
+        let commit = async {
+            while $house.store.count($waits).await == 0 {
+                tokio::task::yield_now().await;
+            }
+            other.commit().await.unwrap();
+        };
+        tokio::join!($house.run("accounts"), commit).0
+    }};
+}
+
+const LATE: [&str; 2] = [
+    "INSERT INTO orders VALUES (11, 1, 'held', '2099-01-01 12:00:00')",
+    "UPDATE orders SET buyer = 'held' WHERE id = 10",
+];
+
+#[tokio::test]
+async fn a_row_that_is_held_only_when_the_deletion_reaches_it_stays() {
+    for change in LATE {
+        for store in [crate::support::fresh_postgres().await, crate::support::fresh_mysql().await] {
+            let house = shop(store, "CASCADE").await;
+            house.place(persons(&["held"])).await;
+            let result = match &house.store.pool {
+                Pool::Postgres(pool) => {
+                    let waits = "SELECT count(*) FROM pg_stat_activity \
+                                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+                    with_a_late_change!(pool, change, waits, house)
+                }
+                Pool::MySql(pool) => {
+                    let waits = "SELECT count(*) FROM information_schema.processlist \
+                                 WHERE db = DATABASE() AND id <> connection_id() \
+                                   AND info LIKE '%expunged_held%' AND time_ms > 50";
+                    with_a_late_change!(pool, change, waits, house)
+                }
+                Pool::Sqlite(_) => panic!("SQLite has one writer"),
+            };
+            let kind = house.store.kind;
+            assert_eq!(result.state, RunState::Done, "{kind:?}, {change}: {:?}", result.error);
+            assert_eq!(house.ids("accounts").await, set(&["1"]), "{kind:?}, {change}");
+            let held = "SELECT count(*) FROM orders WHERE buyer = 'held'";
+            assert_eq!(house.store.count(held).await, 1, "{kind:?}, {change}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_hold_on_a_partition_or_on_the_whole_covers_the_other() {
     let house = House::new(
@@ -124,4 +183,33 @@ async fn a_hold_on_a_partition_or_on_the_whole_covers_the_other() {
     house.release(&whole).await;
     house.place(terms(house.table("events_2020", Some("id = 1")))).await;
     assert_eq!(house.due_and_held("whole").await, (1, 1));
+}
+
+#[tokio::test]
+async fn held_rows_that_point_at_a_partition_or_at_the_whole_keep_what_they_point_at() {
+    let house = House::new(
+        crate::support::fresh_postgres().await,
+        "CREATE TABLE events (id integer, at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+         CREATE TABLE events_2020 PARTITION OF events FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+         CREATE TABLE events_2021 PARTITION OF events FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+         CREATE TABLE of_whole (who text, event integer, at timestamptz,
+             FOREIGN KEY (event, at) REFERENCES events ON DELETE CASCADE);
+         CREATE TABLE of_parts (who text, event integer, at timestamptz,
+             FOREIGN KEY (event, at) REFERENCES events_2020 ON DELETE CASCADE);
+         INSERT INTO events SELECT i, '2020-05-01' FROM generate_series(1, 4) AS i;
+         INSERT INTO events VALUES (5, '2021-05-01');
+         INSERT INTO of_whole VALUES ('held', 1, '2020-05-01'), ('free', 3, '2020-05-01');
+         INSERT INTO of_parts VALUES ('held', 2, '2020-05-01'), ('free', 4, '2020-05-01')",
+        &(rule("whole", "events", "") + &rule("part", "events_2020", "")),
+    )
+    .await;
+    house.place(terms(house.table("of_whole", Some("who = 'held'")))).await;
+    house.place(terms(house.table("of_parts", Some("who = 'held'")))).await;
+    assert_eq!(house.due_and_held("part").await, (2, 2), "a key on the whole was not followed");
+    assert_eq!(house.due_and_held("whole").await, (3, 2), "a key on a partition was not followed");
+    assert_eq!(house.run("part").await.records, 2);
+    assert_eq!(house.run("whole").await.records, 1);
+    assert_eq!(house.ids("events").await, set(&["1", "2"]));
+    let left = "SELECT (SELECT count(*) FROM of_whole) + (SELECT count(*) FROM of_parts)";
+    assert_eq!(house.store.count(left).await, 2);
 }

@@ -211,7 +211,8 @@ pub(crate) fn terms(scope: Scope) -> Terms {
         reference: "12 Js 34/26".into(),
         ..Order::default()
     };
-    Terms { scope, range: Range::default(), order, broad: Some("the order says so".into()) }
+    let (range, broad) = (Range::default(), Some("the order says so".into()));
+    Terms { scope, range, order, broad, columns: BTreeSet::new() }
 }
 
 /// A hold on persons.

@@ -255,3 +255,30 @@ async fn in_mysql_what_a_role_brings_is_not_known_to_be_missing() {
     database.execute(&format!("DROP ROLE {role}")).await;
     assert_eq!((may.select, may.delete), (Some(true), None));
 }
+
+#[tokio::test]
+async fn keys_on_partitions_are_told_once() {
+    let database = crate::support::fresh_postgres().await;
+    database
+        .execute(
+            "CREATE TABLE events (id integer PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE low PARTITION OF events FOR VALUES FROM (0) TO (10);
+             CREATE TABLE high PARTITION OF events FOR VALUES FROM (10) TO (20);
+             CREATE TABLE notes (event integer, FOREIGN KEY (event) REFERENCES events,
+                 FOREIGN KEY (event) REFERENCES low);
+             CREATE TABLE parts (event integer REFERENCES events) PARTITION BY LIST (event);
+             CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)",
+        )
+        .await;
+    for (table, told) in [
+        ("events", ["notes", "parts"].as_slice()),
+        ("low", &["notes", "parts"]),
+        ("high", &["notes", "parts"]),
+        ("notes", &[]),
+    ] {
+        let table = inspect(&database, table).await;
+        let mut found: Vec<_> = table.referenced_by.iter().map(|r| r.table.as_str()).collect();
+        found.sort_unstable();
+        assert_eq!(found, told, "{}", table.name);
+    }
+}

@@ -103,6 +103,9 @@ pub(crate) enum KeepError {
     /// A table that points at the rule's cannot be looked at.
     #[error("the table {0} cannot be looked at")]
     Unseen(TableName),
+    /// It is understood only where its table goes by its own name.
+    #[error("the predicate names its table")]
+    NamesItsTable(sqlx::Error),
 }
 
 /// Reads from the catalogue what a deletion reaches, and decides what holds keep of a rule's table.
@@ -304,6 +307,11 @@ impl Keep {
         self.parts.is_empty() && self.referrers.is_empty()
     }
 
+    /// Whether records are kept because of rows that point at them.
+    pub(super) fn has_referrers(&self) -> bool {
+        !self.referrers.is_empty()
+    }
+
     /// Appends, in parentheses, that a record of the target is held. It is true or false, never unknown.
     pub(super) fn is_held(&self, s: &mut Statement, target: &Target) {
         self.append(s, &target.table, Some(target), None);
@@ -343,6 +351,10 @@ impl Keep {
 
 impl Referrer {
     /// Appends that a row points at the record which is kept itself. `depth` is the record's.
+    ///
+    /// Where a table references itself, this reads the table that the statement deletes from. MySQL
+    /// (MariaDB does not) refuses that with error 1093, so there the run fails and nothing goes. A
+    /// derived table would get around it at the price of a copy of the whole table for each batch.
     fn append(&self, s: &mut Statement, table: &Table, depth: Option<usize>) {
         let own = depth.map_or(0, |depth| depth + 1);
         let Reference { schema, table: name, columns, target_columns, .. } = &self.reference;
@@ -470,15 +482,42 @@ async fn try_predicates(tx: &mut Transaction, keep: &Keep) -> Result<(), sqlx::E
         let Some(keep) = &referrer.keep else { continue };
         for part in &keep.parts {
             let What::Predicate(condition) = &part.what else { continue };
-            let mut s = Statement::new(tx.dialect(), "SELECT 1 FROM ");
-            s.qualified(referrer.reference.schema.as_deref(), &referrer.reference.table);
-            s.push(" AS ").push(ALIASES[depth]).push(" WHERE ");
-            s.condition(condition).push(" IS NOT FALSE LIMIT 0");
-            tx.fetch(&s).await?;
+            let Reference { schema, table, .. } = &referrer.reference;
+            try_predicate(tx, schema.as_deref(), table, condition, Some(ALIASES[depth])).await?;
         }
         open.extend(keep.referrers.iter().map(|next| (next, depth + 1)));
     }
     Ok(())
+}
+
+/// Whether the store understands the predicate of a hold wherever it may stand: by itself, and where
+/// the table goes by another name because rows of it point at a record.
+pub(crate) async fn try_held_predicate(
+    tx: &mut Transaction,
+    table: &Table,
+    condition: &Condition,
+) -> Result<(), KeepError> {
+    let (schema, name) = (table.schema.as_deref(), &table.name);
+    // By itself first: in PostgreSQL nothing can be asked in a transaction that has failed.
+    try_predicate(tx, schema, name, condition, None).await?;
+    let aliased = try_predicate(tx, schema, name, condition, Some(ALIASES[0])).await;
+    aliased.map_err(KeepError::NamesItsTable)
+}
+
+async fn try_predicate(
+    tx: &mut Transaction,
+    schema: Option<&str>,
+    table: &str,
+    condition: &Condition,
+    alias: Option<&'static str>,
+) -> Result<(), sqlx::Error> {
+    let mut s = Statement::new(tx.dialect(), "SELECT 1 FROM ");
+    s.qualified(schema, table);
+    if let Some(alias) = alias {
+        s.push(" AS ").push(alias);
+    }
+    s.push(" WHERE ").condition(condition).push(" IS NOT FALSE LIMIT 0");
+    tx.fetch(&s).await.map(drop)
 }
 
 /// How many records of a rule's table are held, and how many it has.

@@ -211,12 +211,22 @@ async fn indexes(
     Ok((indexes, primary))
 }
 
+/// The foreign keys through which a deletion here is noticed elsewhere. One on a partitioned table is
+/// noticed in each partition, and one on a partition where rows go through the whole.
 async fn references(
     connection: &mut PgConnection,
     oid: i64,
 ) -> Result<Vec<Reference>, sqlx::Error> {
     let query = statement(
-        "SELECT c.conname::text, n.nspname::text, r.relname::text, \
+        // Copies that PostgreSQL makes of a key for each partition have a parent.
+        "WITH RECURSIVE up (id) AS ( \
+           SELECT $1::bigint::oid \
+           UNION SELECT i.inhparent FROM pg_inherits i JOIN up ON i.inhrelid = up.id \
+                 JOIN pg_class p ON p.oid = i.inhrelid AND p.relispartition), \
+         down (id) AS ( \
+           SELECT $1::bigint::oid \
+           UNION SELECT i.inhrelid FROM pg_inherits i JOIN down ON i.inhparent = down.id) \
+         SELECT c.conname::text, n.nspname::text, r.relname::text, \
                 ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k (num, place) \
                       JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.num ORDER BY k.place), \
                 ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k (num, place) \
@@ -226,8 +236,9 @@ async fn references(
                         AND i.indpred IS NULL AND i.indkey[0] = ANY (c.conkey)) \
          FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid \
               JOIN pg_namespace n ON n.oid = r.relnamespace \
-         WHERE c.confrelid = $1::bigint::oid AND c.contype = 'f' AND c.conparentid = 0 \
-         ORDER BY c.conname",
+         WHERE c.confrelid IN (SELECT id FROM up UNION SELECT id FROM down) \
+           AND c.contype = 'f' AND c.conparentid = 0 \
+         ORDER BY c.conname, 2, 3",
         vec![Value::Int(oid)],
     );
     let reference = |row: &Row| Reference {
@@ -244,7 +255,19 @@ async fn references(
         },
         indexed: row.int(6) == Some(1),
     };
-    Ok(fetch(connection, &query).await?.iter().map(reference).collect())
+    let mut references: Vec<Reference> = Vec::new();
+    for found in fetch(connection, &query).await?.iter().map(reference) {
+        // The same columns may point at several partitions, or at one and at the whole.
+        let is_same = |known: &Reference| {
+            (&known.schema, &known.table, &known.columns, &known.target_columns)
+                == (&found.schema, &found.table, &found.columns, &found.target_columns)
+                && known.on_delete == found.on_delete
+        };
+        if !references.iter().any(is_same) {
+            references.push(found);
+        }
+    }
+    Ok(references)
 }
 
 async fn triggers(connection: &mut PgConnection, oid: i64) -> Result<Vec<Trigger>, sqlx::Error> {

@@ -194,6 +194,11 @@ impl Target {
         self.keep = keep;
     }
 
+    /// Whether legal holds keep records of it because of rows of other tables that point at them.
+    pub(crate) fn keeps_referenced(&self) -> bool {
+        self.keep.has_referrers()
+    }
+
     /// Appends everything that makes a record due: its starting point, the rule's condition, that it is
     /// not anonymized already, and that no legal hold keeps it.
     pub(super) fn due(&self, s: &mut Statement, bounds: Bounds) {

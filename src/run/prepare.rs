@@ -1,0 +1,147 @@
+//! What is looked at before a run begins: clocks, holds, the live table, the number due.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::apply::Planned;
+use super::{Errand, Held, Runner};
+use crate::breaker;
+use crate::check::{self, Severity};
+use crate::clock::{self, Jump, Stopwatch};
+use crate::ledger::LedgerError;
+use crate::rule::Rule;
+use crate::store::sql::{Access, Bounds, SurveyDepth, Target};
+use crate::store::{Store, StoreError};
+
+/// Why a rule is not let to run.
+pub(super) struct Refusal {
+    /// In the words of the audit log.
+    pub(super) reason: &'static str,
+    /// In full, for people.
+    pub(super) error: String,
+}
+
+impl Refusal {
+    pub(super) fn new(reason: &'static str, error: &dyn fmt::Display) -> Refusal {
+        Refusal { reason, error: error.to_string() }
+    }
+
+    pub(super) fn no_holds(error: &LedgerError) -> Refusal {
+        Refusal::new("the legal holds could not be looked up", error)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        Refusal::new("the store could not be surveyed", &error)
+    }
+}
+
+/// A rule that fits its table, and what is due there.
+pub(super) struct Prepared {
+    pub(super) store: Store,
+    pub(super) target: Target,
+    pub(super) held: Held,
+    pub(super) bounds: Bounds,
+    pub(super) due: u64,
+    pub(super) total: u64,
+    /// Records that earlier runs of the same saved plan took.
+    pub(super) taken_before: u64,
+}
+
+impl Prepared {
+    /// Counts again what is due.
+    pub(super) async fn survey(&self) -> Result<u64, StoreError> {
+        Ok(self.store.survey(&self.target, self.bounds, SurveyDepth::Due).await?.due)
+    }
+}
+
+impl Runner {
+    /// Looks at the clocks, ends the holds that are over by them, holds the rule against its live table, and counts.
+    pub(super) async fn prepare(
+        &self,
+        rule: &Rule,
+        errand: &Errand<'_>,
+        held: Held,
+        now: Timestamp,
+        watch: Stopwatch,
+    ) -> Result<Prepared, Refusal> {
+        let in_doubt = |jump: Jump| Refusal::new("the clock is in doubt", &jump);
+        self.clock.look().map_err(in_doubt)?;
+        let store = self.stores.get(&rule.store, Access::ReadWrite)?;
+        if let Some(shown) = store.clock().await? {
+            let now = now + SignedDuration::try_from(watch.elapsed()).unwrap_or_default();
+            clock::agrees(now, shown).map_err(|Jump(ahead)| Refusal {
+                reason: "the clock is in doubt",
+                error: format!(
+                    "this machine's clock and that of store `{}` differ by {} s: set the wrong one right",
+                    rule.store,
+                    ahead.as_secs()
+                ),
+            })?;
+        }
+        let held = self.let_expire(held, now).await;
+        let held = held.map_err(|error| Refusal::no_holds(&error))?;
+        let table = store.inspect(rule).await?;
+        let findings = check::examine(rule, &table);
+        let wrong: Vec<_> = findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(|finding| finding.message.as_str())
+            .collect();
+        let (true, Ok(mut target)) = (wrong.is_empty(), Target::new(rule, table)) else {
+            return Err(Refusal::new("the rule does not fit its table", &wrong.join("; ")));
+        };
+        store.hold_back(&mut target, rule, &held.holds).await?;
+        let cutoff = match errand {
+            Errand::Due => rule.cutoff(now),
+            Errand::Plan(planned) if target.table.digest() != planned.part.schema_digest => {
+                let error = "columns, key, references or triggers of its table are others now";
+                return Err(Refusal::new("the schema has changed", &error));
+            }
+            Errand::Plan(planned) => planned.part.cutoff,
+        };
+        let bounds = Bounds { cutoff, now };
+        let mut survey = store.survey(&target, bounds, SurveyDepth::Due).await?;
+        // An estimate may be old, and a table much smaller by now.
+        if survey.total_is_estimate && rule.limits.max_share.is_near(survey.due, survey.total) {
+            survey.total = store.count(&target).await?;
+        }
+        let taken_before = match errand {
+            Errand::Due => 0,
+            Errand::Plan(planned) => self.hold_against(planned, rule, survey.due).await?,
+        };
+        Ok(Prepared {
+            store,
+            target,
+            held,
+            bounds,
+            due: survey.due,
+            total: survey.total,
+            taken_before,
+        })
+    }
+
+    /// Whether the number due is still about the planned one; what the plan itself has taken, in a run
+    /// that was interrupted, counts as due, and is told.
+    async fn hold_against(
+        &self,
+        planned: &Planned<'_>,
+        rule: &Rule,
+        due: u64,
+    ) -> Result<u64, Refusal> {
+        let taken = self.ledger.taken_by_plan(&rule.name, planned.digest).await;
+        let taken = taken.map_err(|error| Refusal::new("the ledger failed", &error))?;
+        if breaker::has_drifted(planned.part.due, due + taken, planned.margin) {
+            let error = format!(
+                "{} records were planned and {} are due now, which is more than {} apart",
+                planned.part.due,
+                due + taken,
+                planned.margin
+            );
+            return Err(Refusal::new("the number due has drifted", &error));
+        }
+        Ok(taken)
+    }
+}
