@@ -7,7 +7,6 @@
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 
-use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
@@ -46,9 +45,9 @@ pub fn init(format: LogFormat) -> io::Result<()> {
             layer.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).boxed()
         }
     };
-    let begun = tracing_subscriber::registry()
-        .with(layer.with_filter(filter).with_filter(permitted()))
-        .try_init();
+    // As a layer of its own: a filter of one layer remembers what it was asked, and drops the next line
+    // where nothing follows, as when sqlx only asks whether a statement would be logged.
+    let begun = tracing_subscriber::registry().with(layer).with(permitted(filter)).try_init();
     // Somebody logs already, such as a test: theirs stays.
     if begun.is_ok() {
         log_panics();
@@ -59,8 +58,10 @@ pub fn init(format: LogFormat) -> io::Result<()> {
     Ok(())
 }
 
-fn permitted() -> FilterFn {
-    filter_fn(|metadata| !NEVER.iter().any(|never| metadata.target().starts_with(never)))
+/// The filter, without what is never logged. What is said of the same target replaces what was said before.
+fn permitted(filter: EnvFilter) -> EnvFilter {
+    let never = NEVER.iter().filter_map(|target| format!("{target}=off").parse().ok());
+    never.fold(filter, EnvFilter::add_directive)
 }
 
 fn json() -> Box<dyn Layer<Registry> + Send + Sync> {
