@@ -63,6 +63,11 @@ async fn held_persons_hardly_slow_a_purge(store: TestDatabase) {
     println!(
         "{kind:?}: {HELD} held persons, {ratio:.2} of the speed without; rows/s without {without:.0?}, with {with:.0?}"
     );
+    let least = if cfg!(debug_assertions) { 0.1 } else { 0.8 };
+    assert!(
+        ratio >= least,
+        "{kind:?}: {ratio:.2} of the speed without holds, and {least} is the least"
+    );
 }
 
 /// The same rows each time, all due; every fifth of the held persons has one.

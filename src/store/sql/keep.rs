@@ -436,7 +436,7 @@ impl Persons {
                     // As the column's own type: a text without regard to case, or padded, is compared so.
                     Persons::Texts(_) | Persons::Any { .. } => s.push("a::").type_of(column),
                 };
-                s.push(" FROM json_array_elements_text(").bind(Value::Text(json.clone()));
+                s.push(" FROM json_array_elements_text(").literal(&Value::Text(json.clone()));
                 s.push("::text::json) AS held (a))");
             }
             _ => {

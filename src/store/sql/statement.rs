@@ -195,18 +195,21 @@ impl Statement {
         self
     }
 
-    /// Appends a value as a literal of MySQL's that can be nothing else: digits, or hexadecimal digits.
-    /// For lists of thousands, where each placeholder would be described to the client and back.
+    /// Appends a value as a literal that can be nothing else: digits, or hexadecimal digits. For lists of
+    /// thousands that come again: a server keeps them with the prepared statement, where bound values
+    /// would travel each time, and in MySQL each placeholder would be described to the client and back.
     pub(crate) fn literal(&mut self, value: &Value) -> &mut Self {
-        let text = match value {
-            Value::Int(number) => number.to_string(),
-            Value::UInt(number) => number.to_string(),
-            Value::Text(text) => format!("_utf8mb4 X'{}'", hex::encode(text)),
-            Value::Bytes(bytes) => format!("X'{}'", hex::encode(bytes)),
+        let text = match (value, self.dialect) {
+            (Value::Int(number), _) => number.to_string(),
+            (Value::UInt(number), _) => number.to_string(),
+            (Value::Text(text), StoreKind::Mysql) => format!("_utf8mb4 X'{}'", hex::encode(text)),
+            (Value::Bytes(bytes), StoreKind::Mysql) => format!("X'{}'", hex::encode(bytes)),
+            (Value::Text(text), StoreKind::Postgres) => {
+                format!("convert_from(decode('{}', 'hex'), 'UTF8')", hex::encode(text))
+            }
             _ => return self.bind(value.clone()),
         };
         self.sql.push_str(&text);
-        self.reusable = false;
         self
     }
 
@@ -356,7 +359,10 @@ mod tests {
         let mut statement = Statement::new(StoreKind::Mysql, "x IN (");
         statement.literal(&Value::Int(-7)).push(", ").literal(&Value::Text("a'); --".into()));
         assert_eq!(statement.text(), "x IN (-7, _utf8mb4 X'6127293b202d2d'");
-        assert!(statement.values().is_empty() && !statement.is_reusable());
+        assert!(statement.values().is_empty() && statement.is_reusable());
+        let mut statement = Statement::new(StoreKind::Postgres, "");
+        statement.literal(&Value::Text("a'".into()));
+        assert_eq!(statement.text(), "convert_from(decode('6127', 'hex'), 'UTF8')");
     }
 
     #[test]

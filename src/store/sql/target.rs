@@ -221,7 +221,8 @@ impl Target {
         self.keep.is_held(s, self);
     }
 
-    fn due_or_held(&self, s: &mut Statement, bounds: Bounds) {
+    /// Appends everything that makes a record due but for legal holds.
+    pub(super) fn due_or_held(&self, s: &mut Statement, bounds: Bounds) {
         self.started_before_cutoff(s, bounds);
         self.meets_condition(s);
         self.is_fresh(s);

@@ -156,7 +156,8 @@ async fn overflows(
     s.table(&target.table).push(" WHERE ");
     inside(&mut s, target, window);
     s.push(" AND ");
-    target.due(&mut s, bounds);
+    // Held records count too: more than can be taken only makes the window narrower.
+    target.due_or_held(&mut s, bounds);
     s.push(" LIMIT ").bind(Value::Int(most + 1)).push(") AS counted");
     Ok(tx.fetch_row(&s).await?.int(0).unwrap_or_default() > most)
 }
