@@ -155,6 +155,9 @@ pub async fn commit(transaction: Transaction<'_>) -> Result<(), LedgerError> {
 async fn pool(place: &Place, access: Access, size: u32) -> Result<AnyPool, LedgerError> {
     let is_sqlite = place.file().is_some();
     let options = AnyPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
+    // Without a time to end there is nothing for sqlx's maintenance to do: its count of idle connections
+    // can wrap round when a pool ends, and it then counts for ever.
+    let options = options.idle_timeout(None).max_lifetime(None);
     options
         .after_connect(move |connection, _| Box::pin(set_up(connection, is_sqlite, access)))
         .connect_with(place.options()?)
