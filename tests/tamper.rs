@@ -341,7 +341,10 @@ async fn every_change_of_a_ledger_is_found(place: Place, what: &str, coarse: usi
     }
     assert!(verify(&tamperer.ledger).await.is_valid(), "all was put back");
     let changes = tamperer.changes;
-    println!("tamper suite, {what}: {changes} changes, all found, in {:?}", watch.elapsed());
+    support::tell(&format!(
+        "tamper suite, {what}: {changes} changes, all found, in {:?}",
+        watch.elapsed()
+    ));
 }
 
 /// Nothing that a database checks by itself is to be in the way of those who tamper.
@@ -498,10 +501,10 @@ async fn every_change_of_an_exported_folder_is_found() {
         changes += 1;
     }
     assert!(!is_noticed(&dir, keys), "all was put back");
-    println!(
+    support::tell(&format!(
         "tamper suite, exported folder: {changes} changes, all found, in {:?}",
         watch.elapsed()
-    );
+    ));
 }
 
 #[tokio::test]

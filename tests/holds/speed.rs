@@ -60,9 +60,9 @@ async fn held_persons_hardly_slow_a_purge(store: TestDatabase) {
     };
     let [mut without, mut with] = rates;
     let ratio = median(&mut with) / median(&mut without);
-    println!(
+    crate::support::tell(&format!(
         "{kind:?}: {HELD} held persons, {ratio:.2} of the speed without; rows/s without {without:.0?}, with {with:.0?}"
-    );
+    ));
     let least = if cfg!(debug_assertions) { 0.1 } else { 0.8 };
     assert!(
         ratio >= least,

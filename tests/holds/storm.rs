@@ -40,12 +40,12 @@ async fn nothing_that_is_held_goes_however_fast_holds_come() {
         ("sqlite, ledger on postgres", storm(fresh_sqlite().await, true, each).await),
     ];
     let sum = |count: fn(&Storm) -> u64| storms.iter().map(|(_, storm)| count(storm)).sum::<u64>();
-    println!(
+    crate::support::tell(&format!(
         "hold storm: {} holds placed while {} rows were deleted, {} violations",
         sum(|storm| storm.placed),
         sum(|storm| storm.deleted),
         sum(|storm| storm.violations)
-    );
+    ));
     for (name, storm) in &storms {
         assert_eq!(storm.violations, 0, "{name}: held rows are gone");
         // Otherwise it would have proved nothing.
@@ -124,7 +124,11 @@ async fn storm(store: TestDatabase, ledger_on_postgres: bool, placements: u64) -
         seen: seen.iter().map(|(_, ids)| ids.len() as u64).sum(),
         violations: gone as u64,
     };
-    println!("{:?}, {:.1} s: {storm:?}", house.store.kind, watch.elapsed().as_secs_f64());
+    crate::support::tell(&format!(
+        "{:?}, {:.1} s: {storm:?}",
+        house.store.kind,
+        watch.elapsed().as_secs_f64()
+    ));
     storm
 }
 

@@ -115,12 +115,12 @@ async fn die_at_every_step(store: TestDatabase, ledger: Option<TestDatabase>, ac
     assert_eq!(daemon.wait_for_run("nightly")["state"], "done", "{}", daemon.text());
     assert_eq!(daemon.stop().code(), Some(0));
     let batches = house.assert_covered().await;
-    println!(
+    crate::support::tell(&format!(
         "kill suite, {}, {act:?}: {} deaths at fault points, {} rows, {batches} batches, each row covered once",
         kind_of(&house.store),
         deaths + 1,
         house.due_ids().count(),
-    );
+    ));
 }
 
 /// The three databases at once: most of the time goes by in waiting for disks.

@@ -31,7 +31,9 @@ async fn kill_the_first_start(on_postgres: bool) {
         assert!(place.entries("daemon_stopped") >= 1);
     }
     let kills = PLACES * length() * KILLS;
-    println!("kill suite, first start: {kills} kills, and every ledger and its keys came to be");
+    crate::support::tell(&format!(
+        "kill suite, first start: {kills} kills, and every ledger and its keys came to be"
+    ));
 }
 
 #[tokio::test]

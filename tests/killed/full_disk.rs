@@ -32,9 +32,9 @@ async fn a_ledger_whose_disk_is_full_loses_nothing() {
         rows += house.due_ids().count();
     }
     assert!(in_a_run > 0, "no disk was full in the middle of a run");
-    println!(
+    crate::support::tell(&format!(
         "kill suite, full disk: {} ledgers, {in_a_run} full in the middle of a run, {in_a_batch} between \
          intent and outcome, {rows} rows, {batches} batches, each row covered once",
         LEDGERS * length(),
-    );
+    ));
 }

@@ -30,7 +30,7 @@ impl Random {
             Ok(seed) => seed.parse().expect("EXPUNGED_SEED is a whole number"),
             Err(_) => RandomState::new().build_hasher().finish(),
         };
-        println!("kill suite: EXPUNGED_SEED={seed}");
+        crate::support::tell(&format!("kill suite: EXPUNGED_SEED={seed}"));
         Random(seed)
     }
 
@@ -68,12 +68,12 @@ async fn kill_at_random(store: TestDatabase, ledger: Option<TestDatabase>, act: 
     }
     house.finish().await;
     let batches = house.assert_covered().await;
-    println!(
+    crate::support::tell(&format!(
         "kill suite, {}, {act:?}: {kills} kills, {in_a_run} in the middle of a run, {in_a_batch} between \
          intent and outcome, {} rows, {batches} batches, each row covered once",
         kind_of(&house.store),
         house.due_ids().count(),
-    );
+    ));
 }
 
 /// The daemon goes on with what was left behind; where nothing was, a command begins.

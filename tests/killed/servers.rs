@@ -50,13 +50,13 @@ async fn crash_the_server(
     assert!(in_a_run > 0, "every crash came too late");
     house.finish().await;
     let batches = house.assert_covered().await;
-    println!(
+    crate::support::tell(&format!(
         "kill suite, {}, {act:?}, {which}: {} crashes, {in_a_run} in the middle of a run, {in_a_batch} \
          between intent and outcome, {} rows, {batches} batches, each row covered once",
         kind_of(&house.store),
         CRASHES * length(),
         house.due_ids().count(),
-    );
+    ));
     drop(house);
 }
 

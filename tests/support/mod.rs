@@ -24,6 +24,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, MySqlPool, PgPool, Row, SqlitePool};
 use tempfile::TempDir;
 
+/// Says what a suite has counted, also where the test passes: what tests print otherwise is kept back.
+pub(crate) fn tell(text: &str) {
+    use std::io::Write;
+    // Straight to the stream; that nobody reads it is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// The URL of a superuser on the PostgreSQL server.
 #[track_caller]
 pub(crate) fn postgres_url() -> String {
