@@ -247,18 +247,32 @@ impl Pool {
 
     /// Connects, or says why not. The URL's scheme decides the kind.
     pub(crate) async fn try_connect(url: &str) -> Result<Self, sqlx::Error> {
-        // Few, because many tests share one server's connections.
+        // Few, because many tests share one server's connections; and none ends by itself, because
+        // sqlx's maintenance can count for ever when a pool ends.
         let few = 3;
         Ok(match url.split(':').next() {
-            Some("postgres") => {
-                Self::Postgres(PgPoolOptions::new().max_connections(few).connect(url).await?)
-            }
-            Some("mysql") => {
-                Self::MySql(MySqlPoolOptions::new().max_connections(few).connect(url).await?)
-            }
+            Some("postgres") => Self::Postgres(
+                PgPoolOptions::new()
+                    .max_connections(few)
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .connect(url)
+                    .await?,
+            ),
+            Some("mysql") => Self::MySql(
+                MySqlPoolOptions::new()
+                    .max_connections(few)
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .connect(url)
+                    .await?,
+            ),
             Some("sqlite") => {
                 let options = url.parse::<SqliteConnectOptions>()?.create_if_missing(true);
-                let pool = SqlitePoolOptions::new().max_connections(few);
+                let pool = SqlitePoolOptions::new()
+                    .max_connections(few)
+                    .idle_timeout(None)
+                    .max_lifetime(None);
                 Self::Sqlite(pool.connect_with(options).await?)
             }
             _ => panic!("the tests know postgres, mysql and sqlite URLs only"),
