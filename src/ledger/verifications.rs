@@ -1,10 +1,8 @@
 //! What expunged saw when it looked again after a run.
 
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::error::Doing;
-use super::row::Columns;
 use super::{Ledger, LedgerError, Run, audit, commit};
 use crate::audit::{Entry, Event};
 use crate::plan::Verification;
@@ -42,24 +40,5 @@ impl Ledger {
         };
         audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
         commit(tx).await
-    }
-
-    /// What was seen after a run; `None` where nobody looked.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn verification(&self, run: Uuid) -> Result<Option<Verification>, LedgerError> {
-        let mut tx = self.snapshot().await?;
-        let row = sqlx::query("SELECT verification FROM run WHERE id = $1")
-            .bind(run.to_string())
-            .fetch_optional(&mut *tx)
-            .await
-            .doing("reading what was seen after a run")?;
-        let Some(json) = row.map(|row| row.optional_text("verification")).transpose()?.flatten()
-        else {
-            return Ok(None);
-        };
-        let damaged = LedgerError::Damaged { column: "verification", found: "no verification" };
-        serde_json::from_str(&json).map(Some).map_err(|_| damaged)
     }
 }

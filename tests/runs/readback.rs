@@ -14,7 +14,6 @@ use crate::support::{Kind, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 on_each_database! {
     what_was_taken_is_looked_for_again_and_certified
-    what_comes_back_is_found_and_not_certified
     one_record_is_explained
 }
 
@@ -59,10 +58,20 @@ fn done_years(rule: &str) -> Option<&'static str> {
     Some(if rule == "inactive" { "2" } else { "1" })
 }
 
-async fn what_comes_back_is_found_and_not_certified(house: House) {
+/// A trigger puts a row back. On MySQL none can: there it may not write to its own table.
+#[tokio::test]
+async fn what_comes_back_is_found_and_not_certified_on_postgres() {
+    what_comes_back_is_found(House::new(fresh_postgres().await, false).await).await;
+}
+
+#[tokio::test]
+async fn what_comes_back_is_found_and_not_certified_on_sqlite() {
+    what_comes_back_is_found(House::new(fresh_sqlite().await, true).await).await;
+}
+
+async fn what_comes_back_is_found(house: House) {
     let again =
         "INSERT INTO accounts (id, status, last_seen_at) VALUES (OLD.id, 'user', OLD.last_seen_at)";
-    house.store.execute("CREATE TABLE graves AS SELECT * FROM accounts WHERE 1 = 0").await;
     house
         .store
         .execute(&match house.store.kind {
@@ -74,13 +83,9 @@ async fn what_comes_back_is_found_and_not_certified(house: House) {
             Kind::Sqlite => format!(
                 "CREATE TRIGGER revive AFTER DELETE ON accounts WHEN OLD.id = 77 BEGIN {again}; END"
             ),
-            // A trigger may not write to its own table there: somebody else puts the row back.
-            Kind::MySql => "SELECT 1".to_owned(),
+            Kind::MySql => unreachable!("no trigger there can do it"),
         })
         .await;
-    if house.store.kind == Kind::MySql {
-        return;
-    }
     let run = house.run("inactive").await;
     assert_eq!(run.state, RunState::Failed);
     let seen = run.verification.unwrap();
