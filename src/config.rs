@@ -24,7 +24,7 @@ use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 
 use crate::breaker::Limits;
-use crate::rule::{Rule, StoreKind};
+use crate::rule::{Dialect, Rule};
 use crate::types::Name;
 
 mod audit;
@@ -88,7 +88,7 @@ pub struct StoreConfig {
     /// Its name.
     pub name: Name,
     /// What it speaks.
-    pub kind: StoreKind,
+    pub kind: Dialect,
     /// Its URL, with the rights to delete.
     pub url: Secret,
     /// A URL with the right to read only, for plans and rules that observe.
@@ -303,7 +303,7 @@ fn finish(
 fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<Config> {
     let mut reader = Reader::new(context, "the configuration", root).guarded();
     let ledger = section(&mut reader, "ledger", |reader| {
-        urls::read(reader, "url", &[StoreKind::Sqlite, StoreKind::Postgres])
+        urls::read(reader, "url", &[Dialect::Sqlite, Dialect::Postgres])
     });
     let keys = section(&mut reader, "keys", |reader| {
         let directory = reader.word("directory", "\"/var/lib/expunged/keys\"")?;
@@ -430,10 +430,10 @@ fn store(
     name: &Name,
     table: &Table,
     ledger: Option<&Located<Secret>>,
-) -> (Option<StoreKind>, Option<StoreConfig>) {
+) -> (Option<Dialect>, Option<StoreConfig>) {
     let mut reader = Reader::new(context, format!("store `{name}`"), table).guarded();
     reader.expect(&[("kind", "\"postgres\""), ("url", "{ credential = \"app-db-url\" }")]);
-    let all = [StoreKind::Postgres, StoreKind::Mysql, StoreKind::Sqlite];
+    let all = [Dialect::Postgres, Dialect::Mysql, Dialect::Sqlite];
     let words = all.map(|kind| (kind.as_str(), kind));
     let meant = [
         ("postgresql", "postgres"),

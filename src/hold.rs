@@ -13,7 +13,7 @@ use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::rule::{Condition, Rule, StoreKind};
+use crate::rule::{Condition, Dialect, Rule};
 use crate::types::{Name, TableName};
 
 /// How long a hold lasts unless told otherwise, and how long each extension.
@@ -170,7 +170,7 @@ pub struct Records {
     /// The store.
     pub store: Name,
     /// What it speaks.
-    pub kind: StoreKind,
+    pub kind: Dialect,
     /// The table.
     pub table: TableName,
     /// What they meet; a record for which that is not known is covered.
@@ -180,7 +180,7 @@ pub struct Records {
 #[derive(Clone, Serialize, Deserialize)]
 struct RawRecords {
     store: Name,
-    kind: StoreKind,
+    kind: Dialect,
     table: TableName,
     predicate: Option<String>,
 }

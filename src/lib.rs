@@ -47,6 +47,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`types`] | names and keys that cannot be built wrong |
+//! | [`path`] | templates of paths: which files and objects are meant |
 //! | [`schedule`] | slots of a cron expression: next, previous, missed |
 //! | [`anonymize`] | the strategies, and which of them only pseudonymize |
 //! | [`breaker`] | whether a run may begin, or waits for approval |
@@ -118,6 +119,7 @@ pub mod keys;
 pub mod ledger;
 pub mod lifecycle;
 pub mod outbound;
+pub mod path;
 pub mod plan;
 pub mod publish;
 pub mod rule;

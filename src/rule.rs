@@ -4,6 +4,7 @@
 //! taken here is [`Retention::cutoff`]: a record is due when its starting point lies strictly before
 //! the cutoff.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -12,19 +13,41 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Span, Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sqlparser::dialect::{Dialect, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
+use sqlparser::dialect::{self, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
 
 use crate::anonymize::Anonymization;
 use crate::breaker::Limits;
 use crate::schedule::Schedule;
-use crate::types::{Name, TableName};
+use crate::types::{EventName, Name, TableName};
 
-/// What a store speaks.
+/// What kind of system a store is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoreKind {
+    /// A database of tables.
+    Sql(Dialect),
+    /// A tree of files.
+    Files,
+    /// A bucket of objects.
+    Objects,
+}
+
+impl StoreKind {
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StoreKind::Sql(dialect) => dialect.as_str(),
+            StoreKind::Files => "files",
+            StoreKind::Objects => "objects",
+        }
+    }
+}
+
+/// What a database speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum StoreKind {
+pub enum Dialect {
     /// PostgreSQL.
     Postgres,
     /// MySQL or MariaDB.
@@ -33,13 +56,13 @@ pub enum StoreKind {
     Sqlite,
 }
 
-impl StoreKind {
+impl Dialect {
     /// The word for it in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
-            StoreKind::Postgres => "postgres",
-            StoreKind::Mysql => "mysql",
-            StoreKind::Sqlite => "sqlite",
+            Dialect::Postgres => "postgres",
+            Dialect::Mysql => "mysql",
+            Dialect::Sqlite => "sqlite",
         }
     }
 }
@@ -77,6 +100,10 @@ pub struct Rule {
     pub limits: Limits,
     /// Whether legal holds stop it.
     pub holds: HoldPolicy,
+    /// The events upon which records go, each naming which. What no event ever names goes by its age.
+    pub events: Vec<EventName>,
+    /// The values that each of these events must have, by name: they say which records are meant.
+    pub event_values: BTreeSet<String>,
 }
 
 /// Whether legal holds keep what a rule would take.
@@ -205,11 +232,11 @@ impl Condition {
     ///
     /// # Errors
     /// When it does not parse, more follows the expression, or it holds a comment.
-    pub fn parse(kind: StoreKind, text: &str) -> Result<Self, InvalidCondition> {
-        let dialect: &dyn Dialect = match kind {
-            StoreKind::Postgres => &PostgreSqlDialect {},
-            StoreKind::Mysql => &MySqlDialect {},
-            StoreKind::Sqlite => &SQLiteDialect {},
+    pub fn parse(kind: Dialect, text: &str) -> Result<Self, InvalidCondition> {
+        let dialect: &dyn dialect::Dialect = match kind {
+            Dialect::Postgres => &PostgreSqlDialect {},
+            Dialect::Mysql => &MySqlDialect {},
+            Dialect::Sqlite => &SQLiteDialect {},
         };
         let syntax = |error: sqlparser::parser::ParserError| {
             let text = error.to_string();
@@ -218,14 +245,14 @@ impl Condition {
         let tokens =
             Tokenizer::new(dialect, text).tokenize().map_err(|error| syntax(error.into()))?;
         // MySQL runs what stands in `/*! … */`; the tokenizer shows its content and not the comment.
-        if tokens.iter().any(is_comment) || kind == StoreKind::Mysql && text.contains("/*!") {
+        if tokens.iter().any(is_comment) || kind == Dialect::Mysql && text.contains("/*!") {
             return Err(InvalidCondition::Comment);
         }
         let is_parameter = |token: &&Token| match token {
             Token::Placeholder(_) => true,
             // SQLite's parameters also have names: `:a` and `@a`.
-            Token::Colon | Token::AtSign => kind == StoreKind::Sqlite,
-            Token::Word(word) => kind == StoreKind::Sqlite && word.value.starts_with('@'),
+            Token::Colon | Token::AtSign => kind == Dialect::Sqlite,
+            Token::Word(word) => kind == Dialect::Sqlite && word.value.starts_with('@'),
             _ => false,
         };
         if let Some(token) = tokens.iter().find(is_parameter) {
@@ -562,7 +589,7 @@ mod tests {
 
     #[test]
     fn a_condition_is_one_expression_and_nothing_more() {
-        let parse = |text: &str| Condition::parse(StoreKind::Postgres, text);
+        let parse = |text: &str| Condition::parse(Dialect::Postgres, text);
         assert_eq!(parse(" status <> 'staff' ").unwrap().as_str(), "status <> 'staff'");
         assert!(parse("plan = 'free' AND (a OR b)").is_ok());
         for bad in
@@ -575,17 +602,17 @@ mod tests {
     #[test]
     fn a_condition_holds_no_comment_that_could_swallow_the_rest_of_a_statement() {
         let cases = [
-            (StoreKind::Postgres, "a = 1 -- all of them"),
-            (StoreKind::Postgres, "a = 1 /* free */ AND b = 2"),
-            (StoreKind::Sqlite, "a = 1 --"),
-            (StoreKind::Mysql, "a = 1 # all"),
-            (StoreKind::Mysql, "a = 1 /*!50000 OR 1 = 1 */"),
+            (Dialect::Postgres, "a = 1 -- all of them"),
+            (Dialect::Postgres, "a = 1 /* free */ AND b = 2"),
+            (Dialect::Sqlite, "a = 1 --"),
+            (Dialect::Mysql, "a = 1 # all"),
+            (Dialect::Mysql, "a = 1 /*!50000 OR 1 = 1 */"),
         ];
         for (kind, text) in cases {
             assert_eq!(Condition::parse(kind, text), Err(InvalidCondition::Comment), "{text}");
         }
-        assert!(Condition::parse(StoreKind::Postgres, "note <> '-- none /* */'").is_ok());
-        assert!(Condition::parse(StoreKind::Postgres, "data #> '{a}' IS NULL").is_ok());
+        assert!(Condition::parse(Dialect::Postgres, "note <> '-- none /* */'").is_ok());
+        assert!(Condition::parse(Dialect::Postgres, "data #> '{a}' IS NULL").is_ok());
     }
 
     fn zones() -> impl Strategy<Value = TimeZone> {

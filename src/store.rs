@@ -5,6 +5,7 @@
 //! say later what became of one.
 
 mod registry;
+pub mod search;
 pub mod sql;
 
 use std::fmt;
@@ -18,7 +19,7 @@ use sqlx::sqlite::SqliteError;
 use crate::config::SecretError;
 use crate::hold::{Holds, Records as HeldRecords};
 use crate::plan::{Residue, Survey};
-use crate::rule::{Rule, StoreKind};
+use crate::rule::{Dialect, Rule};
 use crate::types::{Key, Name, TableName};
 
 use sql::catalogue::Table;
@@ -265,20 +266,20 @@ impl Store {
     /// When the URL cannot be used.
     pub fn open(
         name: Name,
-        kind: StoreKind,
+        kind: Dialect,
         url: &str,
         access: Access,
         connect_timeout: Duration,
     ) -> Result<Store, StoreError> {
         let example = match kind {
-            StoreKind::Postgres => "postgres://user@host/database",
-            StoreKind::Mysql => "mysql://user@host/database",
-            StoreKind::Sqlite => "sqlite:///path/to/file.db",
+            Dialect::Postgres => "postgres://user@host/database",
+            Dialect::Mysql => "mysql://user@host/database",
+            Dialect::Sqlite => "sqlite:///path/to/file.db",
         };
         let schemes: &[&str] = match kind {
-            StoreKind::Postgres => &["postgres://", "postgresql://"],
-            StoreKind::Mysql => &["mysql://", "mariadb://"],
-            StoreKind::Sqlite => &["sqlite:"],
+            Dialect::Postgres => &["postgres://", "postgresql://"],
+            Dialect::Mysql => &["mysql://", "mariadb://"],
+            Dialect::Sqlite => &["sqlite:"],
         };
         let unusable = |reason: String| StoreError::Url { store: name.clone(), reason, example };
         if !schemes.iter().any(|scheme| url.starts_with(scheme)) {

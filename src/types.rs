@@ -63,6 +63,54 @@ impl fmt::Debug for Name {
     }
 }
 
+/// The name of an event, such as `synthesis.finished`: names of lower-case letters, digits, `-` and
+/// `_`, with dots between them, at most 100 characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct EventName(String);
+
+/// Why a text is not an [`EventName`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "`{0}` is not the name of an event: write such as `synthesis.finished`, of lower-case letters, digits, `-`, `_` and dots"
+)]
+pub struct InvalidEventName(pub String);
+
+impl EventName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for EventName {
+    type Err = InvalidEventName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventName> {
+        let good = text.len() <= 100 && text.split('.').all(|part| part.parse::<Name>().is_ok());
+        if good { Ok(EventName(text.to_owned())) } else { Err(InvalidEventName(text.to_owned())) }
+    }
+}
+
+impl<'de> Deserialize<'de> for EventName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl fmt::Display for EventName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for EventName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
 /// A table as a rule names it: `table`, or `schema.table` (in MySQL the schema is the database).
 ///
 /// It is only a request to the catalogue: SQL is built from what the catalogue answers.

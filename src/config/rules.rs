@@ -12,14 +12,14 @@ use super::text::{Entry, Kind, Table};
 use crate::anonymize::{Anonymization, InvalidAnonymization};
 use crate::breaker::Limits;
 use crate::rule::{
-    Action, Condition, Encoding, HoldPolicy, InvalidCondition, InvalidRetention, Mode, Retention,
-    Rule, StartingPoint, StoreKind,
+    Action, Condition, Dialect, Encoding, HoldPolicy, InvalidCondition, InvalidRetention, Mode,
+    Retention, Rule, StartingPoint,
 };
 use crate::schedule::Schedule;
 use crate::types::{Name, TableName};
 
 /// The stores that a rule can name, with their kind where it is known.
-pub(super) type Stores = BTreeMap<Name, Option<StoreKind>>;
+pub(super) type Stores = BTreeMap<Name, Option<Dialect>>;
 
 /// The columns that a rule names, for finding clashes.
 struct Columns<'a> {
@@ -97,6 +97,8 @@ pub(super) fn read(
         mode: mode.map_or(Mode::Observe, |mode| mode.value),
         limits,
         holds,
+        events: Vec::new(),
+        event_values: std::collections::BTreeSet::new(),
     })
 }
 
@@ -141,7 +143,7 @@ fn owned(text: Option<Located<&str>>) -> Option<String> {
 }
 
 /// The store that the rule names, if there is one of that name.
-fn store(reader: &mut Reader<'_>, stores: &Stores) -> (Option<Name>, Option<StoreKind>) {
+fn store(reader: &mut Reader<'_>, stores: &Stores) -> (Option<Name>, Option<Dialect>) {
     let Some(text) = reader.text("store", "\"app\"") else { return (None, None) };
     let known = text.value.parse::<Name>().ok().and_then(|name| stores.get_key_value(&name));
     if let Some((name, kind)) = known {
@@ -158,7 +160,7 @@ fn store(reader: &mut Reader<'_>, stores: &Stores) -> (Option<Name>, Option<Stor
     (None, None)
 }
 
-fn condition(reader: &mut Reader<'_>, kind: Option<StoreKind>) -> Option<Condition> {
+fn condition(reader: &mut Reader<'_>, kind: Option<Dialect>) -> Option<Condition> {
     // Without a store its dialect is not known, and the store is what is wrong.
     let Some(kind) = kind else {
         reader.text("where", "\"status = 'closed'\"");

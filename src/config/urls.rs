@@ -7,7 +7,7 @@ use super::mask;
 use super::reader::{Context, Located, Reader, located};
 use super::secret::{PlainUrl, Secret, is_credential_name};
 use super::text::{Entry, Kind, Place, Table};
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 
 /// The three ways to name a secret.
 const WAYS: [&str; 3] = [
@@ -20,7 +20,7 @@ const WAYS: [&str; 3] = [
 pub(super) fn read(
     reader: &mut Reader<'_>,
     key: &'static str,
-    kinds: &[StoreKind],
+    kinds: &[Dialect],
 ) -> Option<Located<Secret>> {
     let entry = reader.entry(key)?;
     match &entry.kind {
@@ -44,19 +44,19 @@ pub(super) fn secret(reader: &mut Reader<'_>, key: &'static str) -> Option<Secre
 }
 
 /// What a URL of this kind may begin with.
-fn schemes(kind: StoreKind) -> &'static [&'static str] {
+fn schemes(kind: Dialect) -> &'static [&'static str] {
     match kind {
-        StoreKind::Postgres => &["postgres", "postgresql"],
-        StoreKind::Mysql => &["mysql", "mariadb"],
-        StoreKind::Sqlite => &["sqlite"],
+        Dialect::Postgres => &["postgres", "postgresql"],
+        Dialect::Mysql => &["mysql", "mariadb"],
+        Dialect::Sqlite => &["sqlite"],
     }
 }
 
-fn example(kind: StoreKind) -> &'static str {
+fn example(kind: Dialect) -> &'static str {
     match kind {
-        StoreKind::Postgres => "postgres://user@host/database",
-        StoreKind::Mysql => "mysql://user@host/database",
-        StoreKind::Sqlite => "sqlite:///absolute/path.db",
+        Dialect::Postgres => "postgres://user@host/database",
+        Dialect::Mysql => "mysql://user@host/database",
+        Dialect::Sqlite => "sqlite:///absolute/path.db",
     }
 }
 
@@ -65,9 +65,9 @@ fn literal(
     key: &str,
     entry: &Entry,
     text: &str,
-    kinds: &[StoreKind],
+    kinds: &[Dialect],
 ) -> Option<Secret> {
-    let fault = |message: &str, kinds: &[StoreKind]| {
+    let fault = |message: &str, kinds: &[Dialect]| {
         // Not shown whole, whatever else is wrong with it.
         if PlainUrl::new(text).is_err() {
             reader.context.hide(entry.place);
@@ -82,7 +82,7 @@ fn literal(
     let Some(kind) = kinds.iter().find(|kind| schemes(**kind).contains(&scheme)) else {
         return fault(&format!("`{key}` is not a URL that can be used here"), kinds);
     };
-    if *kind == StoreKind::Sqlite {
+    if *kind == Dialect::Sqlite {
         return match sqlite(text, reader.context.folder) {
             Ok(url) => Some(Secret::Literal(PlainUrl::new(url).ok()?)),
             Err(message) => fault(message, &[*kind]),

@@ -21,7 +21,7 @@ fn persons(values: &[&str], store: Option<&str>) -> Scope {
 }
 
 fn records(table: &str, predicate: Option<&str>) -> Records {
-    let kind = StoreKind::Postgres;
+    let kind = Dialect::Postgres;
     let predicate = predicate.map(|text| Condition::parse(kind, text).unwrap());
     Records { store: name("app"), kind, table: table.parse().unwrap(), predicate }
 }

@@ -88,7 +88,7 @@ use sqlx::{MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 use crate::types::TableName;
 
 pub(crate) use batch::TakeError;
@@ -207,7 +207,7 @@ impl Row {
 /// What the server's clock shows. SQLite has no server, and this machine's clock was asked already.
 pub(super) async fn clock(tx: &mut Transaction) -> Result<Option<Timestamp>, sqlx::Error> {
     let dialect = tx.dialect();
-    if dialect == StoreKind::Sqlite {
+    if dialect == Dialect::Sqlite {
         return Ok(None);
     }
     let mut s = Statement::new(dialect, "SELECT ");
@@ -222,14 +222,14 @@ pub(super) async fn clock(tx: &mut Transaction) -> Result<Option<Timestamp>, sql
 
 /// The statement that makes an index on a column, for people to run.
 pub fn create_index(
-    dialect: StoreKind,
+    dialect: Dialect,
     schema: Option<&str>,
     table: &str,
     columns: &[String],
 ) -> String {
     // In PostgreSQL, CONCURRENTLY lets others go on writing.
     let mut s = Statement::new(dialect, "CREATE INDEX ");
-    if dialect == StoreKind::Postgres {
+    if dialect == Dialect::Postgres {
         s.push("CONCURRENTLY ON ");
     } else {
         s.name(&format!("{table}_{}", columns.join("_"))).push(" ON ");
@@ -244,17 +244,15 @@ impl Database {
     /// # Errors
     /// When the URL does not parse.
     pub fn new(
-        kind: StoreKind,
+        kind: Dialect,
         url: &str,
         access: Access,
         connect_timeout: Duration,
     ) -> Result<Database, sqlx::Error> {
         Ok(match kind {
-            StoreKind::Postgres => {
-                Database::Postgres(postgres::pool(url, access, connect_timeout)?)
-            }
-            StoreKind::Mysql => Database::Mysql(mysql::pool(url, access, connect_timeout)?),
-            StoreKind::Sqlite => Database::Sqlite(sqlite::pool(url, access, connect_timeout)?),
+            Dialect::Postgres => Database::Postgres(postgres::pool(url, access, connect_timeout)?),
+            Dialect::Mysql => Database::Mysql(mysql::pool(url, access, connect_timeout)?),
+            Dialect::Sqlite => Database::Sqlite(sqlite::pool(url, access, connect_timeout)?),
         })
     }
 
@@ -355,7 +353,7 @@ impl Database {
     pub async fn fold_log(&self) -> Result<bool, sqlx::Error> {
         let Database::Sqlite(pool) = self else { return Ok(false) };
         let mut connection = pool.acquire().await?;
-        let fold = Statement::new(StoreKind::Sqlite, "PRAGMA wal_checkpoint(TRUNCATE)");
+        let fold = Statement::new(Dialect::Sqlite, "PRAGMA wal_checkpoint(TRUNCATE)");
         let rows = sqlite::fetch(&mut connection, &fold).await?;
         Ok(rows.first().and_then(|row| row.int(0)) == Some(0))
     }
@@ -372,11 +370,11 @@ impl Database {
 
 impl Transaction {
     /// The dialect it speaks.
-    pub(crate) fn dialect(&self) -> StoreKind {
+    pub(crate) fn dialect(&self) -> Dialect {
         match self {
-            Transaction::Postgres(_) => StoreKind::Postgres,
-            Transaction::Mysql(_) => StoreKind::Mysql,
-            Transaction::Sqlite(_) => StoreKind::Sqlite,
+            Transaction::Postgres(_) => Dialect::Postgres,
+            Transaction::Mysql(_) => Dialect::Mysql,
+            Transaction::Sqlite(_) => Dialect::Sqlite,
         }
     }
 

@@ -12,7 +12,7 @@ use expunged::keys::Keys;
 use expunged::ledger::audit::AuditFilter;
 use expunged::ledger::{Ledger, Loaded};
 use expunged::plan::{KeptReason, Plan};
-use expunged::rule::{Condition, Rule, StoreKind};
+use expunged::rule::{Condition, Dialect, Rule};
 use expunged::run::{HoldError, InForce, RunResult, Runner, plan, run_by_command};
 use expunged::store::Stores;
 use jiff::{Timestamp, ToSpan};
@@ -174,11 +174,11 @@ pub(crate) fn secret(folder: &TempDir, url: &str) {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-pub(crate) fn kind(store: &TestDatabase) -> StoreKind {
+pub(crate) fn kind(store: &TestDatabase) -> Dialect {
     match store.kind {
-        Kind::Postgres => StoreKind::Postgres,
-        Kind::MySql => StoreKind::Mysql,
-        Kind::Sqlite => StoreKind::Sqlite,
+        Kind::Postgres => Dialect::Postgres,
+        Kind::MySql => Dialect::Mysql,
+        Kind::Sqlite => Dialect::Sqlite,
     }
 }
 

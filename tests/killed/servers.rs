@@ -97,7 +97,7 @@ async fn the_number_of_a_transaction_that_comes_again_does_not_stand_for_the_bat
         let open = |url: &str| {
             let name = "app".parse().unwrap();
             let patience = Duration::from_secs(5);
-            Store::open(name, expunged::rule::StoreKind::Postgres, url, Access::ReadWrite, patience)
+            Store::open(name, expunged::rule::Dialect::Postgres, url, Access::ReadWrite, patience)
         };
         let store = open(&database.url).unwrap();
         let target = store.target(&rule).await.unwrap();

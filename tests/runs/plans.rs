@@ -194,7 +194,7 @@ async fn a_change_of_policy_is_shown_in_records() {
             rule.retention = "1 year".parse().unwrap();
             rule.condition = Some(
                 expunged::rule::Condition::parse(
-                    expunged::rule::StoreKind::Sqlite,
+                    expunged::rule::Dialect::Sqlite,
                     "status <> 'staff' AND id NOT BETWEEN 101 AND 200",
                 )
                 .unwrap(),

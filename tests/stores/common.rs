@@ -6,9 +6,7 @@ use std::time::Duration;
 use expunged::anonymize::{Anonymization, Strategy, Wanted, replacement};
 use expunged::breaker::Limits;
 use expunged::plan::Survey;
-use expunged::rule::{
-    Action, Condition, Encoding, HoldPolicy, Mode, Rule, StartingPoint, StoreKind,
-};
+use expunged::rule::{Action, Condition, Dialect, Encoding, HoldPolicy, Mode, Rule, StartingPoint};
 use expunged::store::sql::catalogue::{Column, ColumnKind};
 use expunged::store::sql::{Access, Bounds, Mismatch, SurveyDepth, Target, Walk};
 use expunged::store::{Store, StoreError};
@@ -57,8 +55,8 @@ pub(crate) fn bounds() -> Bounds {
     Bounds { cutoff: at(CUTOFF), now: at(NOW) }
 }
 
-pub(crate) fn kind(database: &TestDatabase) -> StoreKind {
-    by_kind(database, StoreKind::Postgres, StoreKind::Mysql, StoreKind::Sqlite)
+pub(crate) fn kind(database: &TestDatabase) -> Dialect {
+    by_kind(database, Dialect::Postgres, Dialect::Mysql, Dialect::Sqlite)
 }
 
 pub(crate) fn by_kind<T>(database: &TestDatabase, postgres: T, mysql: T, sqlite: T) -> T {
@@ -115,6 +113,8 @@ pub(crate) fn rule(table: &str) -> Rule {
         mode: Mode::Enforce,
         limits: Limits::default(),
         holds: HoldPolicy::Apply,
+        events: Vec::new(),
+        event_values: std::collections::BTreeSet::new(),
     }
 }
 

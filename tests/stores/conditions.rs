@@ -1,6 +1,6 @@
 //! The operator's condition is part of every statement, and names may be as strange as they like.
 
-use expunged::rule::{Condition, StoreKind};
+use expunged::rule::{Condition, Dialect};
 use expunged::store::sql::{Access, SurveyDepth};
 
 use crate::common::*;
@@ -128,22 +128,22 @@ async fn subjects_are_counted_once(database: TestDatabase) {
 #[test]
 fn a_condition_takes_no_value_that_was_meant_for_another() {
     for (kind, text) in [
-        (StoreKind::Postgres, "id > $1"),
-        (StoreKind::Mysql, "id > ?"),
-        (StoreKind::Sqlite, "id > ?"),
-        (StoreKind::Sqlite, "id > ?1"),
-        (StoreKind::Sqlite, "id > :id"),
-        (StoreKind::Sqlite, "id > @id"),
-        (StoreKind::Sqlite, "id > $id"),
-        (StoreKind::Mysql, "id > 1 /*! ) OR (1 = 1 */"),
-        (StoreKind::Mysql, "id > 1 /*M! ) OR (1 = 1 */"),
+        (Dialect::Postgres, "id > $1"),
+        (Dialect::Mysql, "id > ?"),
+        (Dialect::Sqlite, "id > ?"),
+        (Dialect::Sqlite, "id > ?1"),
+        (Dialect::Sqlite, "id > :id"),
+        (Dialect::Sqlite, "id > @id"),
+        (Dialect::Sqlite, "id > $id"),
+        (Dialect::Mysql, "id > 1 /*! ) OR (1 = 1 */"),
+        (Dialect::Mysql, "id > 1 /*M! ) OR (1 = 1 */"),
     ] {
         assert!(Condition::parse(kind, text).is_err(), "{text}");
     }
     for (kind, text) in [
-        (StoreKind::Postgres, "data::jsonb ? 'closed' AND name = 'a:b@c?$1'"),
-        (StoreKind::Mysql, "name = 'a:b@c?$1' AND n = @@max_connections"),
-        (StoreKind::Sqlite, "name = 'a:b@c?$1' AND data ->> '$.closed' = 1"),
+        (Dialect::Postgres, "data::jsonb ? 'closed' AND name = 'a:b@c?$1'"),
+        (Dialect::Mysql, "name = 'a:b@c?$1' AND n = @@max_connections"),
+        (Dialect::Sqlite, "name = 'a:b@c?$1' AND data ->> '$.closed' = 1"),
     ] {
         assert!(Condition::parse(kind, text).is_ok(), "{text}");
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use expunged::anonymize::Strategy;
 use expunged::clock::Stopwatch;
-use expunged::rule::{Rule, StoreKind};
+use expunged::rule::{Dialect, Rule};
 use expunged::store::sql::{Access, SurveyDepth, Walk};
 use expunged::store::{Batch, Store, StoreError};
 
@@ -169,9 +169,9 @@ async fn a_database_that_is_down_is_reported_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let missing = format!("sqlite://{}/missing.db", folder.path().display());
     for (kind, url) in [
-        (StoreKind::Postgres, format!("postgres://ann:secret@127.0.0.1:{port}/app")),
-        (StoreKind::Mysql, format!("mysql://ann:secret@127.0.0.1:{port}/app")),
-        (StoreKind::Sqlite, missing.clone()),
+        (Dialect::Postgres, format!("postgres://ann:secret@127.0.0.1:{port}/app")),
+        (Dialect::Mysql, format!("mysql://ann:secret@127.0.0.1:{port}/app")),
+        (Dialect::Sqlite, missing.clone()),
     ] {
         let patience = Duration::from_secs(60);
         let name = "app".parse().unwrap();
@@ -189,10 +189,10 @@ async fn a_database_that_is_down_is_reported_at_once() {
 #[tokio::test]
 async fn a_url_that_cannot_be_used_is_not_repeated() {
     for (kind, url) in [
-        (StoreKind::Postgres, "mysql://ann:secret@host/app"),
-        (StoreKind::Postgres, "postgres://ann:secret@host:notaport/app"),
-        (StoreKind::Mysql, "mysql://ann:secret@[host/app"),
-        (StoreKind::Sqlite, "file:secret.db"),
+        (Dialect::Postgres, "mysql://ann:secret@host/app"),
+        (Dialect::Postgres, "postgres://ann:secret@host:notaport/app"),
+        (Dialect::Mysql, "mysql://ann:secret@[host/app"),
+        (Dialect::Sqlite, "file:secret.db"),
     ] {
         let name = "app".parse().unwrap();
         let patience = Duration::from_secs(1);

@@ -4,7 +4,7 @@
 //! and only then commits; until then every effect can be undone.
 
 use crate::anonymize::Strategy;
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 use crate::types::Key;
 
 use super::Row;
@@ -70,7 +70,7 @@ pub(crate) async fn take(
     let computed = target.change.as_ref().is_some_and(|change| !change.computed_here().is_empty());
     let keys = if computed {
         take_one_by_one(tx, target, bounds, window, replace).await?
-    } else if target.dialect() == StoreKind::Mysql {
+    } else if target.dialect() == Dialect::Mysql {
         take_in_two_steps(tx, target, bounds, window).await?
     } else {
         let mut s = act(target, bounds.now);
@@ -82,8 +82,8 @@ pub(crate) async fn take(
         read_keys(&tx.fetch(&s).await?, target)?
     };
     let transaction_id = match (tx.dialect(), keys.is_empty()) {
-        (StoreKind::Postgres, false) => {
-            let s = Statement::new(StoreKind::Postgres, "SELECT pg_current_xact_id()::text");
+        (Dialect::Postgres, false) => {
+            let s = Statement::new(Dialect::Postgres, "SELECT pg_current_xact_id()::text");
             tx.fetch_row(&s).await?.text(0)
         }
         _ => None,
@@ -209,10 +209,10 @@ pub(crate) async fn resolve(
     target: &Target,
     interrupted: &Interrupted,
 ) -> Result<Resolution, sqlx::Error> {
-    if let (StoreKind::Postgres, Some(id)) = (tx.dialect(), &interrupted.transaction_id) {
+    if let (Dialect::Postgres, Some(id)) = (tx.dialect(), &interrupted.transaction_id) {
         // An id that lies ahead is of another history of this database, before a restore: asking
         // for its fate would be an error.
-        let mut s = Statement::new(StoreKind::Postgres, "SELECT CASE WHEN $1::text::xid8 < ");
+        let mut s = Statement::new(Dialect::Postgres, "SELECT CASE WHEN $1::text::xid8 < ");
         s.push("pg_current_xact_id() THEN pg_xact_status($1::text::xid8) END");
         s.set_values(vec![Value::Text(id.clone())]);
         match tx.fetch_row(&s).await?.text(0).as_deref() {
@@ -255,7 +255,7 @@ async fn touched_none_of(
 ) -> Result<bool, sqlx::Error> {
     let mut older = 0;
     for keys in keys.chunks(RESOLVE_CHUNK) {
-        let mut s = Statement::new(StoreKind::Postgres, "SELECT 1 FROM ");
+        let mut s = Statement::new(Dialect::Postgres, "SELECT 1 FROM ");
         s.table(&target.table).push(" WHERE ").key_in(&target.table.key, keys);
         s.push(" AND age(xmin) > age(").bind(Value::Text(id.to_owned()));
         s.push("::text::xid8::xid)");

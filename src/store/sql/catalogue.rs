@@ -3,13 +3,13 @@
 use sha2::{Digest, Sha256};
 
 use crate::plan::OnDelete;
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 
 /// A table as it stands in the store.
 #[derive(Clone, Debug)]
 pub struct Table {
     /// The store's dialect.
-    pub dialect: StoreKind,
+    pub dialect: Dialect,
     /// Its schema (PostgreSQL) or database (MySQL); SQLite has none.
     pub schema: Option<String>,
     /// Its name.

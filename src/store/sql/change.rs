@@ -6,7 +6,7 @@
 //! never travels to a database, and leave a marker.
 
 use crate::anonymize::{DateUnit, Strategy};
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 
 use super::catalogue::{Column, ColumnKind};
 use super::statement::{Statement, Value};
@@ -15,19 +15,19 @@ use super::target::{Change, value_of};
 impl Change {
     /// Why a strategy does not fit a column, if it does not.
     pub(super) fn refuses(
-        dialect: StoreKind,
+        dialect: Dialect,
         column: &Column,
         strategy: &Strategy,
     ) -> Option<&'static str> {
         let text = column.kind == ColumnKind::Text
-            || (dialect == StoreKind::Sqlite && column.kind == ColumnKind::Other);
+            || (dialect == Dialect::Sqlite && column.kind == ColumnKind::Other);
         let time =
             matches!(column.kind, ColumnKind::Instant | ColumnKind::Civil | ColumnKind::Date);
         let number = matches!(column.kind, ColumnKind::Integer | ColumnKind::Number);
         let fits = match strategy {
             Strategy::Null if !column.nullable => return Some(", which is NOT NULL"),
             Strategy::Null | Strategy::Constant { .. } => true,
-            Strategy::TruncateDate { .. } => time || (dialect == StoreKind::Sqlite && text),
+            Strategy::TruncateDate { .. } => time || (dialect == Dialect::Sqlite && text),
             Strategy::GeneralizeNumber { .. } => number,
             Strategy::GeneralizeIp { .. } => text || column.kind == ColumnKind::Inet,
             Strategy::Partial { .. } | Strategy::Hmac | Strategy::Fake { .. } => text,
@@ -87,7 +87,7 @@ impl Change {
 
 /// Appends the cast from a bound text to the column's type, where the dialect wants one.
 fn cast(s: &mut Statement, column: &Column) {
-    if s.dialect() == StoreKind::Postgres {
+    if s.dialect() == Dialect::Postgres {
         s.push("::text::").type_of(column);
     }
 }
@@ -100,25 +100,25 @@ fn differs(s: &mut Statement, column: &Column, strategy: &Strategy) {
         (Strategy::Null, _) => {
             s.name(name).push(" IS NOT NULL");
         }
-        (_, StoreKind::Postgres) => {
+        (_, Dialect::Postgres) => {
             s.name(name).push("::text IS DISTINCT FROM (");
             new_value(s, column, strategy);
             s.push(")::text");
         }
         // By bytes: a collation would take `ANNA` and `anna` for the same. In one encoding, because
         // the column's may be another than the connection's.
-        (_, StoreKind::Mysql) if as_text => {
+        (_, Dialect::Mysql) if as_text => {
             s.push("NOT (CAST(CONVERT(").name(name).push(" USING utf8mb4) AS BINARY) <=> ");
             s.push("CAST(CONVERT(");
             new_value(s, column, strategy);
             s.push(" USING utf8mb4) AS BINARY))");
         }
-        (_, StoreKind::Mysql) => {
+        (_, Dialect::Mysql) => {
             s.push("NOT (").name(name).push(" <=> ");
             new_value(s, column, strategy);
             s.push(")");
         }
-        (_, StoreKind::Sqlite) => {
+        (_, Dialect::Sqlite) => {
             s.name(name).push(" IS NOT ");
             new_value(s, column, strategy);
         }
@@ -150,7 +150,7 @@ fn new_value(s: &mut Statement, column: &Column, strategy: &Strategy) {
 fn truncated_date(s: &mut Statement, column: &Column, to: DateUnit) {
     let name = &column.name;
     match s.dialect() {
-        StoreKind::Postgres => {
+        Dialect::Postgres => {
             s.push(match to {
                 DateUnit::Year => "date_trunc('year', ",
                 DateUnit::Month => "date_trunc('month', ",
@@ -158,7 +158,7 @@ fn truncated_date(s: &mut Statement, column: &Column, to: DateUnit) {
             });
             s.name(name).push(")::").type_of(column);
         }
-        StoreKind::Mysql => {
+        Dialect::Mysql => {
             s.push("CAST(DATE_FORMAT(").name(name).push(match to {
                 DateUnit::Year => ", '%Y-01-01') AS ",
                 DateUnit::Month => ", '%Y-%m-01') AS ",
@@ -167,7 +167,7 @@ fn truncated_date(s: &mut Statement, column: &Column, to: DateUnit) {
             s.push(if column.kind == ColumnKind::Date { "DATE)" } else { "DATETIME)" });
         }
         // What does not start with a day cannot be cut down, so nothing of it stays.
-        StoreKind::Sqlite => {
+        Dialect::Sqlite => {
             s.push("CASE WHEN ").name(name);
             s.push(" GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' THEN substr(").name(name);
             s.push(match to {
@@ -200,7 +200,7 @@ fn rounded_down(s: &mut Statement, column: &Column, step: u64) {
             s.by_dialect("", "", "1.0 * ").name(name).push(" / ");
             bound(s);
         };
-        if s.dialect() == StoreKind::Sqlite {
+        if s.dialect() == Dialect::Sqlite {
             s.push("(CAST(");
             quotient(s);
             s.push(" AS INTEGER) - (");
@@ -217,7 +217,7 @@ fn rounded_down(s: &mut Statement, column: &Column, step: u64) {
         bound(s);
     }
     s.push(")");
-    if s.dialect() == StoreKind::Postgres {
+    if s.dialect() == Dialect::Postgres {
         s.push("::").type_of(column);
     }
 }
@@ -231,7 +231,7 @@ fn masked(s: &mut Statement, column: &Column, first: u32, last: u32, mask: char)
     };
     // `repeat` of the mask; SQLite has none and replaces the digits of so many zero bytes.
     let masks = |s: &mut Statement, hidden: &dyn Fn(&mut Statement)| {
-        if s.dialect() == StoreKind::Sqlite {
+        if s.dialect() == Dialect::Sqlite {
             s.push("replace(hex(zeroblob(");
             hidden(s);
             s.push(")), '00', ").bind(Value::Text(mask.to_string())).push(")");

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::plan::KeptReason;
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 use crate::types::{Key, KeyValue};
 
 use super::Transaction;
@@ -46,7 +46,7 @@ impl Target {
             let bytes = || part.strip_prefix("0x").and_then(|part| hex::decode(part).ok());
             let readings = match (self.dialect(), column.kind) {
                 // Its columns hold any type.
-                (StoreKind::Sqlite, _) => [number, written(), bytes().map(KeyValue::Bytes)],
+                (Dialect::Sqlite, _) => [number, written(), bytes().map(KeyValue::Bytes)],
                 (_, ColumnKind::Integer) => [number, None, None],
                 (_, ColumnKind::Uuid) => [part.parse().ok().map(KeyValue::Uuid), None, None],
                 (_, ColumnKind::Bytes) => [bytes().map(KeyValue::Bytes), None, None],

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::hold::{Claim, Claimed, Holds, Place, Range};
 use crate::plan::OnDelete;
-use crate::rule::{Condition, Rule, StoreKind};
+use crate::rule::{Condition, Dialect, Rule};
 use crate::types::{Name, TableName};
 
 use super::Transaction;
@@ -226,16 +226,16 @@ fn parts(table: &Table, claims: Vec<Claim<'_>>) -> Vec<Part> {
 }
 
 /// Persons as a column can name them; `None` when it can name none of them.
-fn persons(dialect: StoreKind, column: &Column, values: &BTreeSet<&str>) -> Option<What> {
+fn persons(dialect: Dialect, column: &Column, values: &BTreeSet<&str>) -> Option<What> {
     let uuids = || values.iter().filter_map(|value| Uuid::parse_str(value).ok());
     let persons = match column.kind {
-        _ if dialect == StoreKind::Sqlite => any_of(values),
+        _ if dialect == Dialect::Sqlite => any_of(values),
         ColumnKind::Integer => {
             let signed: Vec<i64> = values.iter().filter_map(|value| value.parse().ok()).collect();
             let beyond = |value: &u64| i64::try_from(*value).is_err();
             let parsed = values.iter().filter_map(|value| value.parse().ok());
             let unsigned: Vec<u64> = match dialect {
-                StoreKind::Mysql => parsed.filter(beyond).collect(),
+                Dialect::Mysql => parsed.filter(beyond).collect(),
                 _ => Vec::new(),
             };
             if signed.is_empty() && unsigned.is_empty() {
@@ -266,7 +266,7 @@ fn persons(dialect: StoreKind, column: &Column, values: &BTreeSet<&str>) -> Opti
     if none {
         return None;
     }
-    let json = if dialect == StoreKind::Postgres { persons.to_json() } else { Json::new() };
+    let json = if dialect == Dialect::Postgres { persons.to_json() } else { Json::new() };
     Some(What::Persons(column.clone(), persons, json))
 }
 
@@ -425,7 +425,7 @@ impl Persons {
                 s.push(") IN (SELECT value FROM json_each(").bind(Value::Text(bytes.clone()));
                 s.push(")))");
             }
-            (_, StoreKind::Postgres) => {
+            (_, Dialect::Postgres) => {
                 name(s);
                 s.push(" IN (SELECT ");
                 match self {

@@ -11,7 +11,7 @@ use sqlx::{Arguments, AssertSqlSafe, Column as _, Executor, MySqlPool, Row as _,
 use tokio_stream::StreamExt;
 
 use crate::plan::OnDelete;
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 use crate::types::TableName;
 
 use super::catalogue::{
@@ -77,7 +77,7 @@ fn read(row: &MySqlRow) -> Result<Row, sqlx::Error> {
 }
 
 fn statement(sql: &'static str, schema: &str, table: &str) -> Statement {
-    let mut statement = Statement::new(StoreKind::Mysql, sql);
+    let mut statement = Statement::new(Dialect::Mysql, sql);
     statement.set_values(vec![Value::Text(schema.to_owned()), Value::Text(table.to_owned())]);
     statement
 }
@@ -90,7 +90,7 @@ pub(super) async fn table(
     let schema = if let Some(schema) = &name.schema {
         schema.clone()
     } else {
-        let current = Statement::new(StoreKind::Mysql, "SELECT CAST(DATABASE() AS CHAR)");
+        let current = Statement::new(Dialect::Mysql, "SELECT CAST(DATABASE() AS CHAR)");
         let rows = fetch(connection, &current).await?;
         rows.first().and_then(|row| row.text(0)).unwrap_or_default()
     };
@@ -109,7 +109,7 @@ pub(super) async fn table(
     let (indexes, primary) = indexes(connection, &schema, &table_name).await?;
     let positive = |cell: Option<i64>| cell.and_then(|count| u64::try_from(count).ok());
     let mut table = Table {
-        dialect: StoreKind::Mysql,
+        dialect: Dialect::Mysql,
         // Only a transactional engine can undo a batch; MyISAM and Aria cannot.
         shape: if found.text(0).as_deref() == Some("BASE TABLE") && engine == "InnoDB" {
             Shape::Keyed
@@ -272,7 +272,7 @@ async fn privileges(
     table: &str,
 ) -> Result<Privileges, sqlx::Error> {
     let mut query = Statement::new(
-        StoreKind::Mysql,
+        Dialect::Mysql,
         "SELECT CAST(privilege_type AS CHAR) FROM information_schema.user_privileges \
            WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''') \
          UNION SELECT CAST(privilege_type AS CHAR) FROM information_schema.schema_privileges \

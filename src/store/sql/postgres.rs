@@ -8,7 +8,7 @@ use sqlx::{Arguments, AssertSqlSafe, Column as _, Executor, PgPool, Row as _, Ty
 use tokio_stream::StreamExt;
 
 use crate::plan::OnDelete;
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 use crate::types::TableName;
 
 use super::catalogue::{
@@ -69,7 +69,7 @@ fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
 }
 
 fn statement(sql: &'static str, values: Vec<Value>) -> Statement {
-    let mut statement = Statement::new(StoreKind::Postgres, sql);
+    let mut statement = Statement::new(Dialect::Postgres, sql);
     statement.set_values(values);
     statement
 }
@@ -98,7 +98,7 @@ pub(super) async fn table(
     let columns = columns(connection, oid).await?;
     let (indexes, primary) = indexes(connection, oid).await?;
     let mut table = Table {
-        dialect: StoreKind::Postgres,
+        dialect: Dialect::Postgres,
         schema: found.text(1),
         name: found.text(2).unwrap_or_default(),
         // A table that others inherit from has more rows than its own pages hold.

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::plan::Residue;
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 use crate::types::Key;
 
 use super::Transaction;
@@ -44,9 +44,9 @@ pub(crate) async fn residue(
     folded: bool,
 ) -> Result<(Residue, String), sqlx::Error> {
     match target.dialect() {
-        StoreKind::Postgres => postgres(tx, target).await,
-        StoreKind::Mysql => mysql(tx).await,
-        StoreKind::Sqlite => sqlite(tx, folded).await,
+        Dialect::Postgres => postgres(tx, target).await,
+        Dialect::Mysql => mysql(tx).await,
+        Dialect::Sqlite => sqlite(tx, folded).await,
     }
 }
 
@@ -54,7 +54,7 @@ pub(crate) async fn residue(
 /// (https://www.postgresql.org/docs/current/routine-vacuuming.html).
 async fn postgres(tx: &mut Transaction, target: &Target) -> Result<(Residue, String), sqlx::Error> {
     let mut s = Statement::new(
-        StoreKind::Postgres,
+        Dialect::Postgres,
         "SELECT (SELECT n_dead_tup FROM pg_stat_all_tables WHERE schemaname = $1 AND relname = $2), \
                 (SELECT count(*) FROM pg_replication_slots), \
                 (SELECT max(extract(epoch FROM clock_timestamp() - xact_start))::bigint \
@@ -81,8 +81,7 @@ async fn postgres(tx: &mut Transaction, target: &Target) -> Result<(Residue, Str
 /// InnoDB's purge removes a deleted row once no view needs it, and the binary log keeps row images by
 /// its own expiry (https://dev.mysql.com/doc/refman/8.4/en/innodb-multi-versioning.html).
 async fn mysql(tx: &mut Transaction) -> Result<(Residue, String), sqlx::Error> {
-    let s =
-        Statement::new(StoreKind::Mysql, "SELECT @@log_bin, CAST(@@expire_logs_days AS SIGNED)");
+    let s = Statement::new(Dialect::Mysql, "SELECT @@log_bin, CAST(@@expire_logs_days AS SIGNED)");
     let binary_log = match tx.fetch_row(&s).await {
         Ok(row) if row.int(0) == Some(0) => "there is no binary log".to_owned(),
         Ok(row) => match row.int(1).filter(|days| *days > 0) {
@@ -99,7 +98,7 @@ async fn mysql(tx: &mut Transaction) -> Result<(Residue, String), sqlx::Error> {
 /// alone: a rollback journal is unlinked and a log is cut off, and neither is overwritten before.
 async fn sqlite(tx: &mut Transaction, folded: bool) -> Result<(Residue, String), sqlx::Error> {
     let s = Statement::new(
-        StoreKind::Sqlite,
+        Dialect::Sqlite,
         "SELECT (SELECT secure_delete FROM pragma_secure_delete), \
                 (SELECT journal_mode FROM pragma_journal_mode)",
     );

@@ -13,7 +13,7 @@ use sqlx::{Arguments, AssertSqlSafe, Executor, Row as _, SqlitePool, TypeInfo, V
 use tokio_stream::StreamExt;
 
 use crate::plan::OnDelete;
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 use crate::types::TableName;
 
 use super::catalogue::{
@@ -65,7 +65,7 @@ fn read(row: &SqliteRow) -> Result<Row, sqlx::Error> {
 }
 
 fn statement(sql: &'static str, value: &str) -> Statement {
-    let mut statement = Statement::new(StoreKind::Sqlite, sql);
+    let mut statement = Statement::new(Dialect::Sqlite, sql);
     statement.set_values(vec![Value::Text(value.to_owned())]);
     statement
 }
@@ -90,7 +90,7 @@ pub(super) async fn table(
         .iter()
         .all(|alias| columns.iter().any(|column| column.name.eq_ignore_ascii_case(alias)));
     let mut table = Table {
-        dialect: StoreKind::Sqlite,
+        dialect: Dialect::Sqlite,
         schema: None,
         shape: match (found.text(0).as_deref(), found.int(2)) {
             (Some("table"), Some(0)) if !rowid_taken => Shape::Rowid,

@@ -9,7 +9,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use jiff::Timestamp;
 use jiff::civil;
 
-use crate::rule::{Condition, StoreKind};
+use crate::rule::{Condition, Dialect};
 use crate::types::{Key, KeyValue};
 
 use super::catalogue::{Column, Table};
@@ -72,7 +72,7 @@ fn chrono_date(day: civil::Date) -> Option<NaiveDate> {
 
 /// SQL for one dialect, and the values of its placeholders in order.
 pub(crate) struct Statement {
-    dialect: StoreKind,
+    dialect: Dialect,
     sql: String,
     values: Vec<Value>,
     reusable: bool,
@@ -80,7 +80,7 @@ pub(crate) struct Statement {
 
 impl Statement {
     /// Starts a statement with a literal of this program.
-    pub(crate) fn new(dialect: StoreKind, sql: &'static str) -> Self {
+    pub(crate) fn new(dialect: Dialect, sql: &'static str) -> Self {
         Statement { dialect, sql: sql.to_owned(), values: Vec::new(), reusable: true }
     }
 
@@ -90,7 +90,7 @@ impl Statement {
     }
 
     /// The dialect it is written in.
-    pub(crate) fn dialect(&self) -> StoreKind {
+    pub(crate) fn dialect(&self) -> Dialect {
         self.dialect
     }
 
@@ -123,15 +123,15 @@ impl Statement {
         sqlite: &'static str,
     ) -> &mut Self {
         self.push(match self.dialect {
-            StoreKind::Postgres => postgres,
-            StoreKind::Mysql => mysql,
-            StoreKind::Sqlite => sqlite,
+            Dialect::Postgres => postgres,
+            Dialect::Mysql => mysql,
+            Dialect::Sqlite => sqlite,
         })
     }
 
     /// Appends a name from the catalogue, quoted. The one place where identifiers are quoted.
     pub(crate) fn name(&mut self, name: &str) -> &mut Self {
-        let quote = if self.dialect == StoreKind::Mysql { '`' } else { '"' };
+        let quote = if self.dialect == Dialect::Mysql { '`' } else { '"' };
         self.sql.push(quote);
         for character in name.chars() {
             if character == quote {
@@ -186,7 +186,7 @@ impl Statement {
     /// Appends a placeholder and keeps its value.
     pub(crate) fn bind(&mut self, value: Value) -> &mut Self {
         self.values.push(value);
-        if self.dialect == StoreKind::Postgres {
+        if self.dialect == Dialect::Postgres {
             self.sql.push('$');
             self.sql.push_str(&self.values.len().to_string());
         } else {
@@ -202,9 +202,9 @@ impl Statement {
         let text = match (value, self.dialect) {
             (Value::Int(number), _) => number.to_string(),
             (Value::UInt(number), _) => number.to_string(),
-            (Value::Text(text), StoreKind::Mysql) => format!("_utf8mb4 X'{}'", hex::encode(text)),
-            (Value::Bytes(bytes), StoreKind::Mysql) => format!("X'{}'", hex::encode(bytes)),
-            (Value::Text(text), StoreKind::Postgres) => {
+            (Value::Text(text), Dialect::Mysql) => format!("_utf8mb4 X'{}'", hex::encode(text)),
+            (Value::Bytes(bytes), Dialect::Mysql) => format!("X'{}'", hex::encode(bytes)),
+            (Value::Text(text), Dialect::Postgres) => {
                 format!("convert_from(decode('{}', 'hex'), 'UTF8')", hex::encode(text))
             }
             _ => return self.bind(value.clone()),
@@ -231,7 +231,7 @@ impl Statement {
 
     /// Appends one value of a key for comparison with its column.
     pub(crate) fn key_value(&mut self, column: &Column, value: &KeyValue) -> &mut Self {
-        if self.dialect == StoreKind::Postgres {
+        if self.dialect == Dialect::Postgres {
             // Text and the column's own input function carry every type without loss.
             return self.bind(Value::Text(postgres_text(value))).push("::text::").type_of(column);
         }
@@ -250,7 +250,7 @@ impl Statement {
     /// Appends `(columns) IN (keys)`. Never called without keys.
     pub(crate) fn key_in(&mut self, columns: &[Column], keys: &[Key]) -> &mut Self {
         let names = || columns.iter().map(|column| column.name.as_str());
-        if self.dialect == StoreKind::Postgres {
+        if self.dialect == Dialect::Postgres {
             self.push("(").names(names()).push(") IN (SELECT ");
             let letters = ["a", "b", "c", "d", "e", "f", "g", "h"];
             self.separated(", ", columns.iter().zip(letters), |s, (column, letter)| {
@@ -286,7 +286,7 @@ impl Statement {
     /// MySQL finds no index range for a row comparison of several columns, so it is written out.
     pub(crate) fn key_beyond(&mut self, columns: &[Column], key: &Key, upper: bool) -> &mut Self {
         let pairs: Vec<_> = columns.iter().zip(&key.0).collect();
-        if self.dialect == StoreKind::Mysql && pairs.len() > 1 {
+        if self.dialect == Dialect::Mysql && pairs.len() > 1 {
             let strict = if upper { " < " } else { " > " };
             self.push("(");
             self.separated(" OR ", 0..pairs.len(), |s, last| {
@@ -338,17 +338,17 @@ mod tests {
 
     #[test]
     fn a_hostile_name_stays_one_name() {
-        let mut statement = Statement::new(StoreKind::Postgres, "SELECT ");
+        let mut statement = Statement::new(Dialect::Postgres, "SELECT ");
         statement.name("a\"; DROP TABLE b; --");
         assert_eq!(statement.text(), "SELECT \"a\"\"; DROP TABLE b; --\"");
-        let mut statement = Statement::new(StoreKind::Mysql, "SELECT ");
+        let mut statement = Statement::new(Dialect::Mysql, "SELECT ");
         statement.name("a`b\"c");
         assert_eq!(statement.text(), "SELECT `a``b\"c`");
     }
 
     #[test]
     fn values_are_bound_in_order() {
-        let mut statement = Statement::new(StoreKind::Postgres, "WHERE a = ");
+        let mut statement = Statement::new(Dialect::Postgres, "WHERE a = ");
         statement.bind(Value::Int(1)).push(" AND b = ").bind(Value::Text("x' OR 1".into()));
         assert_eq!(statement.text(), "WHERE a = $1 AND b = $2");
         assert_eq!(statement.values().len(), 2);
@@ -356,11 +356,11 @@ mod tests {
 
     #[test]
     fn a_literal_holds_nothing_but_digits() {
-        let mut statement = Statement::new(StoreKind::Mysql, "x IN (");
+        let mut statement = Statement::new(Dialect::Mysql, "x IN (");
         statement.literal(&Value::Int(-7)).push(", ").literal(&Value::Text("a'); --".into()));
         assert_eq!(statement.text(), "x IN (-7, _utf8mb4 X'6127293b202d2d'");
         assert!(statement.values().is_empty() && statement.is_reusable());
-        let mut statement = Statement::new(StoreKind::Postgres, "");
+        let mut statement = Statement::new(Dialect::Postgres, "");
         statement.literal(&Value::Text("a'".into()));
         assert_eq!(statement.text(), "convert_from(decode('6127', 'hex'), 'UTF8')");
     }
@@ -375,31 +375,25 @@ mod tests {
             (statement.text().to_owned(), statement.values().len())
         };
         assert_eq!(
-            text(StoreKind::Postgres, false),
+            text(Dialect::Postgres, false),
             ("(\"a\", \"b\") > ($1::text::bigint, $2::text::uuid)".into(), 2)
         );
-        assert_eq!(text(StoreKind::Sqlite, true), ("(\"a\", \"b\") <= (?, ?)".into(), 2));
-        assert_eq!(
-            text(StoreKind::Mysql, false),
-            ("((`a` > ?) OR (`a` = ? AND `b` > ?))".into(), 3)
-        );
-        assert_eq!(
-            text(StoreKind::Mysql, true),
-            ("((`a` < ?) OR (`a` = ? AND `b` <= ?))".into(), 3)
-        );
+        assert_eq!(text(Dialect::Sqlite, true), ("(\"a\", \"b\") <= (?, ?)".into(), 2));
+        assert_eq!(text(Dialect::Mysql, false), ("((`a` > ?) OR (`a` = ? AND `b` > ?))".into(), 3));
+        assert_eq!(text(Dialect::Mysql, true), ("((`a` < ?) OR (`a` = ? AND `b` <= ?))".into(), 3));
     }
 
     #[test]
     fn a_list_of_keys_is_an_array_in_postgres_and_rows_elsewhere() {
         let columns = [column("id", "bigint")];
         let keys = [Key(vec![KeyValue::Int(1)]), Key(vec![KeyValue::Int(2)])];
-        let mut statement = Statement::new(StoreKind::Postgres, "");
+        let mut statement = Statement::new(Dialect::Postgres, "");
         statement.key_in(&columns, &keys);
         assert_eq!(
             statement.text(),
             "(\"id\") IN (SELECT a::bigint FROM unnest($1::text[]) AS wanted (a))"
         );
-        let mut statement = Statement::new(StoreKind::Sqlite, "");
+        let mut statement = Statement::new(Dialect::Sqlite, "");
         statement.key_in(&columns, &keys);
         assert_eq!(statement.text(), "(\"id\") IN (VALUES (?), (?))");
         assert!(!statement.is_reusable());

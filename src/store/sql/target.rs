@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 use crate::anonymize::Strategy;
 use crate::hold::Range;
-use crate::rule::{Action, Condition, Encoding, Rule, StartingPoint, StoreKind, wall_clock_before};
+use crate::rule::{Action, Condition, Dialect, Encoding, Rule, StartingPoint, wall_clock_before};
 
 use super::catalogue::{Column, ColumnKind, Shape, Table};
 use super::keep::Keep;
@@ -170,7 +170,7 @@ impl Target {
     }
 
     /// The dialect of its store.
-    pub fn dialect(&self) -> StoreKind {
+    pub fn dialect(&self) -> Dialect {
         self.table.dialect
     }
 
@@ -226,7 +226,7 @@ impl Target {
         self.started_before_cutoff(s, bounds);
         self.meets_condition(s);
         self.is_fresh(s);
-        if self.dialect() == StoreKind::Sqlite {
+        if self.dialect() == Dialect::Sqlite {
             s.push(" AND ");
             self.has_name(s);
         }
@@ -242,7 +242,7 @@ impl Target {
 
     /// Appends ` AND` the record's key does not name it.
     pub(super) fn has_no_name(&self, s: &mut Statement) {
-        if self.dialect() == StoreKind::Sqlite {
+        if self.dialect() == Dialect::Sqlite {
             s.push(" AND NOT (");
             self.has_name(s);
             s.push(")");
@@ -309,7 +309,7 @@ impl Target {
 
     /// Appends that there is no starting point.
     pub(super) fn has_no_start(&self, s: &mut Statement) {
-        if self.dialect() == StoreKind::Mysql && !self.start.nullable {
+        if self.dialect() == Dialect::Mysql && !self.start.nullable {
             // There MySQL would find zero dates: `IS NULL` means them, too, in a NOT NULL column.
             s.push("1 = 0");
         } else {
@@ -319,7 +319,7 @@ impl Target {
 
     /// Appends that the starting point cannot be read as a moment.
     pub(super) fn has_unreadable_start(&self, s: &mut Statement) {
-        if self.dialect() == StoreKind::Sqlite {
+        if self.dialect() == Dialect::Sqlite {
             s.name(&self.start.name).push(" IS NOT NULL AND NOT (");
             self.usable(s);
             s.push("1)");
@@ -388,7 +388,7 @@ impl Target {
                 self.is_only_a_day(s);
                 s.push("))");
             }
-            (_, StoreKind::Mysql) => {
+            (_, Dialect::Mysql) => {
                 s.push("TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', ");
                 s.push(aggregate).push("(").name(column).push("))");
             }
@@ -454,7 +454,7 @@ impl Target {
                     .push(", 1, 10) AND unixepoch(");
                 s.name(column).push(") IS NOT NULL AND ");
             }
-            (Form::Seconds | Form::Milliseconds, StoreKind::Sqlite) => {
+            (Form::Seconds | Form::Milliseconds, Dialect::Sqlite) => {
                 s.push("typeof(").name(column).push(") IN ('integer', 'real') AND ");
             }
             _ => {}
@@ -553,8 +553,8 @@ fn check_key(table: &Table, mismatches: &mut Vec<Mismatch>) {
     for column in &table.key {
         let carried = match table.dialect {
             // Every type has a text form that its own input function reads back without loss.
-            StoreKind::Postgres => true,
-            StoreKind::Mysql => matches!(
+            Dialect::Postgres => true,
+            Dialect::Mysql => matches!(
                 column.kind,
                 ColumnKind::Integer
                     | ColumnKind::Text
@@ -563,7 +563,7 @@ fn check_key(table: &Table, mismatches: &mut Vec<Mismatch>) {
                     | ColumnKind::Date
                     | ColumnKind::Civil
             ),
-            StoreKind::Sqlite => column.kind != ColumnKind::Number,
+            Dialect::Sqlite => column.kind != ColumnKind::Number,
         };
         if !carried {
             mismatches.push(Mismatch::KeyType {
@@ -574,7 +574,7 @@ fn check_key(table: &Table, mismatches: &mut Vec<Mismatch>) {
     }
 }
 
-fn form_of(dialect: StoreKind, column: &Column, encoding: Encoding) -> Result<Form, Mismatch> {
+fn form_of(dialect: Dialect, column: &Column, encoding: Encoding) -> Result<Form, Mismatch> {
     let wrong = |help| Mismatch::StartType {
         column: column.name.clone(),
         type_name: column.type_name.clone(),
@@ -582,7 +582,7 @@ fn form_of(dialect: StoreKind, column: &Column, encoding: Encoding) -> Result<Fo
     };
     let is_number = matches!(column.kind, ColumnKind::Integer | ColumnKind::Number);
     // In SQLite any column holds numbers, one declared `DATETIME` too.
-    let may_count = is_number || dialect == StoreKind::Sqlite;
+    let may_count = is_number || dialect == Dialect::Sqlite;
     match (encoding, column.kind) {
         (Encoding::Seconds, _) if may_count => Ok(Form::Seconds),
         (Encoding::Milliseconds, _) if may_count => Ok(Form::Milliseconds),
@@ -592,7 +592,7 @@ fn form_of(dialect: StoreKind, column: &Column, encoding: Encoding) -> Result<Fo
         (Encoding::Native, _) if is_number => Err(wrong(
             "say what its numbers count, with `starting_point_unit = \"seconds\"` or `\"milliseconds\"` since 1970",
         )),
-        (Encoding::Native, kind) if dialect == StoreKind::Sqlite && kind != ColumnKind::Bytes => {
+        (Encoding::Native, kind) if dialect == Dialect::Sqlite && kind != ColumnKind::Bytes => {
             Ok(Form::Text)
         }
         (Encoding::Native, ColumnKind::Instant) => Ok(Form::Instant),

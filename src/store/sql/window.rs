@@ -1,6 +1,6 @@
 //! Where rows lie, and what they are called: windows of a table, and keys read from rows.
 
-use crate::rule::StoreKind;
+use crate::rule::Dialect;
 use crate::types::{Key, KeyValue};
 
 use super::catalogue::{Column, ColumnKind, Shape, Table};
@@ -105,8 +105,8 @@ pub(super) fn select_key(s: &mut Statement, columns: &[Column]) {
     s.separated(", ", columns, |s, column| {
         let bytes = column.kind == ColumnKind::Bytes;
         match s.dialect() {
-            StoreKind::Postgres => s.name(&column.name).push("::text"),
-            StoreKind::Mysql if !bytes => s.push("CAST(").name(&column.name).push(" AS CHAR)"),
+            Dialect::Postgres => s.name(&column.name).push("::text"),
+            Dialect::Mysql if !bytes => s.push("CAST(").name(&column.name).push(" AS CHAR)"),
             _ => s.name(&column.name),
         };
     });
@@ -114,11 +114,11 @@ pub(super) fn select_key(s: &mut Statement, columns: &[Column]) {
 
 /// Reads a key from the first columns of a row.
 pub(super) fn read_key(
-    dialect: StoreKind,
+    dialect: Dialect,
     row: &Row,
     columns: &[Column],
 ) -> Result<Key, sqlx::Error> {
-    let sqlite = dialect == StoreKind::Sqlite;
+    let sqlite = dialect == Dialect::Sqlite;
     let values = columns.iter().enumerate().map(|(place, column)| {
         let unreadable = || {
             sqlx::Error::Decode(

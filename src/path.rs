@@ -1,0 +1,423 @@
+//! Templates of paths: which files and objects a rule means, and which belong to a row.
+//!
+//! ```text
+//! faces/{upload_key}              a name in place of `{upload_key}`
+//! thumbs/{upload_key}/*           any name below it
+//! exports/{user_id}/**            whatever lies below, however deep
+//! logs/{date:%Y/%m/%d}/**         a date, from which retention may count
+//! ```
+//!
+//! `*` and `?` stand for any characters of one name, `**` for any number of names. A placeholder
+//! `{name}` stands for characters of one name, at least one. It is read where a rule looks for what is
+//! due, and filled in where a row or an event says what goes.
+//!
+//! Pure: a path is a sequence of bytes between slashes, as file systems and object stores have it, and
+//! never a string to be opened.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::civil::Date;
+use regex::bytes::{Regex, RegexBuilder};
+
+/// A template of paths.
+#[derive(Clone)]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+    whole: Regex,
+    /// For each folder on the way to what it means: whether anything below a folder so deep can be.
+    folders: Vec<Regex>,
+    is_deep: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Part {
+    /// These bytes.
+    Literal(Vec<u8>),
+    /// `?`
+    One,
+    /// `*`
+    Any,
+    /// `**`
+    Deep,
+    /// `{name}`
+    Placeholder(String),
+    /// `{date:…}`
+    Date(String),
+}
+
+/// Why a text is not a [`Template`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidTemplate {
+    /// It is empty, absolute, or leaves its folder.
+    #[error(
+        "`{0}` is not a path below the store's root: write `faces/*`, without `/` in front or `..`"
+    )]
+    NotBelow(String),
+    /// `**` is not a name of its own.
+    #[error("`**` stands for whole names: write `logs/**` or `**/*.tmp`")]
+    Deep,
+    /// A brace has no partner, or what it holds is no name.
+    #[error("`{{{0}` is no placeholder: write `{{upload_key}}`, of letters, digits and `_`")]
+    Placeholder(String),
+    /// The same placeholder twice.
+    #[error("the placeholder `{{{0}}}` stands there twice")]
+    Twice(String),
+    /// Two placeholders with nothing in between that tells them apart.
+    #[error(
+        "nothing stands between the placeholder `{{{0}}}` and what follows it, so they cannot be told apart"
+    )]
+    Adjacent(String),
+    /// A date's format is of something else than year, month and day.
+    #[error(
+        "`{0}` does not say a day: write `%Y`, `%m` and `%d`, each once, such as `{{date:%Y-%m-%d}}`"
+    )]
+    Date(String),
+}
+
+/// Why a template cannot be filled in. It says nothing of the value, which may be personal data.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unfit {
+    /// There is no value.
+    #[error("there is no value for `{{{0}}}`")]
+    Missing(String),
+    /// The value is empty.
+    #[error("the value for `{{{0}}}` is empty")]
+    Empty(String),
+    /// The value would lead elsewhere: it has a slash or a NUL in it, or it makes `.` or `..`.
+    #[error("the value for `{{{0}}}` would lead out of its folder")]
+    Escapes(String),
+}
+
+/// What the placeholders of a template stand for in one path.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Captures {
+    /// The day, where the template has a date: none where it is no day of the calendar.
+    pub day: Option<Date>,
+    /// The value that was asked for.
+    pub value: Option<Vec<u8>>,
+}
+
+impl FromStr for Template {
+    type Err = InvalidTemplate;
+
+    fn from_str(text: &str) -> Result<Template, InvalidTemplate> {
+        let outside = text.is_empty()
+            || text.contains('\0')
+            || text.split('/').any(|name| matches!(name, "" | "." | ".."));
+        if outside {
+            return Err(InvalidTemplate::NotBelow(text.to_owned()));
+        }
+        Ok(Template::of(text.to_owned(), parse(text)?))
+    }
+}
+
+fn parse(text: &str) -> Result<Vec<Part>, InvalidTemplate> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let (part, length) = match first {
+            '?' => (Part::One, 1),
+            '*' if rest.starts_with("**") => {
+                let begins_a_name =
+                    parts.is_empty() || text[..text.len() - rest.len()].ends_with('/');
+                if !begins_a_name || rest.len() > 2 && !rest.starts_with("**/") {
+                    return Err(InvalidTemplate::Deep);
+                }
+                (Part::Deep, if rest.len() > 2 { 3 } else { 2 })
+            }
+            '*' => (Part::Any, 1),
+            '{' => {
+                let invalid = || InvalidTemplate::Placeholder(rest[1..].to_owned());
+                let (inside, _) = rest[1..].split_once('}').ok_or_else(invalid)?;
+                (placeholder(inside).ok_or_else(invalid)??, inside.len() + 2)
+            }
+            '}' => return Err(InvalidTemplate::Placeholder(rest.to_owned())),
+            _ => {
+                let end = rest.find(['?', '*', '{', '}']).unwrap_or(rest.len());
+                (Part::Literal(rest.as_bytes()[..end].to_vec()), end)
+            }
+        };
+        parts.push(part);
+        rest = &rest[length..];
+    }
+    let names: Vec<&str> = parts.iter().filter_map(Part::name).collect();
+    for (position, name) in names.iter().enumerate() {
+        if names[..position].contains(name) {
+            return Err(InvalidTemplate::Twice((*name).to_owned()));
+        }
+    }
+    for pair in parts.windows(2) {
+        let vague = matches!(pair[1], Part::Any | Part::One | Part::Placeholder(_) | Part::Date(_));
+        if let (Part::Placeholder(name), true) = (&pair[0], vague) {
+            return Err(InvalidTemplate::Adjacent(name.clone()));
+        }
+        if let (Part::Any, Part::Placeholder(name)) = (&pair[0], &pair[1]) {
+            return Err(InvalidTemplate::Adjacent(name.clone()));
+        }
+    }
+    Ok(parts)
+}
+
+fn placeholder(inside: &str) -> Option<Result<Part, InvalidTemplate>> {
+    if let Some(format) = inside.strip_prefix("date:") {
+        let once = |unit: &str| format.matches(unit).count() == 1;
+        let rest = format.replace("%Y", "").replace("%m", "").replace("%d", "");
+        let plain = rest.chars().all(|c| "-_./".contains(c));
+        let good = once("%Y") && once("%m") && once("%d") && plain && !format.contains("//");
+        return Some(if good {
+            Ok(Part::Date(format.to_owned()))
+        } else {
+            Err(InvalidTemplate::Date(inside.to_owned()))
+        });
+    }
+    let first = inside.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let name = first && inside.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    name.then(|| Ok(Part::Placeholder(inside.to_owned())))
+}
+
+impl Part {
+    fn name(&self) -> Option<&str> {
+        match self {
+            Part::Placeholder(name) => Some(name),
+            Part::Date(_) => Some("date"),
+            _ => None,
+        }
+    }
+
+    /// The part as a regular expression over bytes.
+    fn expression(&self, out: &mut String) {
+        match self {
+            Part::Literal(bytes) => {
+                for byte in bytes {
+                    out.push_str(&format!("\\x{byte:02x}"));
+                }
+            }
+            Part::One => out.push_str("[^/]"),
+            Part::Any => out.push_str("[^/]*"),
+            // Any number of whole names; at the end, one at least.
+            Part::Deep => out.push_str("(?:[^/]+/)*"),
+            Part::Placeholder(name) => out.push_str(&format!("(?P<{name}>[^/]+)")),
+            Part::Date(format) => {
+                let expression = regex::escape(format)
+                    .replace('/', "\\x2f")
+                    .replace("%Y", "(?P<date_y>[0-9]{4})")
+                    .replace("%m", "(?P<date_m>[0-9]{2})")
+                    .replace("%d", "(?P<date_d>[0-9]{2})");
+                out.push_str(&expression);
+            }
+        }
+    }
+}
+
+impl Template {
+    fn of(text: String, parts: Vec<Part>) -> Template {
+        let mut expression = String::new();
+        for part in &parts {
+            part.expression(&mut expression);
+        }
+        if parts.last() == Some(&Part::Deep) {
+            expression.push_str("[^/]+");
+        }
+        let is_deep = parts.contains(&Part::Deep);
+        // Up to the first `**` the folders on the way are known one by one.
+        let known: String = expression.split("(?:[^/]+/)*").next().unwrap_or_default().to_owned();
+        let mut folders = Vec::new();
+        for (end, _) in slashes(&known) {
+            folders.push(compile(&known[..end]));
+        }
+        Template { text, whole: compile(&expression), folders, is_deep, parts }
+    }
+
+    /// The template as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The names of its placeholders, a date not included.
+    pub fn placeholders(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Placeholder(name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Whether it has a date.
+    pub fn has_date(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Date(_)))
+    }
+
+    /// Whether it means a path.
+    pub fn means(&self, path: &[u8]) -> bool {
+        self.whole.is_match(path)
+    }
+
+    /// What a path says in place of the date, and of `name`; `None` if the template does not mean it.
+    pub fn read(&self, path: &[u8], name: Option<&str>) -> Option<Captures> {
+        let found = self.whole.captures(path)?;
+        let number = |unit: &str| {
+            std::str::from_utf8(found.name(unit)?.as_bytes()).ok()?.parse::<i16>().ok()
+        };
+        let day = number("date_y").and_then(|year| {
+            let (month, day) = (number("date_m")?, number("date_d")?);
+            Date::new(year, month.try_into().ok()?, day.try_into().ok()?).ok()
+        });
+        let value = name.and_then(|name| found.name(name)).map(|value| value.as_bytes().to_vec());
+        Some(Captures { day, value })
+    }
+
+    /// Whether anything below a folder can be meant. A folder is given without a slash at its end, and
+    /// the root as nothing.
+    pub fn enters(&self, folder: &[u8]) -> bool {
+        if folder.is_empty() {
+            return true;
+        }
+        let depth = folder.split(|byte| *byte == b'/').count();
+        match self.folders.get(depth - 1) {
+            Some(known) => known.is_match(folder),
+            None => {
+                // Deeper than what is known one by one: only below a `**`.
+                self.is_deep
+                    && self.folders.last().is_none_or(|last| {
+                        let names = folder.split(|byte| *byte == b'/').take(self.folders.len());
+                        last.is_match(&names.collect::<Vec<_>>().join(&b'/'))
+                    })
+            }
+        }
+    }
+
+    /// What every path that it means begins with.
+    pub fn prefix(&self) -> &[u8] {
+        match self.parts.first() {
+            Some(Part::Literal(bytes)) => bytes,
+            _ => &[],
+        }
+    }
+
+    /// The one path that it means, where it means one.
+    pub fn one_path(&self) -> Option<&[u8]> {
+        match self.parts.as_slice() {
+            [Part::Literal(bytes)] => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Puts values in place of the placeholders. Each is taken as it is: what it holds is no wildcard.
+    ///
+    /// # Errors
+    /// When a value is missing, empty, or would lead out of the folder that the template names.
+    pub fn fill<'a>(&self, value: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Template, Unfit> {
+        let mut parts: Vec<Part> = Vec::new();
+        let mut text = String::new();
+        for part in &self.parts {
+            let Part::Placeholder(name) = part else {
+                push(&mut parts, part.clone());
+                continue;
+            };
+            let found = value(name).ok_or_else(|| Unfit::Missing(name.clone()))?;
+            if found.is_empty() {
+                return Err(Unfit::Empty(name.clone()));
+            }
+            if found.iter().any(|byte| matches!(byte, b'/' | 0)) {
+                return Err(Unfit::Escapes(name.clone()));
+            }
+            push(&mut parts, Part::Literal(found.to_vec()));
+            let made: &[u8] = match parts.last() {
+                Some(Part::Literal(bytes)) => bytes,
+                _ => &[],
+            };
+            // `.{a}` with `.` makes `..`, which no single value shows.
+            let name_so_far = made.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            if matches!(name_so_far, b"." | b"..") {
+                return Err(Unfit::Escapes(name.clone()));
+            }
+        }
+        text.push_str(&self.text);
+        Ok(Template::of(text, parts))
+    }
+}
+
+/// Adds a part; literals next to each other become one.
+fn push(parts: &mut Vec<Part>, part: Part) {
+    match (parts.last_mut(), part) {
+        (Some(Part::Literal(before)), Part::Literal(more)) => before.extend(more),
+        (_, part) => parts.push(part),
+    }
+}
+
+/// Where the slashes of an expression stand; a slash is always written as its number.
+fn slashes(expression: &str) -> impl Iterator<Item = (usize, &str)> {
+    expression.match_indices("\\x2f")
+}
+
+fn compile(expression: &str) -> Regex {
+    let built = RegexBuilder::new(&format!("^{expression}$"))
+        .unicode(false)
+        .dot_matches_new_line(true)
+        .build();
+    // Made of escaped bytes and a few fixed pieces; were it too large, nothing is meant.
+    built.unwrap_or_else(|_| NOTHING.clone())
+}
+
+/// Matches nothing at all.
+static NOTHING: std::sync::LazyLock<Regex> = std::sync::LazyLock::new(|| {
+    #[expect(clippy::unwrap_used, reason = "a constant, which the tests compile")]
+    let nothing = Regex::new("[^\\s\\S]").unwrap();
+    nothing
+});
+
+impl PartialEq for Template {
+    fn eq(&self, other: &Template) -> bool {
+        self.parts == other.parts
+    }
+}
+
+impl Eq for Template {}
+
+/// Shows the template as it was written: filled in, it shows no value.
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(text: &str) -> Template {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_template_means_what_it_says() {
+        for (text, path, meant) in [
+            ("faces/*", "faces/a.jpg", true),
+            ("faces/*", "faces/a/b.jpg", false),
+            ("faces/*", "faces/", true),
+            ("faces/**", "faces/a/b.jpg", true),
+            ("faces/**", "faces/a.jpg", true),
+            ("faces/**", "faces", false),
+            ("**/*.tmp", "a.tmp", true),
+            ("**/*.tmp", "x/y/a.tmp", true),
+            ("**/*.tmp", "x/y/a.tmpx", false),
+            ("a?c", "abc", true),
+            ("a?c", "a/c", false),
+            ("a.c", "abc", false),
+            ("faces/{key}", "faces/k\n1", true),
+            ("faces/{key}.jpg", "faces/.jpg", false),
+            ("logs/{date:%Y/%m/%d}/**", "logs/2024/02/29/a/b", true),
+            ("logs/{date:%Y/%m/%d}/**", "logs/2024/2/29/a", false),
+        ] {
+            assert_eq!(template(text).means(path.as_bytes()), meant, "{text} {path:?}");
+        }
+        assert!(template("faces/*").means(b"faces/\xff\xfe"));
+    }
+}

@@ -1,0 +1,190 @@
+//! What is looked for among files and objects: which are due, and why others stay.
+//!
+//! Pure. The stores of paths list what they have and act on what [`Search::judge`] says of each; a file
+//! or object is judged when it is found, and again at the moment it is deleted.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use crate::hold::Range;
+use crate::path::Template;
+use crate::plan::{KeptReason, Survey};
+
+use super::sql::Bounds;
+
+/// What is looked for.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// What is meant.
+    pub templates: Vec<Template>,
+    /// From when age counts.
+    pub age: Age,
+    /// What legal holds keep.
+    pub kept: Vec<Kept>,
+}
+
+/// From when the age of a file or object counts, and which is old enough.
+#[derive(Clone, Debug)]
+pub enum Age {
+    /// Since it was last modified.
+    Modified(Limits),
+    /// Since the beginning of the day that its path names, in this zone. The day is over before it
+    /// counts: retention begins with the first moment after it.
+    Day(Limits, TimeZone),
+    /// It does not count: an event, or the row it belongs to, says that it goes.
+    Any,
+}
+
+/// Which starting points are due.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The moments that decide.
+    pub bounds: Bounds,
+    /// What starts before this day is a placeholder.
+    pub earliest: Date,
+}
+
+/// What a legal hold keeps.
+#[derive(Clone)]
+pub struct Kept {
+    /// Of which persons, with the placeholder that names them; of everybody where there is none.
+    pub subjects: Option<(String, BTreeSet<Vec<u8>>)>,
+    /// What may have started in this range.
+    pub range: Range,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<kept>")
+    }
+}
+
+/// What becomes of a file or object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The rule does not mean it.
+    Other,
+    /// The rule means it, and it is not old enough.
+    Young(Timestamp),
+    /// It stays, for a reason.
+    Kept(KeptReason),
+    /// It goes; from when its retention counted, where that matters.
+    Due(Option<Timestamp>),
+}
+
+impl Search {
+    /// Looks for what these templates mean, whatever its age.
+    pub fn named(templates: Vec<Template>) -> Search {
+        Search { templates, age: Age::Any, kept: Vec::new() }
+    }
+
+    /// What the paths that are looked for begin with; each path begins with one of these.
+    pub fn prefixes(&self) -> Vec<&[u8]> {
+        let mut all: Vec<&[u8]> = self.templates.iter().map(Template::prefix).collect();
+        all.sort_unstable();
+        // One that begins with another is looked through with it.
+        let mut apart: Vec<&[u8]> = Vec::new();
+        for prefix in all {
+            if !apart.last().is_some_and(|before| prefix.starts_with(before)) {
+                apart.push(prefix);
+            }
+        }
+        apart
+    }
+
+    /// Whether anything below a folder can be meant; the root is an empty name.
+    pub fn enters(&self, folder: &[u8]) -> bool {
+        self.templates.iter().any(|template| template.enters(folder))
+    }
+
+    /// Whether a path is meant, whatever its age.
+    pub fn means(&self, path: &[u8]) -> bool {
+        self.templates.iter().any(|template| template.means(path))
+    }
+
+    /// Judges one file or object by its path and the moment it was last modified; `None` where that
+    /// cannot be read.
+    pub fn judge(&self, path: &[u8], modified: Option<Timestamp>) -> Verdict {
+        let Some(template) = self.templates.iter().find(|template| template.means(path)) else {
+            return Verdict::Other;
+        };
+        let (limits, start) = match &self.age {
+            Age::Any => (None, None),
+            Age::Modified(limits) => match modified {
+                Some(modified) => (Some(limits), Some(modified)),
+                None => return Verdict::Kept(KeptReason::UnreadableStartingPoint),
+            },
+            Age::Day(limits, zone) => {
+                let day = template.read(path, None).and_then(|read| read.day);
+                let over = day.and_then(|day| day.tomorrow().ok()?.to_zoned(zone.clone()).ok());
+                match over {
+                    Some(over) => (Some(limits), Some(over.timestamp())),
+                    None => return Verdict::Kept(KeptReason::UnreadableStartingPoint),
+                }
+            }
+        };
+        if let (Some(Limits { bounds, earliest }), Some(start)) = (limits, start) {
+            let first =
+                earliest.to_zoned(TimeZone::UTC).map_or(Timestamp::MIN, |day| day.timestamp());
+            if start < first {
+                return Verdict::Kept(KeptReason::PlaceholderStartingPoint);
+            }
+            // A day that is not over yet is no mistake.
+            if start > bounds.now && matches!(self.age, Age::Modified(_)) {
+                return Verdict::Kept(KeptReason::FutureStartingPoint);
+            }
+            if start >= bounds.cutoff {
+                return Verdict::Young(start);
+            }
+        }
+        if self.kept.iter().any(|kept| kept.covers(template, path, start)) {
+            return Verdict::Kept(KeptReason::Held);
+        }
+        Verdict::Due(start)
+    }
+}
+
+impl Kept {
+    fn covers(&self, template: &Template, path: &[u8], start: Option<Timestamp>) -> bool {
+        if let Some(start) = start {
+            let before = self.range.begins().is_some_and(|begin| start < begin);
+            let after = self.range.ends().is_some_and(|end| start >= end);
+            if before || after {
+                return false;
+            }
+        }
+        let Some((placeholder, subjects)) = &self.subjects else { return true };
+        let value = template.read(path, Some(placeholder)).and_then(|read| read.value);
+        // Whose it is, is not known where the path does not say: a hold on somebody else cannot mean it.
+        value.is_some_and(|value| subjects.contains(&value))
+    }
+}
+
+/// Counts what was judged.
+pub fn count(survey: &mut Survey, verdict: Verdict) {
+    match verdict {
+        Verdict::Other => return,
+        Verdict::Young(_) => {}
+        Verdict::Due(start) => {
+            survey.due += 1;
+            if let Some(start) = start {
+                survey.oldest = Some(survey.oldest.map_or(start, |oldest| oldest.min(start)));
+                survey.newest = Some(survey.newest.map_or(start, |newest| newest.max(start)));
+            }
+        }
+        Verdict::Kept(reason) => match reason {
+            KeptReason::NoStartingPoint => survey.no_start += 1,
+            KeptReason::UnreadableStartingPoint => survey.unreadable_start += 1,
+            KeptReason::PlaceholderStartingPoint => survey.placeholder_start += 1,
+            KeptReason::FutureStartingPoint => survey.future_start += 1,
+            KeptReason::Excluded => survey.excluded += 1,
+            KeptReason::AlreadyAnonymized => survey.anonymized += 1,
+            KeptReason::NoKey => survey.no_key += 1,
+            KeptReason::Held => survey.held += 1,
+        },
+    }
+    survey.total += 1;
+}
