@@ -379,7 +379,7 @@ async fn logged(ledger: &Ledger, account: &Account) -> Result<Logged, Certificat
 }
 
 fn deletion_class(rule: &Rule) -> String {
-    format!("{} from {}", rule.retention, rule.starting_point.column)
+    format!("{} from {}", rule.retention, rule.starts_from())
 }
 
 fn method(action: ActionKind, rule: Option<&Rule>) -> String {

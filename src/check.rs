@@ -10,7 +10,7 @@ use crate::plan::OnDelete;
 use crate::rule::{Action, HoldPolicy, Mode, Rule};
 use crate::store::sql::catalogue::Table;
 use crate::store::sql::{Access, Bounds, Target, create_index};
-use crate::store::{StoreError, Stores};
+use crate::store::{Store, StoreError, Stores};
 use crate::types::Name;
 
 /// How grave a finding is.
@@ -109,10 +109,15 @@ pub async fn check(rule: &Rule, stores: &Stores, now: Timestamp) -> Report {
 }
 
 async fn inspect(rule: &Rule, stores: &Stores, now: Timestamp) -> Result<Vec<Finding>, StoreError> {
-    let table = stores.get(&rule.store, Access::ReadWrite)?.inspect(rule).await?;
+    let store = stores.get(&rule.store, Access::ReadWrite)?;
+    let (Store::Tables(tables), Some(rows)) = (&store, rule.rows()) else {
+        return inspect_paths(rule, stores, now).await;
+    };
+    let table = tables.inspect(rule).await?;
     let mut findings = examine(rule, &table);
     let reader = stores.get(&rule.store, Access::ReadOnly)?;
-    if stores.configuration(&rule.store)?.read_only_url.is_some() {
+    let config = stores.configuration(&rule.store)?.tables();
+    if config.is_some_and(|tables| tables.read_only_url.is_some()) {
         match reader.inspect(rule).await {
             Ok(seen) => findings.push(examine_reader(&seen)),
             Err(error) => findings.push(Finding::error("read_only_url", error.to_string())),
@@ -125,13 +130,40 @@ async fn inspect(rule: &Rule, stores: &Stores, now: Timestamp) -> Result<Vec<Fin
     }
     if let Ok(target) = Target::new(rule, table) {
         let bounds = Bounds { cutoff: rule.cutoff(now), now };
-        findings.push(match (reader.try_condition(&target, bounds).await, &rule.condition) {
+        let tried = reader.tables()?.try_condition(&target, bounds).await;
+        findings.push(match (tried, &rows.condition) {
             (Ok(()), None) => Finding::fine("where", "none; every record of the table counts"),
             (Ok(()), Some(_)) => Finding::fine("where", "the database understands it"),
             (Err(error), _) => Finding::error("where", error.to_string())
                 .help("correct the rule's `where`; it is in the store's own SQL"),
         });
     }
+    for attachment in &rows.attachments {
+        findings.push(match stores.get(&attachment.store, Access::ReadWrite) {
+            Ok(_) => Finding::fine(
+                "attachments",
+                format!("{} in store {}", attachment.path, attachment.store),
+            ),
+            Err(error) => Finding::error("attachments", error.to_string()),
+        });
+    }
+    Ok(findings)
+}
+
+/// What can be said of files and objects without counting all of them.
+async fn inspect_paths(
+    rule: &Rule,
+    stores: &Stores,
+    now: Timestamp,
+) -> Result<Vec<Finding>, StoreError> {
+    let reader = stores.get(&rule.store, Access::ReadOnly)?;
+    let target = reader.target(rule).await?;
+    let bounds = Bounds { cutoff: rule.cutoff(now), now };
+    let mut findings = vec![match reader.sample(&target, bounds, 1).await?.first() {
+        Some(_) => Finding::fine("path", "it finds what is due"),
+        None => Finding::fine("path", "it can be looked through; nothing is due"),
+    }];
+    findings.push(Finding::fine("starting point", rule.starts_from().to_owned()));
     Ok(findings)
 }
 

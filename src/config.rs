@@ -24,8 +24,8 @@ use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 
 use crate::breaker::Limits;
-use crate::rule::{Dialect, Rule};
-use crate::types::Name;
+use crate::rule::{Dialect, Rule, StartingPoint, StoreKind};
+use crate::types::{EventName, Name, TableName};
 
 mod audit;
 mod columns;
@@ -71,6 +71,8 @@ pub struct Config {
     pub stores: BTreeMap<Name, StoreConfig>,
     /// The rules; each names a store that is in `stores`.
     pub rules: BTreeMap<Name, Rule>,
+    /// Where events are found besides those that are sent.
+    pub sources: BTreeMap<Name, SourceConfig>,
     /// The files that it was read from, in the order in which they override each other.
     pub files: Vec<PathBuf>,
 }
@@ -83,12 +85,49 @@ pub struct LedgerConfig {
 }
 
 /// A registered store.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoreConfig {
     /// Its name.
     pub name: Name,
+    /// What it is, and how it is reached.
+    pub system: System,
+}
+
+impl StoreConfig {
+    /// What kind of system it is.
+    pub fn kind(&self) -> StoreKind {
+        match &self.system {
+            System::Tables(tables) => StoreKind::Sql(tables.dialect),
+            System::Files(_) => StoreKind::Files,
+            System::Objects(_) => StoreKind::Objects,
+        }
+    }
+
+    /// The database, where it is one.
+    pub fn tables(&self) -> Option<&TablesConfig> {
+        match &self.system {
+            System::Tables(tables) => Some(tables),
+            System::Files(_) | System::Objects(_) => None,
+        }
+    }
+}
+
+/// What a store is, and how it is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum System {
+    /// A database.
+    Tables(TablesConfig),
+    /// A tree of files.
+    Files(FilesConfig),
+    /// A bucket of objects.
+    Objects(ObjectsConfig),
+}
+
+/// A database.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TablesConfig {
     /// What it speaks.
-    pub kind: Dialect,
+    pub dialect: Dialect,
     /// Its URL, with the rights to delete.
     pub url: Secret,
     /// A URL with the right to read only, for plans and rules that observe.
@@ -97,6 +136,78 @@ pub struct StoreConfig {
     pub replica_url: Option<Secret>,
     /// How long opening a connection may take; 10 seconds by default.
     pub connect_timeout: Duration,
+}
+
+/// A tree of files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FilesConfig {
+    /// Its folder: an absolute path. Nothing outside is ever touched.
+    pub root: PathBuf,
+    /// Whether file systems that are mounted below it belong to it; not by default.
+    pub cross_mounts: bool,
+    /// Whether folders that a deletion emptied go too; not by default.
+    pub remove_empty_folders: bool,
+    /// Whether to look which deleted files some process has open; not by default.
+    pub report_open_files: bool,
+}
+
+/// A bucket of objects.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObjectsConfig {
+    /// Whose.
+    pub service: Service,
+    /// Its name; of Azure, the container's.
+    pub bucket: String,
+    /// The part of it that is the store; all of it by default.
+    pub prefix: Option<String>,
+    /// The server, where it is not the service's own.
+    pub endpoint: Option<String>,
+    /// Its region.
+    pub region: Option<String>,
+    /// What identifies expunged there: an access key's id, or of Azure the account's name.
+    pub access_key_id: Option<Secret>,
+    /// The secret that goes with it: an access key's, Azure's account key, Google's credential file.
+    pub secret_access_key: Option<Secret>,
+    /// How long one request may take; 30 seconds by default.
+    pub timeout: Duration,
+}
+
+/// Whose object store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Service {
+    /// Amazon S3, and what speaks its protocol.
+    S3,
+    /// Google Cloud Storage.
+    Gcs,
+    /// Azure Blob Storage.
+    Azure,
+}
+
+/// Where events are found in an application's own table. The table is the truth: a notification only has
+/// it looked at sooner.
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    /// Its name.
+    pub name: Name,
+    /// The store of the table.
+    pub store: Name,
+    /// The table.
+    pub table: TableName,
+    /// The column whose words tell what has happened.
+    pub status: String,
+    /// Which words are which events.
+    pub events: BTreeMap<String, EventName>,
+    /// The column of the moment since which the status is so; rows are looked for by it.
+    pub changed_at: StartingPoint,
+    /// The columns whose values the events have, under their names.
+    pub values: Vec<String>,
+    /// The PostgreSQL channel that tells of changes.
+    pub notify: Option<String>,
+    /// How often the table is looked at in any case; 10 seconds by default.
+    pub poll: Duration,
+    /// How long after its moment a row may still come to light, such as by a transaction that took so
+    /// long; 15 minutes by default.
+    pub overlap: Duration,
 }
 
 /// How the daemon behaves.
@@ -227,7 +338,7 @@ impl Config {
             hasher.update(format!("{}\0{}\n", limits.max_share.fraction(), limits.max_rows));
         }
         for store in self.stores.values() {
-            hasher.update(format!("{}\0{}\n", store.name, store.kind.as_str()));
+            hasher.update(format!("{}\0{}\n", store.name, store.kind().as_str()));
         }
         hex::encode(hasher.finalize())
     }
@@ -341,6 +452,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         audit: audit.unwrap_or_default(),
         stores: known,
         rules,
+        sources: BTreeMap::new(),
         files,
     })
 }
@@ -457,13 +569,15 @@ fn store(
         let problem = Problem::new(url.place, message).related(ledger.place, "the ledger");
         context.problems.add(problem.help("give the ledger a database of its own"));
     }
-    let store = kind.zip(url).map(|(kind, url)| StoreConfig {
+    let store = kind.zip(url).map(|(dialect, url)| StoreConfig {
         name: name.clone(),
-        kind,
-        url: url.value,
-        read_only_url: read_only_url.map(|url| url.value),
-        replica_url: replica_url.map(|url| url.value),
-        connect_timeout,
+        system: System::Tables(TablesConfig {
+            dialect,
+            url: url.value,
+            read_only_url: read_only_url.map(|url| url.value),
+            replica_url: replica_url.map(|url| url.value),
+            connect_timeout,
+        }),
     });
     (kind, store)
 }

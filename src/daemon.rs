@@ -401,6 +401,7 @@ impl Daemon {
                     RunError::Ledger(_) => "the ledger failed",
                     RunError::Store(_) => "the store failed",
                     RunError::Clock(_) => "the clock is in doubt",
+                    RunError::AttachmentsStay { .. } => "what belongs to records stays",
                     RunError::Surge { .. } => "far more fell due than when the run began",
                     RunError::Unresolved { .. } | RunError::RuleChanged { .. } => {
                         "an interrupted run is not resolved yet"

@@ -13,7 +13,8 @@ use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::rule::{Condition, Dialect, Rule};
+use crate::path::Template;
+use crate::rule::{Condition, InvalidCondition, Rule, Selection, StoreKind};
 use crate::types::{Name, TableName};
 
 /// How long a hold lasts unless told otherwise, and how long each extension.
@@ -170,7 +171,7 @@ pub struct Records {
     /// The store.
     pub store: Name,
     /// What it speaks.
-    pub kind: Dialect,
+    pub kind: StoreKind,
     /// The table.
     pub table: TableName,
     /// What they meet; a record for which that is not known is covered.
@@ -180,7 +181,7 @@ pub struct Records {
 #[derive(Clone, Serialize, Deserialize)]
 struct RawRecords {
     store: Name,
-    kind: Dialect,
+    kind: StoreKind,
     table: TableName,
     predicate: Option<String>,
 }
@@ -197,7 +198,11 @@ impl TryFrom<RawRecords> for Records {
 
     fn try_from(raw: RawRecords) -> Result<Records, Self::Error> {
         let RawRecords { store, kind, table, predicate } = raw;
-        let predicate = predicate.map(|text| Condition::parse(kind, &text)).transpose()?;
+        let parse = |text: String| match kind {
+            StoreKind::Sql(dialect) => Condition::parse(dialect, &text),
+            StoreKind::Files | StoreKind::Objects => Err(InvalidCondition::NoTable),
+        };
+        let predicate = predicate.map(parse).transpose()?;
         Ok(Records { store, kind, table, predicate })
     }
 }
@@ -299,14 +304,21 @@ pub struct SubjectColumn {
     pub store: Name,
     /// The table.
     pub table: TableName,
-    /// The column.
+    /// The column; of files and objects, the placeholder.
     pub column: String,
+    /// The paths that have the placeholder, as they are written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<Template>,
 }
 
 fn subject_columns(rules: &BTreeMap<Name, Rule>) -> impl Iterator<Item = SubjectColumn> {
     rules.values().filter_map(|rule| {
         let column = rule.subject.clone()?;
-        Some(SubjectColumn { store: rule.store.clone(), table: rule.table.clone(), column })
+        let paths = match &rule.select {
+            Selection::Rows(_) => Vec::new(),
+            Selection::Paths(paths) => paths.templates.clone(),
+        };
+        Some(SubjectColumn { store: rule.store.clone(), table: rule.table.clone(), column, paths })
     })
 }
 
@@ -326,8 +338,10 @@ pub enum Claimed<'a> {
     Everything,
     /// Those about certain persons.
     Subjects {
-        /// The column that names them.
+        /// The column that names them; of files and objects, the placeholder.
         column: &'a str,
+        /// The paths that have the placeholder.
+        paths: &'a [Template],
         /// As holds name them.
         values: BTreeSet<&'a str>,
     },
@@ -380,7 +394,7 @@ impl Holds {
     /// and not a deletion elsewhere that reaches this table.
     pub fn claims(&self, place: Place<'_>, rule: Option<&Name>) -> Vec<Claim<'_>> {
         let mut claims = Vec::new();
-        let mut persons: BTreeMap<(&str, Range), BTreeSet<&str>> = BTreeMap::new();
+        let mut persons: BTreeMap<(&str, &[Template], Range), BTreeSet<&str>> = BTreeMap::new();
         let here =
             |records: &Records| records.store == *place.store && place.may_be(&records.table);
         let mut claim = |hold: &Hold, what| claims.push(Claim { what, range: hold.terms.range });
@@ -399,16 +413,17 @@ impl Holds {
                         continue;
                     }
                     let columns = self.subjects.iter().chain(&hold.terms.columns);
-                    for column in columns.filter_map(|subject| subject.of(place)) {
-                        let all = persons.entry((column, hold.terms.range)).or_default();
+                    for subject in columns.filter(|subject| subject.is_of(place)) {
+                        let named = (subject.column.as_str(), subject.paths.as_slice());
+                        let all = persons.entry((named.0, named.1, hold.terms.range)).or_default();
                         all.extend(values.iter().map(String::as_str));
                     }
                 }
                 _ => {}
             }
         }
-        let persons = persons.into_iter().map(|((column, range), values)| Claim {
-            what: Claimed::Subjects { column, values },
+        let persons = persons.into_iter().map(|((column, paths, range), values)| Claim {
+            what: Claimed::Subjects { column, paths, values },
             range,
         });
         claims.extend(persons);
@@ -417,10 +432,9 @@ impl Holds {
 }
 
 impl SubjectColumn {
-    /// The column, if it is one of this table.
-    fn of(&self, place: Place<'_>) -> Option<&str> {
-        let here = self.store == *place.store && place.may_be(&self.table);
-        here.then_some(&self.column)
+    /// Whether it is one of this table.
+    fn is_of(&self, place: Place<'_>) -> bool {
+        self.store == *place.store && place.may_be(&self.table)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod audit;
 mod change_keys;
 mod error;
 mod holds;
+mod intent;
 mod lock;
 mod place;
 mod prove;
@@ -37,13 +38,14 @@ pub use approvals::{Approval, Approved, Permission};
 pub(crate) use error::Doing;
 pub use error::LedgerError;
 pub use holds::{Gate, Ground, HoldAct, OlderIntent};
+pub use intent::{Attached, Intended, OpenBatch};
 pub use lock::{DaemonLock, RuleLock};
 use place::Place;
 pub use prove::Taken;
 pub use reports::RunReport;
 pub use requests::Request;
 pub use rules::{Loaded, RuleChange, RuleState};
-pub use runs::{Finish, LastRun, OpenBatch, Outcome, Run, Start};
+pub use runs::{Finish, LastRun, Outcome, Run, Start};
 
 /// Connections to the ledger; a rule that runs needs one more of its own on PostgreSQL.
 const MAX_CONNECTIONS: u32 = 8;

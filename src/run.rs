@@ -6,6 +6,7 @@
 //! rule's lock resolves it by asking the store.
 
 mod apply;
+mod attachments;
 mod compare;
 mod execution;
 mod holds;
@@ -26,12 +27,13 @@ use crate::clock::{Jump, Stopwatch, Watch};
 use crate::fault;
 use crate::hold::Holds;
 use crate::ledger::{
-    Approval, Finish, Ledger, LedgerError, Outcome, Permission, Request, RuleLock, Run, Start,
+    Approval, Finish, Intended, Ledger, LedgerError, Outcome, Permission, Request, RuleLock, Run,
+    Start,
 };
 use crate::plan::{Plan, Sample, Verification};
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Bounds, Interrupted, Resolution, SurveyDepth};
-use crate::store::{StoreError, Stores};
+use crate::store::{Left, StoreError, Stores};
 use crate::types::Name;
 
 pub use apply::{ApplyError, Terms, open, save};
@@ -92,6 +94,9 @@ pub struct RunResult {
     pub verification: Option<Verification>,
     /// Of a saved plan, records that were not taken, because they changed since or are held.
     pub left: Option<u64>,
+    /// What was left, and what lives on of what was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lives_on: Option<String>,
     /// Records still due when expunged looked again; for a rule that observes, those that are due.
     pub remaining: Option<u64>,
     /// Batches carried out.
@@ -156,6 +161,18 @@ pub enum RunError {
         /// Records that were taken.
         records: u64,
     },
+    /// What belongs to records could not be deleted, so they stay.
+    #[error(
+        "{left} files or objects in store `{store}` that belong to records are still there{}: the records are kept", in_words(*until)
+    )]
+    AttachmentsStay {
+        /// Their store.
+        store: Name,
+        /// How many.
+        left: u64,
+        /// Until when the store refuses to delete one, where it does.
+        until: Option<Timestamp>,
+    },
     /// The clock was set while the run was under way.
     #[error(transparent)]
     Clock(#[from] Jump),
@@ -175,6 +192,12 @@ pub enum RunError {
         /// The rule.
         rule: Name,
     },
+}
+
+fn in_words(until: Option<Timestamp>) -> String {
+    until
+        .map(|until| format!(", blocked until {}", until.strftime("%Y-%m-%d %H:%M UTC")))
+        .unwrap_or_default()
 }
 
 /// What was found and settled of runs whose process died.
@@ -349,6 +372,8 @@ impl Runner {
             taken: Taken::new(),
             records: 0,
             left: 0,
+            lives_on: Left::default(),
+            unfit: 0,
             batches: 0,
         }
         .carry_out(errand, watch)
@@ -481,11 +506,10 @@ impl Runner {
                 return Err(RunError::RuleChanged { rule: rule.name.clone() });
             }
             for batch in open {
-                let interrupted =
-                    Interrupted { keys: batch.keys, transaction_id: batch.transaction_id };
-                let outcome = self.resolve(rule, &run, &interrupted).await?;
+                let (outcome, taken) =
+                    self.resolve(rule, &run, batch.intended, batch.transaction_id).await?;
                 fault::point("recovery.resolved");
-                self.ledger.settle(&run, batch.id, &interrupted.keys, outcome, now).await?;
+                self.ledger.settle(&run, batch.id, &taken, outcome, now).await?;
                 fault::point("recovery.settled");
                 match outcome {
                     Outcome::Done => recovered.done += 1,
@@ -506,20 +530,32 @@ impl Runner {
         Ok(recovered)
     }
 
-    /// Asks the store what became of a batch, and waits while it does not know itself.
+    /// Asks the store what became of a batch, and waits while it does not know itself; says what of it was
+    /// taken.
     async fn resolve(
         &self,
         rule: &Rule,
         run: &Run,
-        interrupted: &Interrupted,
-    ) -> Result<Outcome, RunError> {
+        intended: Intended,
+        transaction_id: Option<String>,
+    ) -> Result<(Outcome, Intended), RunError> {
         let store = self.stores.get(&run.store, Access::ReadWrite)?;
         let target = store.target(rule).await?;
+        let interrupted = Interrupted {
+            keys: intended.keys.clone(),
+            identities: intended.identities.clone(),
+            transaction_id,
+        };
         let watch = Stopwatch::start();
         loop {
-            match store.resolve(&target, interrupted).await {
-                Ok(Resolution::Done) => return Ok(Outcome::Done),
-                Ok(Resolution::Undone) => return Ok(Outcome::Undone("the store rolled it back")),
+            match store.resolve(&target, &interrupted).await {
+                Ok(Resolution::Done) => return Ok((Outcome::Done, intended)),
+                Ok(Resolution::Undone) => return self.undone(intended).await,
+                Ok(Resolution::Partly(gone)) if gone.is_empty() => {
+                    return Ok((Outcome::Undone("none of it was deleted"), intended));
+                }
+                // What is left of it is due, and the next run's.
+                Ok(Resolution::Partly(gone)) => return Ok((Outcome::Done, intended.only(&gone))),
                 Ok(Resolution::InProgress) => {}
                 Err(error) if error.is_transient() => {}
                 Err(error) => return Err(error.into()),
@@ -532,6 +568,17 @@ impl Runner {
     }
 }
 
+impl Runner {
+    /// The records of a batch are there. What belonged to them may be gone nevertheless.
+    async fn undone(&self, intended: Intended) -> Result<(Outcome, Intended), RunError> {
+        let gone = attachments::gone(&self.stores, &intended.attached).await?;
+        if gone.is_empty() {
+            return Ok((Outcome::Undone("the store rolled it back"), intended));
+        }
+        Ok((Outcome::Done, Intended { attached: gone, ..Intended::default() }))
+    }
+}
+
 fn result(rule: &Rule, state: RunState, watch: Stopwatch) -> RunResult {
     RunResult {
         rule: rule.name.clone(),
@@ -540,6 +587,7 @@ fn result(rule: &Rule, state: RunState, watch: Stopwatch) -> RunResult {
         records: 0,
         verification: None,
         left: None,
+        lives_on: None,
         remaining: None,
         batches: 0,
         seconds: watch.elapsed().as_secs_f64(),

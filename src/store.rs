@@ -1,310 +1,143 @@
 //! Stores: what expunged looks at and deletes from.
 //!
-//! A [`Store`] offers the few steps that every kind of store can take: look at a table and a rule
+//! A [`Store`] offers the few steps that every kind of store can take: look at a place and a rule
 //! together, survey it, walk through it in bounded batches that are taken but not yet committed, and
-//! say later what became of one.
+//! say later what became of one. A database takes rows in an open transaction; of files and objects a
+//! batch is only a list until it is committed, and then each is judged again as it is deleted.
 
+mod batch;
+mod error;
+pub mod files;
+pub mod objects;
+mod paths;
 mod registry;
 pub mod search;
 pub mod sql;
+mod tables;
 
-use std::fmt;
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use sqlx::error::DatabaseError;
-use sqlx::mysql::MySqlDatabaseError;
-use sqlx::sqlite::SqliteError;
 
-use crate::config::SecretError;
 use crate::hold::{Holds, Records as HeldRecords};
 use crate::plan::{Residue, Survey};
-use crate::rule::{Dialect, Rule};
+use crate::rule::{Rule, Selection};
 use crate::types::{Key, Name, TableName};
 
+use files::Files;
+use objects::Objects;
 use sql::catalogue::Table;
-use sql::{
-    Access, Bounds, Database, Explained, Interrupted, Isolation, KeepError, Mismatch, Pace,
-    Records, Replace, Resolution, SurveyDepth, TakeError, Target, Walk, Window,
-};
+use sql::{Bounds, Interrupted, Pace, Replace, Resolution, SurveyDepth, Window};
 
+pub use batch::{Batch, Committed, Left, LockedBatch, Walk};
+pub use error::{StoreError, explain};
+pub use paths::{PathTarget, kept_by};
 pub use registry::Stores;
+pub use sql::{Access, Explained};
+pub use tables::Tables;
+
+/// So many files are taken at once.
+const FILES_AT_ONCE: usize = 8_000;
+/// So many objects are taken at once: some requests of a thousand each.
+const OBJECTS_AT_ONCE: usize = 8_000;
 
 /// A registered store, opened for reading or for acting.
 #[derive(Clone, Debug)]
-pub struct Store {
-    name: Name,
-    database: Database,
+pub enum Store {
+    /// A database of tables.
+    Tables(Tables),
+    /// A tree of files.
+    Files(Files),
+    /// A bucket of objects.
+    Objects(Objects),
 }
 
-/// What went wrong with a store.
-#[derive(thiserror::Error)]
-pub enum StoreError {
-    /// The URL is not one.
-    #[error("store `{store}`: its url cannot be used ({reason}); write `{example}`")]
-    Url {
-        /// The store.
-        store: Name,
-        /// What is wrong with it, without the URL.
-        reason: String,
-        /// What a good one looks like.
-        example: &'static str,
-    },
-    /// The database refused or failed.
-    #[error("store `{store}`: {doing} failed: {}", explain(cause))]
-    Database {
-        /// The store.
-        store: Name,
-        /// What was being done.
-        doing: &'static str,
-        /// The driver's error. It may quote data, so it is no `source` that a chain of errors would
-        /// print; [`explain`] quotes none.
-        cause: sqlx::Error,
-    },
-    /// There is no such store.
-    #[error("there is no store `{store}`: add a table `[store.{store}]` to the configuration")]
-    NoStore {
-        /// Its name.
-        store: Name,
-    },
-    /// The URL is kept elsewhere and cannot be read.
-    #[error("store `{store}`: {source}")]
-    Secret {
-        /// The store.
-        store: Name,
-        /// Why.
-        source: SecretError,
-    },
-    /// There is no such table.
-    #[error("store `{store}`: there is no table `{table}` that its user can see")]
-    NoTable {
-        /// The store.
-        store: Name,
-        /// The table.
-        table: String,
-    },
-    /// The rule does not fit the table.
-    #[error("store `{store}`: the rule does not fit the table: {}", list(mismatches))]
-    Mismatch {
-        /// The store.
-        store: Name,
-        /// Every way in which it does not.
-        mismatches: Vec<Mismatch>,
-    },
-    /// A table through which a deletion could reach held rows cannot be looked at.
-    #[error(
-        "store `{store}`: the table {table} points at the rule's and cannot be looked at, so what legal \
-         holds keep there is not known: let the url's user SELECT from it"
-    )]
-    Unseen {
-        /// The store.
-        store: Name,
-        /// The table.
-        table: TableName,
-    },
-    /// The predicate of a hold is not understood where its table goes by another name.
-    #[error(
-        "store `{store}`: the predicate names its table: write the column alone, `status` and not \
-         `orders.status`"
-    )]
-    NamesItsTable {
-        /// The store.
-        store: Name,
-    },
-    /// Rows changed between looking and acting; try again.
-    #[error("store `{store}`: rows changed while a batch was at work")]
-    Moved {
-        /// The store.
-        store: Name,
-    },
+/// A rule and the place it fits.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Rows of a table.
+    Rows(Box<sql::Target>),
+    /// Files or objects.
+    Paths(PathTarget),
 }
 
-/// Shows what `Display` shows: a driver's error in full could carry data into a log.
-impl fmt::Debug for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+impl Target {
+    /// The table, where there is one.
+    pub fn rows(&self) -> Option<&sql::Target> {
+        match self {
+            Target::Rows(target) => Some(target),
+            Target::Paths(_) => None,
+        }
     }
-}
 
-fn list(mismatches: &[Mismatch]) -> String {
-    mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
+    /// What a rule's effect depends on besides the rule: a table's columns, key, references, triggers.
+    pub fn schema_digest(&self) -> String {
+        match self {
+            Target::Rows(target) => target.table.digest(),
+            Target::Paths(_) => "paths".to_owned(),
+        }
+    }
 
-/// A database error in words that quote no data.
-///
-/// Messages about values (SQLSTATE classes 22 and 23) quote them, those that a trigger raises
-/// (P0001, 45000) may, and all of them would carry personal data into logs; code and constraint say enough.
-pub fn explain(error: &sqlx::Error) -> String {
-    let Some(database) = error.as_database_error() else {
-        return match error {
-            sqlx::Error::PoolTimedOut => {
-                "no connection within the time allowed: is it running, and reachable from here?"
-                    .to_owned()
+    /// What the key is called: its columns.
+    pub fn key_names(&self) -> Vec<&str> {
+        match self {
+            Target::Rows(target) => {
+                target.table.key.iter().map(|column| column.name.as_str()).collect()
             }
-            other => other.to_string(),
-        };
-    };
-    let code = database.code().unwrap_or_default().into_owned();
-    let number = mysql_number(database);
-    // SQLite has numbers of its own, and its messages name columns, not values.
-    let is_state = code.len() == 5 && database.try_downcast_ref::<SqliteError>().is_none();
-    let class = if is_state { &code[..2] } else { "" };
-    // 1811 is SQLite's SQLITE_CONSTRAINT_TRIGGER.
-    let is_raised = if is_state {
-        code == "P0001" || code == "45000" || number == Some(1644)
-    } else {
-        code == "1811"
-    };
-    // 1366: a value that a column does not take, which MySQL files under no class.
-    if !is_raised && !["22", "23"].contains(&class) && number != Some(1366) {
-        return database.message().to_owned();
-    }
-    let constraint = database.constraint().map(|name| format!(", constraint {name}"));
-    let table = database.table().map(|name| format!(", table {name}"));
-    let what = if database.is_foreign_key_violation() {
-        "other rows point at the record"
-    } else if database.is_unique_violation() {
-        "the value exists already"
-    } else if is_raised {
-        "a trigger refuses it"
-    } else if class == "23" {
-        "a constraint refuses it"
-    } else {
-        "a value does not fit"
-    };
-    format!(
-        "{what} (SQLSTATE {code}{}{})",
-        table.unwrap_or_default(),
-        constraint.unwrap_or_default()
-    )
-}
-
-impl StoreError {
-    /// Whether the same step may succeed when tried again at once: a lock that others held, a
-    /// deadlock, a row that moved.
-    pub fn is_transient(&self) -> bool {
-        let StoreError::Database { cause, .. } = self else {
-            return matches!(self, StoreError::Moved { .. });
-        };
-        let Some(error) = cause.as_database_error() else { return false };
-        match (error.code().as_deref(), mysql_number(error)) {
-            // MySQL: ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK; MariaDB: ER_CHECKREAD, a row that changed
-            // since it was read.
-            (_, Some(number)) => [1205, 1213, 1020].contains(&number),
-            // PostgreSQL: lock_not_available, deadlock_detected, serialization_failure; SQLite:
-            // SQLITE_BUSY, SQLITE_LOCKED and their extended codes.
-            (
-                Some("55P03" | "40P01" | "40001" | "5" | "261" | "517" | "773" | "6" | "262"),
-                None,
-            ) => true,
-            _ => false,
+            Target::Paths(_) => vec!["path"],
         }
     }
-}
 
-impl StoreError {
-    /// Whether the store answered, and does not know a table, a column or the words of a condition.
-    pub fn is_misunderstanding(&self) -> bool {
-        let StoreError::Database { cause, .. } = self else {
-            return matches!(self, StoreError::NoTable { .. });
-        };
-        let Some(error) = cause.as_database_error() else { return false };
-        match (error.code().as_deref(), mysql_number(error)) {
-            // ER_BAD_FIELD_ERROR, ER_PARSE_ERROR, ER_NO_SUCH_TABLE, ER_SP_DOES_NOT_EXIST.
-            (_, Some(number)) => [1054, 1064, 1146, 1305].contains(&number),
-            // PostgreSQL: what is not there or does not parse, but not what is not allowed; SQLite:
-            // SQLITE_ERROR.
-            (Some(code), None) => code == "1" || code.starts_with("42") && code != "42501",
-            _ => false,
+    /// The keys that a text may stand for.
+    pub fn keys_from_text(&self, text: &str) -> Vec<Key> {
+        match self {
+            Target::Rows(target) => target.keys_from_text(text),
+            Target::Paths(_) => paths::keys_from_text(text),
         }
     }
-}
 
-fn mysql_number(error: &dyn DatabaseError) -> Option<u16> {
-    error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
-}
-
-/// A batch that is taken and not yet committed. Dropped, it is undone.
-pub struct Batch {
-    store: Name,
-    transaction: sql::Transaction,
-    /// What it took.
-    pub records: Records,
-    /// The window it took it from.
-    pub window: Window,
-}
-
-impl Batch {
-    /// Makes the batch last.
-    ///
-    /// # Errors
-    /// When it is not known whether it was committed: the intent stays open and is resolved later.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        let wrap = failed(&self.store, "committing a batch");
-        self.transaction.commit().await.map_err(wrap)
+    /// The same records as events name them, whatever their age.
+    #[must_use]
+    pub fn by_event(self) -> Target {
+        match self {
+            Target::Rows(target) => Target::Rows(Box::new(target.by_event())),
+            paths @ Target::Paths(_) => paths,
+        }
     }
-
-    /// Undoes the batch.
-    ///
-    /// # Errors
-    /// When the connection is gone, in which case the server undoes it.
-    pub async fn rollback(self) -> Result<(), StoreError> {
-        let wrap = failed(&self.store, "rolling a batch back");
-        self.transaction.rollback().await.map_err(wrap)
-    }
-}
-
-fn failed(store: &Name, doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
-    let store = store.clone();
-    move |cause| StoreError::Database { store: store.clone(), doing, cause }
 }
 
 impl Store {
-    /// Prepares a store; it is connected to on first use.
-    ///
-    /// # Errors
-    /// When the URL cannot be used.
-    pub fn open(
-        name: Name,
-        kind: Dialect,
-        url: &str,
-        access: Access,
-        connect_timeout: Duration,
-    ) -> Result<Store, StoreError> {
-        let example = match kind {
-            Dialect::Postgres => "postgres://user@host/database",
-            Dialect::Mysql => "mysql://user@host/database",
-            Dialect::Sqlite => "sqlite:///path/to/file.db",
-        };
-        let schemes: &[&str] = match kind {
-            Dialect::Postgres => &["postgres://", "postgresql://"],
-            Dialect::Mysql => &["mysql://", "mariadb://"],
-            Dialect::Sqlite => &["sqlite:"],
-        };
-        let unusable = |reason: String| StoreError::Url { store: name.clone(), reason, example };
-        if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
-            return Err(unusable(format!("it is not a {} url", kind.as_str())));
-        }
-        let database = Database::new(kind, url, access, connect_timeout)
-            // The driver's message quotes the URL, and with it the password.
-            .map_err(|_| unusable("it does not parse".to_owned()))?;
-        Ok(Store { name, database })
-    }
-
     /// Its name in the configuration.
     pub fn name(&self) -> &Name {
-        &self.name
+        match self {
+            Store::Tables(tables) => tables.name(),
+            Store::Files(files) => files.name(),
+            Store::Objects(objects) => objects.name(),
+        }
     }
 
-    async fn begin(&self, access: Access) -> Result<sql::Transaction, StoreError> {
-        self.database.begin(access).await.map_err(failed(&self.name, "connecting"))
+    /// What stands for the table of its records, where it has none.
+    pub fn table(&self) -> TableName {
+        match self {
+            Store::Objects(_) => TableName::objects(),
+            Store::Files(_) | Store::Tables(_) => TableName::files(),
+        }
     }
 
-    async fn begin_taking(&self, target: &Target) -> Result<sql::Transaction, StoreError> {
-        let isolation =
-            if target.keeps_referenced() { Isolation::Steady } else { Isolation::Usual };
-        let begun = self.database.begin_at(Access::ReadWrite, isolation).await;
-        begun.map_err(failed(&self.name, "connecting"))
+    /// A target that another kind of store made.
+    fn foreign(&self) -> StoreError {
+        StoreError::NoTables { store: self.name().clone() }
+    }
+
+    /// The database, where it is one.
+    ///
+    /// # Errors
+    /// When it holds files or objects.
+    pub fn tables(&self) -> Result<&Tables, StoreError> {
+        match self {
+            Store::Tables(tables) => Ok(tables),
+            Store::Files(_) | Store::Objects(_) => Err(self.foreign()),
+        }
     }
 
     /// Reads what the catalogue knows about a rule's table.
@@ -312,22 +145,21 @@ impl Store {
     /// # Errors
     /// When the store cannot be reached, or has no such table.
     pub async fn inspect(&self, rule: &Rule) -> Result<Table, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        let table =
-            tx.table(&rule.table).await.map_err(failed(&self.name, "reading the catalogue"))?;
-        let no_table =
-            || StoreError::NoTable { store: self.name.clone(), table: rule.table.to_string() };
-        table.ok_or_else(no_table)
+        self.tables()?.inspect(rule).await
     }
 
-    /// Holds a rule against its live table.
+    /// Holds a rule against its live place.
     ///
     /// # Errors
     /// When the store cannot be reached, or the rule does not fit.
     pub async fn target(&self, rule: &Rule) -> Result<Target, StoreError> {
-        let table = self.inspect(rule).await?;
-        Target::new(rule, table)
-            .map_err(|mismatches| StoreError::Mismatch { store: self.name.clone(), mismatches })
+        match (self, &rule.select) {
+            (Store::Tables(tables), _) => {
+                tables.target(rule).await.map(|target| Target::Rows(Box::new(target)))
+            }
+            (_, Selection::Paths(paths)) => Ok(Target::Paths(PathTarget::new(paths))),
+            (_, Selection::Rows(_)) => Err(self.foreign()),
+        }
     }
 
     /// Keeps what legal holds claim, by themselves or because held rows point at it, out of what is due.
@@ -340,28 +172,15 @@ impl Store {
         rule: &Rule,
         holds: &Holds,
     ) -> Result<(), StoreError> {
-        if holds.is_empty() {
-            return Ok(());
-        }
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        let keep = sql::keep(&mut tx, rule, target, holds).await;
-        target.set_keep(keep.map_err(|error| self.explain_keep(error, "applying legal holds"))?);
-        Ok(())
-    }
-
-    fn explain_keep(&self, error: KeepError, doing: &'static str) -> StoreError {
-        let store = self.name.clone();
-        match error {
-            KeepError::Database(cause) => StoreError::Database { store, doing, cause },
-            KeepError::Unseen(table) => StoreError::Unseen { store, table },
-            KeepError::NamesItsTable(cause) => {
-                let error = StoreError::Database { store: store.clone(), doing, cause };
-                if error.is_misunderstanding() {
-                    StoreError::NamesItsTable { store }
-                } else {
-                    error
-                }
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                tables.hold_back(target, rule, holds).await
             }
+            (_, Target::Paths(target)) => {
+                target.hold_back(rule, holds);
+                Ok(())
+            }
+            (_, Target::Rows(_)) => Err(self.foreign()),
         }
     }
 
@@ -371,36 +190,29 @@ impl Store {
     /// # Errors
     /// When it cannot: see [`StoreError::is_misunderstanding`]. When the store cannot be reached.
     pub async fn try_held(&self, records: &HeldRecords) -> Result<(), StoreError> {
-        let Some(predicate) = &records.predicate else { return Ok(()) };
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        let table = self.table_of(&mut tx, records).await?;
-        let tried = sql::try_held_predicate(&mut tx, &table, predicate).await;
-        tried.map_err(|error| self.explain_keep(error, "trying the predicate"))
+        match self {
+            Store::Tables(tables) => tables.try_held(records).await,
+            Store::Files(_) | Store::Objects(_) if records.predicate.is_some() => {
+                Err(self.foreign())
+            }
+            Store::Files(_) | Store::Objects(_) => Ok(()),
+        }
     }
 
-    async fn table_of(
-        &self,
-        tx: &mut sql::Transaction,
-        records: &HeldRecords,
-    ) -> Result<Table, StoreError> {
-        let table = tx.table(&records.table).await;
-        let table = table.map_err(failed(&self.name, "reading the catalogue"))?;
-        let (store, name) = (self.name.clone(), records.table.to_string());
-        table.ok_or(StoreError::NoTable { store, table: name })
-    }
-
-    /// How many records of a rule's table legal holds keep, due or not, and how many it has. Cannot
+    /// How many records of a rule's place legal holds keep, due or not, and how many it has. Cannot
     /// write.
     ///
     /// # Errors
     /// When the store cannot be reached or the rule does not fit its table.
     pub async fn count_held(&self, rule: &Rule, holds: &Holds) -> Result<(u64, u64), StoreError> {
+        if let Store::Tables(tables) = self {
+            return tables.count_held(rule, holds).await;
+        }
         let mut target = self.target(rule).await?;
         self.hold_back(&mut target, rule, holds).await?;
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::count_held_of_target(&mut tx, &target)
-            .await
-            .map_err(failed(&self.name, "counting held records"))
+        let Target::Paths(target) = target else { return Err(self.foreign()) };
+        let survey = self.survey_paths(&target.all()).await?;
+        Ok((survey.held, survey.total))
     }
 
     /// The same of a table that is named by a hold alone. A range of dates does not count there.
@@ -412,23 +224,7 @@ impl Store {
         records: &HeldRecords,
         holds: &Holds,
     ) -> Result<(u64, u64), StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        let table = self.table_of(&mut tx, records).await?;
-        sql::count_held_of_table(&mut tx, &self.name, &table, holds)
-            .await
-            .map_err(failed(&self.name, "counting held records"))
-    }
-
-    /// Asks the store whether it understands the rule's condition, and how it would find due
-    /// records, without reading any.
-    ///
-    /// # Errors
-    /// When the store does not understand it, such as a column that is not there.
-    pub async fn try_condition(&self, target: &Target, bounds: Bounds) -> Result<(), StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::try_condition(&mut tx, target, bounds)
-            .await
-            .map_err(failed(&self.name, "trying the rule's `where`"))
+        self.tables()?.count_held_records(records, holds).await
     }
 
     /// Counts what is due and what is kept. Cannot write.
@@ -441,19 +237,36 @@ impl Store {
         bounds: Bounds,
         depth: SurveyDepth,
     ) -> Result<Survey, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::survey(&mut tx, target, bounds, depth)
-            .await
-            .map_err(failed(&self.name, "counting records"))
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                tables.survey(target, bounds, depth).await
+            }
+            (_, Target::Paths(target)) => self.survey_paths(&target.due(bounds)).await,
+            (_, Target::Rows(_)) => Err(self.foreign()),
+        }
     }
 
-    /// Counts the records of the table, due or not. Cannot write.
+    async fn survey_paths(
+        &self,
+        search: &std::sync::Arc<search::Search>,
+    ) -> Result<Survey, StoreError> {
+        match self {
+            Store::Files(files) => Ok(files.survey(search).await?),
+            Store::Objects(objects) => Ok(objects.survey(search).await?),
+            Store::Tables(_) => Err(self.foreign()),
+        }
+    }
+
+    /// Counts the records of the place, due or not. Cannot write.
     ///
     /// # Errors
     /// As for [`Store::survey`].
     pub async fn count(&self, target: &Target) -> Result<u64, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::count(&mut tx, target).await.map_err(failed(&self.name, "counting records"))
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => tables.count(target).await,
+            (_, Target::Paths(target)) => Ok(self.survey_paths(&target.all()).await?.total),
+            (_, Target::Rows(_)) => Err(self.foreign()),
+        }
     }
 
     /// Reads the keys of some due records, the oldest first. Cannot write.
@@ -466,10 +279,27 @@ impl Store {
         bounds: Bounds,
         limit: u32,
     ) -> Result<Vec<(Key, Option<Timestamp>)>, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::sample(&mut tx, target, bounds, limit)
-            .await
-            .map_err(failed(&self.name, "sampling records"))
+        let most = limit as usize;
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                tables.sample(target, bounds, limit).await
+            }
+            (Store::Files(files), Target::Paths(target)) => {
+                let found = files.sample(&target.due(bounds), most).await?;
+                Ok(found
+                    .iter()
+                    .map(|entry| (paths::key_of(&entry.path, None), entry.start))
+                    .collect())
+            }
+            (Store::Objects(objects), Target::Paths(target)) => {
+                let found = objects.sample(&target.due(bounds), most).await?;
+                let key = |entry: &objects::Entry| {
+                    (paths::key_of(&entry.path, entry.version.as_deref()), entry.start)
+                };
+                Ok(found.iter().map(key).collect())
+            }
+            _ => Err(self.foreign()),
+        }
     }
 
     /// Hands over the keys of all due records, in the order of the key. Cannot write.
@@ -482,14 +312,26 @@ impl Store {
         bounds: Bounds,
         each: &mut (dyn FnMut(Key) + Send),
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::each_key(&mut tx, target, bounds, each)
-            .await
-            .map_err(failed(&self.name, "reading the keys of due records"))
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                tables.each_key(target, bounds, each).await
+            }
+            (Store::Files(files), Target::Paths(target)) => {
+                let mut each = |entry: files::Entry| each(paths::key_of(&entry.path, None));
+                Ok(files.in_order(&target.due(bounds), None, None, &mut each).await?)
+            }
+            (Store::Objects(objects), Target::Paths(target)) => {
+                let mut each = |entry: objects::Entry| {
+                    each(paths::key_of(&entry.path, entry.version.as_deref()));
+                };
+                Ok(objects.in_order(&target.due(bounds), None, None, &mut each).await?)
+            }
+            _ => Err(self.foreign()),
+        }
     }
 
     /// Counts the records that are due in the first sense and not in the second; both are of one
-    /// table. Cannot write.
+    /// place. Cannot write.
     ///
     /// # Errors
     /// As for [`Store::survey`].
@@ -498,10 +340,32 @@ impl Store {
         first: (&Target, Bounds),
         second: (&Target, Bounds),
     ) -> Result<u64, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::count_only_in(&mut tx, first, second)
-            .await
-            .map_err(failed(&self.name, "comparing what is due"))
+        match (self, first.0, second.0) {
+            (Store::Tables(tables), Target::Rows(one), Target::Rows(other)) => {
+                tables.count_only_in((one, first.1), (other, second.1)).await
+            }
+            (_, Target::Paths(one), Target::Paths(other)) => {
+                let (one, other) = (one.due(first.1), other.due(second.1));
+                let mut only = 0;
+                let mut judge = |path: &[u8], start| {
+                    let due = matches!(other.judge(path, start), search::Verdict::Due(_));
+                    only += u64::from(!due);
+                };
+                match self {
+                    Store::Files(files) => {
+                        let mut each = |entry: files::Entry| judge(&entry.path, entry.start);
+                        files.in_order(&one, None, None, &mut each).await?;
+                    }
+                    Store::Objects(objects) => {
+                        let mut each = |entry: objects::Entry| judge(&entry.path, entry.start);
+                        objects.in_order(&one, None, None, &mut each).await?;
+                    }
+                    Store::Tables(_) => return Err(self.foreign()),
+                }
+                Ok(only)
+            }
+            _ => Err(self.foreign()),
+        }
     }
 
     /// The starting point of the record that falls due next. Cannot write.
@@ -513,10 +377,70 @@ impl Store {
         target: &Target,
         bounds: Bounds,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::next_start(&mut tx, target, bounds)
-            .await
-            .map_err(failed(&self.name, "looking for the next record"))
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                tables.next_start(target, bounds).await
+            }
+            (Store::Files(files), Target::Paths(target)) => {
+                Ok(files.starts(&target.due(bounds)).await?.next)
+            }
+            (Store::Objects(objects), Target::Paths(target)) => {
+                Ok(objects.starts(&target.due(bounds)).await?.next)
+            }
+            _ => Err(self.foreign()),
+        }
+    }
+
+    /// The earliest starting point of all records that the rule means, due or not. Cannot write.
+    ///
+    /// # Errors
+    /// As for [`Store::survey`].
+    pub async fn oldest_start(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                let due = tables.sample(target, bounds, 1).await?;
+                match due.first().and_then(|(_, start)| *start) {
+                    Some(start) => Ok(Some(start)),
+                    None => tables.next_start(target, bounds).await,
+                }
+            }
+            (Store::Files(files), Target::Paths(target)) => {
+                Ok(files.starts(&target.due(bounds)).await?.oldest)
+            }
+            (Store::Objects(objects), Target::Paths(target)) => {
+                Ok(objects.starts(&target.due(bounds)).await?.oldest)
+            }
+            _ => Err(self.foreign()),
+        }
+    }
+
+    /// Begins a walk through the due records, of which there are about so many of so many in all.
+    ///
+    /// # Errors
+    /// Never for a target of this store.
+    pub fn walk(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        due: u64,
+        total: u64,
+    ) -> Result<Walk, StoreError> {
+        match (self, target) {
+            (Store::Tables(_), Target::Rows(target)) => {
+                Ok(Walk::Rows(sql::Walk::new(target, due, total)))
+            }
+            (Store::Files(files), Target::Paths(target)) => {
+                Ok(Walk::Files { ahead: files.walk(target.due(bounds)), taken: Vec::new() })
+            }
+            (Store::Objects(objects), Target::Paths(target)) => {
+                Ok(Walk::Objects { ahead: objects.walk(target.due(bounds)), taken: Vec::new() })
+            }
+            _ => Err(self.foreign()),
+        }
     }
 
     /// Takes the due records of the walk's next window, without committing. `None` at the end of the
@@ -532,15 +456,30 @@ impl Store {
         pace: &mut Pace,
         replace: Replace<'_>,
     ) -> Result<Option<Batch>, StoreError> {
-        let mut transaction = self.begin_taking(target).await?;
-        let window = sql::next_window(&mut transaction, target, bounds, walk, pace)
-            .await
-            .map_err(failed(&self.name, "finding due records"))?;
-        let Some(window) = window else { return Ok(None) };
-        self.take_in(transaction, target, bounds, window, replace).await.map(Some)
+        match (self, target, walk) {
+            (Store::Tables(tables), Target::Rows(target), Walk::Rows(walk)) => {
+                let taken = tables.take(target, bounds, walk, pace, replace).await?;
+                Ok(taken.map(Batch::of_rows))
+            }
+            (Store::Files(files), Target::Paths(target), Walk::Files { ahead, taken }) => {
+                if taken.is_empty() {
+                    let Some(next) = ahead.next(FILES_AT_ONCE).await? else { return Ok(None) };
+                    *taken = next;
+                }
+                Ok(Some(Batch::of_files(files, target.due(bounds), taken.clone())))
+            }
+            (Store::Objects(objects), Target::Paths(target), Walk::Objects { ahead, taken }) => {
+                if taken.is_empty() {
+                    let Some(next) = ahead.next(OBJECTS_AT_ONCE).await? else { return Ok(None) };
+                    *taken = next;
+                }
+                Ok(Some(Batch::of_objects(objects, target.due(bounds), taken.clone())))
+            }
+            _ => Err(self.foreign()),
+        }
     }
 
-    /// Takes the due records of a window, without committing.
+    /// Takes the due records of a window of keys, without committing.
     ///
     /// # Errors
     /// As for [`Store::take`].
@@ -551,27 +490,69 @@ impl Store {
         window: Window,
         replace: Replace<'_>,
     ) -> Result<Batch, StoreError> {
-        let transaction = self.begin_taking(target).await?;
-        self.take_in(transaction, target, bounds, window, replace).await
+        if let (Store::Tables(tables), Target::Rows(target)) = (self, target) {
+            return tables.take_window(target, bounds, window, replace).await.map(Batch::of_rows);
+        }
+        let (Target::Paths(target), Window::Keys { after, upto }) = (target, &window) else {
+            return Err(self.foreign());
+        };
+        let path = |key: &Key| paths::path_of(key).map(|(path, _)| path);
+        let (after_path, upto_path) = (after.as_ref().and_then(path), path(upto));
+        let is_inside = |key: &Key| after.as_ref().is_none_or(|after| key > after) && key <= upto;
+        let search = target.due(bounds);
+        match self {
+            Store::Files(files) => {
+                let mut found = Vec::new();
+                let mut each = |entry: files::Entry| found.push(entry);
+                let (after, upto) = (after_path.as_deref(), upto_path.as_deref());
+                files.in_order(&search, after, upto, &mut each).await?;
+                Ok(Batch::of_files(files, search, found))
+            }
+            Store::Objects(objects) => {
+                let mut found = Vec::new();
+                // Other versions of the first key may come after it.
+                let mut each = |entry: objects::Entry| {
+                    if is_inside(&paths::key_of(&entry.path, entry.version.as_deref())) {
+                        found.push(entry);
+                    }
+                };
+                let (after, upto) = (after_path.as_deref(), upto_path.as_deref());
+                objects.in_order(&search, after, upto, &mut each).await?;
+                Ok(Batch::of_objects(objects, search, found))
+            }
+            Store::Tables(_) => Err(self.foreign()),
+        }
     }
 
-    async fn take_in(
+    /// Takes what the values of events name, whatever its age, without committing. The target is one of
+    /// [`Target::by_event`].
+    ///
+    /// # Errors
+    /// As for [`Store::take`].
+    pub async fn take_named(
         &self,
-        mut transaction: sql::Transaction,
         target: &Target,
         bounds: Bounds,
-        window: Window,
+        events: &[&BTreeMap<String, String>],
         replace: Replace<'_>,
     ) -> Result<Batch, StoreError> {
-        let doing =
-            if target.change_is_deletion() { "deleting records" } else { "anonymizing records" };
-        let records = sql::take(&mut transaction, target, bounds, &window, replace).await.map_err(
-            |error| match error {
-                TakeError::Moved => StoreError::Moved { store: self.name.clone() },
-                TakeError::Database(source) => failed(&self.name, doing)(source),
-            },
-        )?;
-        Ok(Batch { store: self.name.clone(), transaction, records, window })
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                let window = target.window_of(events.iter().copied());
+                tables.take_window(target, bounds, window, replace).await.map(Batch::of_rows)
+            }
+            (Store::Files(files), Target::Paths(target)) => {
+                let search = target.named(events.iter().copied());
+                let found = files.find(&search).await?;
+                Ok(Batch::of_files(files, search, found))
+            }
+            (Store::Objects(objects), Target::Paths(target)) => {
+                let search = target.named(events.iter().copied());
+                let found = objects.find(&search).await?;
+                Ok(Batch::of_objects(objects, search, found))
+            }
+            _ => Err(self.foreign()),
+        }
     }
 
     /// Finds out what became of a batch whose process died.
@@ -583,10 +564,42 @@ impl Store {
         target: &Target,
         interrupted: &Interrupted,
     ) -> Result<Resolution, StoreError> {
-        let mut tx = self.begin(Access::ReadWrite).await?;
-        sql::resolve(&mut tx, target, interrupted)
-            .await
-            .map_err(failed(&self.name, "resolving an interrupted batch"))
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                tables.resolve(target, interrupted).await
+            }
+            (_, Target::Paths(_)) => {
+                let there = self.look(&interrupted.keys, &interrupted.identities).await?;
+                let gone = there.iter().enumerate().filter(|(_, there)| !**there);
+                Ok(Resolution::Partly(gone.map(|(place, _)| place).collect()))
+            }
+            (_, Target::Rows(_)) => Err(self.foreign()),
+        }
+    }
+
+    /// Which of these files or objects are there. With identities, another of the same name is not.
+    ///
+    /// # Errors
+    /// When the store cannot be asked; when it holds tables.
+    pub async fn look(&self, keys: &[Key], identities: &[String]) -> Result<Vec<bool>, StoreError> {
+        let paths: Vec<_> = keys.iter().filter_map(paths::path_of).collect();
+        if paths.len() != keys.len() {
+            return Err(self.foreign());
+        }
+        match self {
+            Store::Files(files) => {
+                let found = files.look(paths.into_iter().map(|(path, _)| path).collect()).await?;
+                let is_it = |(place, found): (usize, Option<files::Entry>)| {
+                    let known = identities.get(place);
+                    found.is_some_and(|entry| {
+                        known.is_none_or(|known| *known == batch::mark(&entry))
+                    })
+                };
+                Ok(found.into_iter().enumerate().map(is_it).collect())
+            }
+            Store::Objects(objects) => Ok(objects.look(paths).await?),
+            Store::Tables(_) => Err(self.foreign()),
+        }
     }
 
     /// What a rule makes of one record; `None` where there is none of these keys. Cannot write.
@@ -599,10 +612,31 @@ impl Store {
         bounds: Bounds,
         keys: &[Key],
     ) -> Result<Option<Explained>, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::explain_record(&mut tx, target, bounds, keys)
-            .await
-            .map_err(failed(&self.name, "looking at a record"))
+        let target = match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                return tables.explain(target, bounds, keys).await;
+            }
+            (_, Target::Paths(target)) => target,
+            (_, Target::Rows(_)) => return Err(self.foreign()),
+        };
+        let search = target.due(bounds);
+        for (path, _) in keys.iter().filter_map(paths::path_of) {
+            let found = match self {
+                Store::Files(files) => {
+                    let mut found = files.look(vec![path]).await?;
+                    found.pop().flatten().map(|entry| (entry.path, None, entry.start))
+                }
+                Store::Objects(objects) => objects
+                    .newest(&path)
+                    .await?
+                    .map(|entry| (entry.path, entry.version, entry.start)),
+                Store::Tables(_) => None,
+            };
+            if let Some((path, version, modified)) = found {
+                return Ok(paths::explained(&search, &path, version.as_deref(), modified));
+            }
+        }
+        Ok(None)
     }
 
     /// How many of these records are still there as they were when they were taken. Cannot write.
@@ -615,10 +649,16 @@ impl Store {
         bounds: Bounds,
         keys: &[Key],
     ) -> Result<u64, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::still_there(&mut tx, target, bounds, keys)
-            .await
-            .map_err(failed(&self.name, "looking for records that were taken"))
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                tables.still_there(target, bounds, keys).await
+            }
+            (_, Target::Paths(_)) => {
+                let there = self.look(keys, &[]).await?;
+                Ok(there.into_iter().filter(|there| *there).count() as u64)
+            }
+            (_, Target::Rows(_)) => Err(self.foreign()),
+        }
     }
 
     /// What it still holds physically of the records that were taken, and how that is known. A SQLite
@@ -627,11 +667,21 @@ impl Store {
     /// # Errors
     /// When the store cannot be asked.
     pub async fn residue(&self, target: &Target) -> Result<(Residue, String), StoreError> {
-        let folded = self.database.fold_log().await.unwrap_or(false);
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::residue(&mut tx, target, folded)
-            .await
-            .map_err(failed(&self.name, "asking what is left of deleted records"))
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => tables.residue(target).await,
+            (Store::Files(_), _) => Ok((
+                Residue::LogicallyDeleted,
+                "the names are gone and their folders synced; blocks, snapshots and copies-on-write \
+                 are not known"
+                    .to_owned(),
+            )),
+            (Store::Objects(_), _) => Ok((
+                Residue::LogicallyDeleted,
+                "no version and no delete marker is listed; copies by replication are not known"
+                    .to_owned(),
+            )),
+            (Store::Tables(_), Target::Paths(_)) => Err(self.foreign()),
+        }
     }
 
     /// What its own clock shows; `None` where it has none but this machine's.
@@ -639,12 +689,16 @@ impl Store {
     /// # Errors
     /// When the store cannot be asked.
     pub async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::clock(&mut tx).await.map_err(failed(&self.name, "asking for the time"))
+        match self {
+            Store::Tables(tables) => tables.clock().await,
+            Store::Files(_) | Store::Objects(_) => Ok(None),
+        }
     }
 
     /// Closes its connections.
     pub async fn close(&self) {
-        self.database.close().await;
+        if let Store::Tables(tables) = self {
+            tables.close().await;
+        }
     }
 }

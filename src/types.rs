@@ -146,6 +146,18 @@ impl FromStr for TableName {
     }
 }
 
+impl TableName {
+    /// What stands for the table of files.
+    pub fn files() -> TableName {
+        TableName { schema: None, table: "files".to_owned() }
+    }
+
+    /// What stands for the table of objects.
+    pub fn objects() -> TableName {
+        TableName { schema: None, table: "objects".to_owned() }
+    }
+}
+
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.schema {

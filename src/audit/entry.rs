@@ -152,6 +152,9 @@ pub enum Event {
         table: String,
         action: ActionKind,
         records: u64,
+        /// Files and objects that belonged to the records and went with them.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        attachments: u64,
         commitments: Hash,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pseudonymized: Vec<String>,
@@ -544,6 +547,11 @@ pub mod moment {
         let text = String::deserialize(deserializer)?;
         from_text(&text).map_err(serde::de::Error::custom)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]

@@ -119,11 +119,12 @@ pub fn show(proof: &Proof, keys: &[Verifier], entry: Option<&str>) -> Result<Sho
 
 /// Checks that the batch of the entry took the record.
 fn in_batch(record: &RecordProof, entry: &Entry) -> Result<Hash, ShowError> {
-    let Event::BatchDone { records, commitments, .. } = &entry.event else {
+    let Event::BatchDone { records, attachments, commitments, .. } = &entry.event else {
         return Err(ShowError::NoBatch);
     };
     let leaf = Hash::leaf(&record.commitment.0);
-    let shown = proof::verify_inclusion(leaf, record.index, *records, &record.path, *commitments);
+    let size = records.saturating_add(*attachments);
+    let shown = proof::verify_inclusion(leaf, record.index, size, &record.path, *commitments);
     shown.map_err(ShowError::Record)?;
     Ok(record.commitment)
 }

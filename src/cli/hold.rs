@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::hold::{DAYS, DataKind, Hold, Order, Range, Records, Scope, Terms};
 use crate::ledger::{Ground, HoldAct, Ledger};
-use crate::rule::Condition;
+use crate::rule::{Condition, InvalidCondition, StoreKind};
 use crate::run::{Coverage, Extent, InForce};
 use crate::types::{Name, TableName};
 
@@ -450,7 +450,7 @@ impl Place {
             let known = config.stores.keys().map(Name::as_str).collect::<Vec<_>>().join(", ");
             let unknown =
                 || CliError::Usage(format!("there is no store `{store}`; there are {known}"));
-            Ok::<_, CliError>(config.stores.get(store).ok_or_else(unknown)?.kind)
+            Ok::<_, CliError>(config.stores.get(store).ok_or_else(unknown)?.kind())
         };
         if let Some(store) = &self.store {
             kind(store)?;
@@ -466,15 +466,18 @@ impl Place {
                     store: rule.store.clone(),
                     kind: kind(&rule.store)?,
                     table: rule.table.clone(),
-                    predicate: rule.condition.clone(),
+                    predicate: rule.rows().and_then(|rows| rows.condition.clone()),
                 };
                 Ok(Scope::Rule { name: name.clone(), records })
             }
             (false, None, Some(store), Some(table)) => {
                 let kind = kind(store)?;
                 let parse = |text: &String| {
-                    let wrong = |error| CliError::Usage(format!("--where: {error}"));
-                    Condition::parse(kind, text).map_err(wrong)
+                    let parsed = match kind {
+                        StoreKind::Sql(dialect) => Condition::parse(dialect, text),
+                        StoreKind::Files | StoreKind::Objects => Err(InvalidCondition::NoTable),
+                    };
+                    parsed.map_err(|error| CliError::Usage(format!("--where: {error}")))
                 };
                 let predicate = self.predicate.as_ref().map(parse).transpose()?;
                 let (store, table) = (store.clone(), table.clone());

@@ -8,8 +8,8 @@ use crate::clock;
 use crate::ledger::{Ledger, RunReport};
 use crate::plan::KeptReason;
 use crate::rule::{Mode, Rule};
-use crate::store::Store;
-use crate::store::sql::{Access, Bounds, Explained, Target};
+use crate::store::sql::{Access, Bounds, Explained};
+use crate::store::{Store, Target};
 use crate::types::{Key, Name};
 
 use super::audit::prove;
@@ -80,12 +80,11 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     store.hold_back(&mut target, rule, &holds).await?;
     let keys = target.keys_from_text(&args.key);
     if keys.is_empty() {
-        let columns: Vec<_> = target.table.key.iter().map(|column| &*column.name).collect();
         let text = format!(
             "`{}` cannot be a key of {}: its key is ({})",
             args.key,
             rule.table,
-            columns.join(", ")
+            target.key_names().join(", ")
         );
         return Err(CliError::Usage(text));
     }

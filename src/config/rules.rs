@@ -13,7 +13,7 @@ use crate::anonymize::{Anonymization, InvalidAnonymization};
 use crate::breaker::Limits;
 use crate::rule::{
     Action, Condition, Dialect, Encoding, HoldPolicy, InvalidCondition, InvalidRetention, Mode,
-    Retention, Rule, StartingPoint,
+    Retention, Rows, Rule, Selection, Sharing, StartingPoint,
 };
 use crate::schedule::Schedule;
 use crate::types::{Name, TableName};
@@ -87,8 +87,12 @@ pub(super) fn read(
         basis,
         store: store?,
         table: table_name?.value,
-        condition,
-        starting_point: starting_point?,
+        select: Selection::Rows(Rows {
+            condition,
+            starting_point: starting_point?,
+            attachments: Vec::new(),
+            matching: BTreeMap::new(),
+        }),
         retention: retention?,
         action: action?,
         subject: owned(columns.subject),
@@ -99,6 +103,7 @@ pub(super) fn read(
         holds,
         events: Vec::new(),
         event_values: std::collections::BTreeSet::new(),
+        sharing: Sharing::Possible,
     })
 }
 
@@ -170,6 +175,7 @@ fn condition(reader: &mut Reader<'_>, kind: Option<Dialect>) -> Option<Condition
         Condition::parse(kind, text).map_err(|error| {
             let help = match &error {
                 InvalidCondition::Parameter(_) => "write the value itself; in a text it is fine",
+                InvalidCondition::NoTable => "leave `where` out",
                 InvalidCondition::Comment => "take the comment out; `description` is for people",
                 InvalidCondition::Trailing(_) => {
                     "write one expression, such as `status = 'closed' AND plan = 'free'`"

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use crate::config::{Config, StoreConfig};
-use crate::rule::Rule;
+use crate::rule::{Rows, Rule, Selection};
 use crate::types::Name;
 
 /// Everything that differs and that anybody would notice.
@@ -65,7 +65,12 @@ fn pairs<T>(
 
 fn store_changes(old: &StoreConfig, new: &StoreConfig) -> Vec<String> {
     let mut found = Vec::new();
-    differs(&mut found, "kind", &old.kind.as_str(), &new.kind.as_str());
+    differs(&mut found, "kind", &old.kind().as_str(), &new.kind().as_str());
+    let (Some(old), Some(new)) = (old.tables(), new.tables()) else {
+        // Addresses and buckets say more than a log is meant to hold.
+        changed(&mut found, "where or how it is reached", old.system != new.system);
+        return found;
+    };
     changed(&mut found, "url", old.url != new.url);
     changed(&mut found, "read_only_url", old.read_only_url != new.read_only_url);
     differs(
@@ -82,13 +87,7 @@ fn rule_changes(old: &Rule, new: &Rule) -> Vec<String> {
     differs(&mut found, "mode", &old.mode, &new.mode);
     differs(&mut found, "store", &old.store, &new.store);
     differs(&mut found, "table", &old.table, &new.table);
-    changed(&mut found, "where", old.condition != new.condition);
-    differs(&mut found, "starting_point", &old.starting_point.column, &new.starting_point.column);
-    let details = |rule: &Rule| {
-        let start = &rule.starting_point;
-        (start.encoding, start.time_zone.clone(), start.earliest)
-    };
-    changed(&mut found, "how the starting point is read", details(old) != details(new));
+    select_changes(&mut found, old, new);
     differs(&mut found, "retention", &old.retention, &new.retention);
     differs(&mut found, "action", &old.action.as_str(), &new.action.as_str());
     let same_word = old.action.as_str() == new.action.as_str();
@@ -100,6 +99,28 @@ fn rule_changes(old: &Rule, new: &Rule) -> Vec<String> {
     changed(&mut found, "description", old.description != new.description);
     changed(&mut found, "basis", old.basis != new.basis);
     found
+}
+
+fn select_changes(found: &mut Vec<String>, old: &Rule, new: &Rule) {
+    differs(found, "starting_point", &old.starts_from(), &new.starts_from());
+    match (&old.select, &new.select) {
+        (Selection::Rows(old), Selection::Rows(new)) => {
+            changed(found, "where", old.condition != new.condition);
+            let details = |rows: &Rows| {
+                let start = &rows.starting_point;
+                (start.encoding, start.time_zone.clone(), start.earliest)
+            };
+            changed(found, "how the starting point is read", details(old) != details(new));
+            changed(found, "attachments", old.attachments != new.attachments);
+            changed(found, "match", old.matching != new.matching);
+        }
+        (Selection::Paths(old), Selection::Paths(new)) => {
+            changed(found, "path", old.templates != new.templates);
+            changed(found, "earliest", old.earliest != new.earliest);
+        }
+        _ => {}
+    }
+    changed(found, "on_event", old.events != new.events);
 }
 
 fn differs(found: &mut Vec<String>, what: &str, old: &impl Display, new: &impl Display) {

@@ -12,13 +12,13 @@ use uuid::Uuid;
 
 use super::error::Doing;
 use super::row::{Columns, to_integer};
-use super::{Ledger, LedgerError, Run, Transaction, audit, commit, runs, to_text};
+use super::{Intended, Ledger, LedgerError, Run, Transaction, audit, commit, intent, to_text};
 use crate::audit::entry::HoldScope;
 use crate::audit::{Entry, Event};
 use crate::clock;
 use crate::hold::{Hold, Scope};
 use crate::keys::Keys;
-use crate::types::{Key, Name};
+use crate::types::Name;
 
 const READING: &str = "reading legal holds";
 const WRITING: &str = "writing a legal hold";
@@ -331,14 +331,15 @@ impl Gate {
         ledger: &Ledger,
         run: &Run,
         sequence: u64,
-        keys: &[Key],
+        intended: &Intended,
         transaction_id: Option<&str>,
         now: Timestamp,
     ) -> Result<Uuid, LedgerError> {
-        let (batch, sealed) = runs::seal(&ledger.keys, keys);
-        let (records, epoch) = (keys.len() as u64, self.epoch);
-        let intent = runs::Intent { batch, sequence, records, sealed, transaction_id, epoch, now };
-        runs::insert_intent(&mut self.tx, run, intent).await?;
+        let (batch, sealed) = intent::seal(&ledger.keys, intended);
+        let (records, epoch) = (intended.keys.len() as u64, self.epoch);
+        let intent =
+            intent::Intent { batch, sequence, records, sealed, transaction_id, epoch, now };
+        intent::insert_intent(&mut self.tx, run, intent).await?;
         commit(self.tx).await?;
         Ok(batch)
     }

@@ -111,11 +111,12 @@ impl Ledger {
         Ok(found)
     }
 
-    /// The batches of a table that are done, the newest first.
+    /// The batches of a table that are done, and those that took along what may be of any store, the
+    /// newest first.
     async fn batches_of(&self, store: &Name, table: &str) -> Result<Vec<Uuid>, LedgerError> {
         let sql = "SELECT batch.id FROM batch JOIN run ON run.id = batch.run_id \
-                   WHERE run.store = $1 AND run.table_name = $2 AND batch.state = 'done' \
-                   ORDER BY batch.settled_at DESC";
+                   WHERE (run.store = $1 AND run.table_name = $2 OR batch.attachments > 0) \
+                   AND batch.state = 'done' ORDER BY batch.settled_at DESC";
         let query = sqlx::query(sql).bind(store.as_str()).bind(table);
         let rows = query.fetch_all(&self.pool).await.doing(SEARCHING)?;
         rows.iter().map(|row| row.id("id")).collect()

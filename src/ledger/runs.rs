@@ -11,17 +11,17 @@ use super::error::Doing;
 use super::row::{Columns, to_integer};
 use super::steps::{open_sequence, standing, step};
 use super::{
-    Ledger, LedgerError, Request, Transaction, approvals, audit, commit, holds, requests, to_text,
+    Intended, Ledger, LedgerError, Request, Transaction, approvals, audit, commit, requests,
+    to_text,
 };
 use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
 use crate::audit::{Entry, Event};
 use crate::clock;
 use crate::fault;
-use crate::keys::Keys;
 use crate::plan::Plan;
 use crate::rule::Rule;
 use crate::transition::{BatchEnd, State, Step};
-use crate::types::{Key, Name};
+use crate::types::Name;
 
 /// A run that has begun.
 #[derive(Clone, Debug)]
@@ -74,17 +74,6 @@ pub enum Start {
         /// The plan's cutoff.
         cutoff: Timestamp,
     },
-}
-
-/// A batch whose outcome is not recorded yet.
-#[derive(Debug)]
-pub struct OpenBatch {
-    /// Its id.
-    pub id: Uuid,
-    /// The keys that it takes.
-    pub keys: Vec<Key>,
-    /// The name of its transaction in the store.
-    pub transaction_id: Option<String>,
 }
 
 /// What became of a batch.
@@ -212,36 +201,6 @@ impl Ledger {
         commit(tx).await
     }
 
-    /// Writes down, durably, which records a batch takes, before it is committed in the store.
-    ///
-    /// The keys are sealed. `epoch` is the one at which the legal holds were read that the batch
-    /// excludes. The intent is refused when more is held by now, and when the run is not running any
-    /// more: somebody resolved it because they took this process for dead.
-    ///
-    /// # Errors
-    /// When it could not be written; the batch must be rolled back then.
-    pub async fn intend(
-        &self,
-        run: &Run,
-        sequence: u64,
-        keys: &[Key],
-        transaction_id: Option<&str>,
-        epoch: u64,
-        now: Timestamp,
-    ) -> Result<Uuid, LedgerError> {
-        // Sealed before the transaction, in which others wait.
-        let (batch, sealed) = seal(&self.keys, keys);
-        let records = keys.len() as u64;
-        let intent = Intent { batch, sequence, records, sealed, transaction_id, epoch, now };
-        let mut tx = self.begin().await?;
-        if holds::epoch(&mut tx, holds::Lock::Share).await? != epoch {
-            return Err(LedgerError::HoldsChanged);
-        }
-        insert_intent(&mut tx, run, intent).await?;
-        commit(tx).await?;
-        Ok(batch)
-    }
-
     /// Records what became of a batch, once: the batch, the run's count and the audit entry in one
     /// transaction. Returns whether this call was the one that did.
     ///
@@ -251,12 +210,12 @@ impl Ledger {
         &self,
         run: &Run,
         batch: Uuid,
-        keys: &[Key],
+        taken: &Intended,
         outcome: Outcome,
         now: Timestamp,
     ) -> Result<bool, LedgerError> {
         let commitments = match outcome {
-            Outcome::Done => Some(self.keys.commitments(&run.store, &run.table, keys)),
+            Outcome::Done => Some(taken.commitments(&self.keys, run)),
             Outcome::Undone(_) => None,
         };
         let mut tx = self.begin().await?;
@@ -269,12 +228,19 @@ impl Ledger {
             Outcome::Undone(_) => BatchEnd::Undone,
         };
         step(run.id, state, Step::Settle { sequence, end })?;
+        let records = taken.keys.len() as u64;
+        let attachments = match outcome {
+            Outcome::Done => taken.attached.len() as u64,
+            Outcome::Undone(_) => 0,
+        };
         sqlx::query(
-            "UPDATE batch SET state = $1, settled_at = $2, intent = NULL, commitments = $3 WHERE id = $4",
+            "UPDATE batch SET state = $1, settled_at = $2, intent = NULL, commitments = $3, attachments = $4 \
+             WHERE id = $5",
         )
         .bind(end.as_str())
         .bind(to_text(now))
         .bind(commitments.as_ref().map(crate::audit::Commitments::to_bytes))
+        .bind(to_integer(attachments))
         .bind(batch.to_string())
         .execute(&mut *tx)
         .await
@@ -285,7 +251,7 @@ impl Ledger {
                 Event::BatchUndone { run: run.id, batch, rule, store, reason: reason.into() }
             }
             (Outcome::Done, commitments) => {
-                count_records(&mut tx, run, keys.len() as u64).await?;
+                count_records(&mut tx, run, records).await?;
                 Event::BatchDone {
                     run: run.id,
                     batch,
@@ -293,7 +259,8 @@ impl Ledger {
                     store,
                     table: run.table.clone(),
                     action: run.action,
-                    records: keys.len() as u64,
+                    records,
+                    attachments,
                     commitments: commitments.as_ref().map_or_else(
                         crate::audit::Hash::empty_root,
                         crate::audit::Commitments::root,
@@ -385,89 +352,6 @@ impl Ledger {
             })
             .collect()
     }
-
-    /// The batches of a run whose outcome is not recorded.
-    ///
-    /// # Errors
-    /// When the database does not answer, or an intent cannot be opened with this installation's
-    /// keys.
-    pub async fn open_batches(&self, run: &Run) -> Result<Vec<OpenBatch>, LedgerError> {
-        let mut tx = self.snapshot().await?;
-        let rows = sqlx::query(
-            "SELECT id, transaction_id, intent FROM batch \
-             WHERE run_id = $1 AND state = 'intended' ORDER BY seq",
-        )
-        .bind(run.id.to_string())
-        .fetch_all(&mut *tx)
-        .await
-        .doing("reading open batches")?;
-        rows.iter()
-            .map(|row| {
-                let id = row.id("id")?;
-                let damaged = LedgerError::Damaged { column: "intent", found: "no keys that open" };
-                let opened = self.keys.unseal(&row.bytes("intent")?, id.as_bytes());
-                let Ok(plain) = opened else { return Err(damaged) };
-                let mut rest = plain.as_slice();
-                let mut keys = Vec::new();
-                while !rest.is_empty() {
-                    let Some(key) = Key::decode_from(&mut rest) else { return Err(damaged) };
-                    keys.push(key);
-                }
-                Ok(OpenBatch { id, keys, transaction_id: row.optional_text("transaction_id")? })
-            })
-            .collect()
-    }
-}
-
-/// A batch that is about to be committed in the store.
-pub(super) struct Intent<'a> {
-    pub(super) batch: Uuid,
-    pub(super) sequence: u64,
-    pub(super) records: u64,
-    pub(super) sealed: Vec<u8>,
-    pub(super) transaction_id: Option<&'a str>,
-    pub(super) epoch: u64,
-    pub(super) now: Timestamp,
-}
-
-/// The id of a new batch, and its keys sealed for it.
-pub(super) fn seal(keys: &Keys, records: &[Key]) -> (Uuid, Vec<u8>) {
-    let batch = clock::new_id();
-    let mut plain = Vec::new();
-    for key in records {
-        key.encode_to(&mut plain);
-    }
-    (batch, keys.seal(&plain, batch.as_bytes()))
-}
-
-/// Writes an intent. The caller has made sure, and keeps sure, that its epoch is the current one.
-pub(super) async fn insert_intent(
-    tx: &mut Transaction<'_>,
-    run: &Run,
-    intent: Intent<'_>,
-) -> Result<(), LedgerError> {
-    let state = standing(tx, run.id).await?;
-    if !matches!(state, State::Running { .. }) {
-        return Err(LedgerError::RunTakenOver);
-    }
-    step(run.id, state, Step::Intend { sequence: intent.sequence })?;
-    sqlx::query(
-        "INSERT INTO batch (id, run_id, seq, state, records, transaction_id, intent, intended_at, hold_epoch) \
-         VALUES ($1, $2, $3, 'intended', $4, $5, $6, $7, $8)",
-    )
-    .bind(intent.batch.to_string())
-    .bind(run.id.to_string())
-    .bind(to_integer(intent.sequence))
-    .bind(to_integer(intent.records))
-    .bind(intent.transaction_id)
-    .bind(intent.sealed)
-    .bind(to_text(intent.now))
-    .bind(to_integer(intent.epoch))
-    .execute(&mut **tx)
-    .await
-    .doing("writing an intent")?;
-    fault::point("batch.intending");
-    Ok(())
 }
 
 fn new_run(request: Uuid, rule: &Rule, now: Timestamp) -> Run {

@@ -89,7 +89,7 @@ pub async fn save(
             rule: rule.name.clone(),
             rule_digest: rule.digest(),
             store: rule.store.clone(),
-            schema_digest: target.table.digest(),
+            schema_digest: target.schema_digest(),
             action: rule.action.as_str().to_owned(),
             cutoff: plan.cutoff,
             due: ranges.records(),
@@ -304,13 +304,13 @@ impl Execution<'_> {
                 gate = None;
                 continue;
             };
-            let Some(batch) = taken else { return Ok(Found::Nothing) };
-            let taken = batch.records.keys.len() as u64;
-            if !self.is_as_planned(&batch, ranges) {
-                batch.rollback().await?;
+            let Some(taking) = taken else { return Ok(Found::Nothing) };
+            let taken = taking.batch.keys.len() as u64;
+            if !self.is_as_planned(&taking.batch, ranges) {
+                taking.batch.rollback().await?;
                 return Ok(if taken == 0 { Found::Nothing } else { Found::Other });
             }
-            match self.finish_batch(batch, gate).await {
+            match self.finish_batch(taking, gate).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
                 ended => {
                     ended?;
@@ -327,11 +327,11 @@ impl Execution<'_> {
         for range in ranges {
             wanted += range.sum;
         }
-        for key in &batch.records.keys {
+        for key in &batch.keys {
             found += keys.commitment(&self.run.store, &self.run.table, key);
         }
         let records: u64 = ranges.iter().map(|range| range.records).sum();
-        records == batch.records.keys.len() as u64 && wanted == found
+        records == batch.keys.len() as u64 && wanted == found
     }
 }
 

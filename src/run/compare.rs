@@ -10,8 +10,8 @@ use crate::hold::Holds;
 use crate::keys::Keys;
 use crate::plan::saved::{KeySum, SavedPlan};
 use crate::rule::Rule;
-use crate::store::sql::{Access, Bounds, SurveyDepth, Target};
-use crate::store::{Store, StoreError, Stores};
+use crate::store::sql::{Access, Bounds, SurveyDepth};
+use crate::store::{Store, StoreError, Stores, Target};
 use crate::types::{Key, Name};
 
 /// One rule before and after.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::attachments::{self, Taking};
 use super::readback::Taken;
 use super::{Errand, Prepared, Progress, RunError, RunResult, RunState, Runner, result};
 use crate::anonymize::{Strategy, Wanted, replacement};
@@ -11,12 +12,12 @@ use crate::audit::entry::RunEnd;
 use crate::clock::{self, Stopwatch};
 use crate::fault;
 use crate::keys::Keys;
-use crate::ledger::{Finish, Gate, LedgerError, Outcome, RuleLock, Run};
+use crate::ledger::{Finish, Gate, Intended, LedgerError, Outcome, RuleLock, Run};
 use crate::plan::Verification;
 use crate::rule::Rule;
 use crate::store::sql::catalogue::{Column, ColumnKind};
-use crate::store::sql::{Interrupted, Pace, Walk, Window};
-use crate::store::{Batch, StoreError};
+use crate::store::sql::{Pace, Window};
+use crate::store::{Committed, Left, Walk};
 use crate::types::Key;
 
 /// Walks over one table in one run: rows that moved under the first are found by the second.
@@ -45,6 +46,10 @@ pub(super) struct Execution<'a> {
     pub(super) records: u64,
     /// Records of a saved plan that were not taken.
     pub(super) left: u64,
+    /// What the store left, and what lives on of what was taken.
+    pub(super) lives_on: Left,
+    /// Records that were kept because of what they name as belonging to them.
+    pub(super) unfit: u64,
     pub(super) batches: u64,
 }
 
@@ -100,6 +105,9 @@ impl Execution<'_> {
             }
             (Err(RunError::Clock(_)), _) => (RunEnd::Failed, Some("the clock jumped")),
             (Err(RunError::Ledger(_)), _) => (RunEnd::Failed, Some("the ledger failed")),
+            (Err(RunError::AttachmentsStay { .. }), _) => {
+                (RunEnd::Failed, Some("what belongs to its records could not be deleted"))
+            }
             (Err(RunError::Unresolved { .. } | RunError::RuleChanged { .. }), _) => {
                 (RunEnd::Failed, Some("a batch could not be resolved"))
             }
@@ -166,7 +174,9 @@ impl Execution<'_> {
                 break;
             }
             let before = self.records;
-            let mut walk = Walk::new(&self.prepared.target, due, self.prepared.total);
+            self.unfit = 0;
+            let Prepared { store, target, bounds, total, .. } = &self.prepared;
+            let mut walk = store.walk(target, *bounds, due, *total)?;
             let mut pace = walk.pace();
             loop {
                 if self.stop.is_cancelled() {
@@ -241,15 +251,16 @@ impl Execution<'_> {
             pace.back_off();
             return Ok(true);
         };
-        let Some(batch) = taken else { return Ok(false) };
-        let taken = batch.records.keys.len() as u64;
-        let window = batch.window.clone();
+        let Some(taking) = taken else { return Ok(false) };
+        self.unfit += taking.unfit;
+        let taken = taking.batch.keys.len() as u64;
+        let window = taking.batch.window.clone();
         if taken == 0 {
-            batch.rollback().await?;
+            taking.batch.rollback().await?;
         } else {
-            self.finish_batch(batch, gate).await?;
+            self.finish_batch(taking, gate).await?;
         }
-        walk.advance(&window, taken);
+        walk.advance(window.as_ref(), taken);
         pace.note(watch.elapsed(), taken);
         Ok(true)
     }
@@ -257,7 +268,7 @@ impl Execution<'_> {
     /// Sees a batch through and counts it.
     pub(super) async fn finish_batch(
         &mut self,
-        batch: Batch,
+        batch: Taking,
         gate: Option<Gate>,
     ) -> Result<(), RunError> {
         let keys = self.settle(batch, gate).await?;
@@ -275,8 +286,9 @@ impl Execution<'_> {
         &mut self,
         next: &mut Next<'_>,
         pace: &mut Pace,
-    ) -> Result<Option<Batch>, StoreError> {
+    ) -> Result<Option<Taking>, RunError> {
         let Prepared { store, target, bounds, .. } = &self.prepared;
+        let place = (&*self.runner.stores, self.rule, &self.prepared);
         let keys = self.runner.ledger.keys();
         let scope = format!("{}/{}", self.run.store, self.run.table);
         let replace = |strategy: &Strategy, column: &Column, old: Option<&str>| {
@@ -284,12 +296,17 @@ impl Execution<'_> {
         };
         let mut attempt = 1;
         loop {
-            let taken = match next {
-                Next::OfWalk(walk) => store.take(target, *bounds, walk, pace, &replace).await,
-                Next::In(window) => {
-                    let window = window.clone();
-                    store.take_window(target, *bounds, window, &replace).await.map(Some)
-                }
+            let taken = if self.rule.attachments().is_empty() {
+                let taken = match next {
+                    Next::OfWalk(walk) => store.take(target, *bounds, walk, pace, &replace).await,
+                    Next::In(window) => {
+                        let window = window.clone();
+                        store.take_window(target, *bounds, window, &replace).await.map(Some)
+                    }
+                };
+                taken.map(|batch| batch.map(Taking::alone))
+            } else {
+                attachments::take(place, next, pace, &replace).await
             };
             match taken {
                 Err(error) if error.is_transient() && attempt < MOST_ATTEMPTS => {
@@ -297,29 +314,35 @@ impl Execution<'_> {
                     attempt += 1;
                     pace.back_off();
                     if self.stop.is_cancelled() {
-                        return Err(error);
+                        return Err(error.into());
                     }
                 }
-                taken => return taken,
+                taken => return Ok(taken?),
             }
         }
     }
 
-    /// Intent, effect, outcome: in this order, each durable before the next.
-    async fn settle(&mut self, batch: Batch, gate: Option<Gate>) -> Result<Vec<Key>, RunError> {
+    /// Intent, effect, outcome: in this order, each durable before the next. What belongs to the records
+    /// goes before they do: a record that is still there finds it again.
+    async fn settle(&mut self, taking: Taking, gate: Option<Gate>) -> Result<Vec<Key>, RunError> {
         let ledger = &self.runner.ledger;
         fault::point("batch.taken");
         self.lock.check().await?;
-        let keys = batch.records.keys.clone();
-        let transaction_id = batch.records.transaction_id.clone();
+        let Taking { batch, attached, .. } = taking;
+        let intended = Intended {
+            keys: batch.keys.clone(),
+            identities: batch.identities.clone(),
+            attached: attached.named(),
+        };
+        let transaction_id = batch.transaction_id.clone();
         let (run, name, now) = (&self.run, transaction_id.as_deref(), clock::now());
-        let intended = if let Some(gate) = gate {
-            gate.intend(ledger, run, self.batches, &keys, name, now).await
+        let written = if let Some(gate) = gate {
+            gate.intend(ledger, run, self.batches, &intended, name, now).await
         } else {
             let epoch = self.prepared.held.epoch;
-            ledger.intend(run, self.batches, &keys, name, epoch, now).await
+            ledger.intend(run, self.batches, &intended, name, epoch, now).await
         };
-        let id = match intended {
+        let id = match written {
             Ok(id) => id,
             Err(error) => {
                 // At once, so that whoever comes next does not wait for its locks.
@@ -328,26 +351,46 @@ impl Execution<'_> {
             }
         };
         fault::point("batch.intended");
-        let outcome = match batch.commit().await {
-            Ok(()) => Outcome::Done,
+        if let Err((gone, error)) = attached.delete(&self.runner.stores).await {
+            // The records stay; what is gone of what belongs to them is recorded.
+            batch.rollback().await.ok();
+            let outcome = if gone.is_empty() {
+                Outcome::Undone("what belongs to its records could not be deleted")
+            } else {
+                Outcome::Done
+            };
+            let taken = Intended { attached: gone, ..Intended::default() };
+            ledger.settle(run, id, &taken, outcome, clock::now()).await?;
+            return Err(error);
+        }
+        fault::point("batch.attached");
+        let taken = match batch.commit().await {
+            Ok(Committed { gone, left }) => {
+                self.lives_on.add(left);
+                gone.map_or(intended.clone(), |gone| intended.only(&gone))
+            }
             // The answer got lost, or the commit failed: only the store knows.
             Err(error) => {
                 tracing::warn!(rule = %self.rule.name, %error, "asking what became of a batch");
-                let interrupted = Interrupted { keys, transaction_id };
-                let outcome = self.runner.resolve(self.rule, &self.run, &interrupted).await;
-                let outcome =
-                    outcome.map_err(|_| RunError::Unresolved { rule: self.rule.name.clone() })?;
-                ledger.settle(&self.run, id, &interrupted.keys, outcome, clock::now()).await?;
+                let resolved = self.runner.resolve(self.rule, run, intended, transaction_id).await;
+                let (outcome, taken) =
+                    resolved.map_err(|_| RunError::Unresolved { rule: self.rule.name.clone() })?;
+                ledger.settle(run, id, &taken, outcome, clock::now()).await?;
                 return match outcome {
-                    Outcome::Done => Ok(interrupted.keys),
+                    Outcome::Done => Ok(taken.keys),
                     Outcome::Undone(_) => Err(error.into()),
                 };
             }
         };
         fault::point("batch.committed");
-        ledger.settle(&self.run, id, &keys, outcome, clock::now()).await?;
+        let outcome = if taken.keys.is_empty() {
+            Outcome::Undone("the store kept all of it")
+        } else {
+            Outcome::Done
+        };
+        ledger.settle(run, id, &taken, outcome, clock::now()).await?;
         fault::point("batch.settled");
-        Ok(keys)
+        Ok(taken.keys)
     }
 }
 

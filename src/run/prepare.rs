@@ -11,8 +11,8 @@ use crate::check::{self, Severity};
 use crate::clock::{self, Jump, Stopwatch};
 use crate::ledger::LedgerError;
 use crate::rule::Rule;
-use crate::store::sql::{Access, Bounds, SurveyDepth, Target};
-use crate::store::{Store, StoreError};
+use crate::store::sql::{self, Access, Bounds, SurveyDepth};
+use crate::store::{Store, StoreError, Target};
 
 /// Why a rule is not let to run.
 pub(super) struct Refusal {
@@ -57,6 +57,24 @@ impl Prepared {
     }
 }
 
+/// A rule held against its live place; one with an error may not run.
+async fn fitting(store: &Store, rule: &Rule) -> Result<Target, Refusal> {
+    if let Store::Files(_) | Store::Objects(_) = store {
+        return Ok(store.target(rule).await?);
+    }
+    let table = store.inspect(rule).await?;
+    let findings = check::examine(rule, &table);
+    let wrong: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .map(|finding| finding.message.as_str())
+        .collect();
+    match (wrong.is_empty(), sql::Target::new(rule, table)) {
+        (true, Ok(target)) => Ok(Target::Rows(Box::new(target))),
+        _ => Err(Refusal::new("the rule does not fit its table", &wrong.join("; "))),
+    }
+}
+
 impl Runner {
     /// Looks at the clocks, ends the holds that are over by them, holds the rule against its live table, and counts.
     pub(super) async fn prepare(
@@ -83,20 +101,11 @@ impl Runner {
         }
         let held = self.let_expire(held, now).await;
         let held = held.map_err(|error| Refusal::no_holds(&error))?;
-        let table = store.inspect(rule).await?;
-        let findings = check::examine(rule, &table);
-        let wrong: Vec<_> = findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Error)
-            .map(|finding| finding.message.as_str())
-            .collect();
-        let (true, Ok(mut target)) = (wrong.is_empty(), Target::new(rule, table)) else {
-            return Err(Refusal::new("the rule does not fit its table", &wrong.join("; ")));
-        };
+        let mut target = fitting(&store, rule).await?;
         store.hold_back(&mut target, rule, &held.holds).await?;
         let cutoff = match errand {
             Errand::Due => rule.cutoff(now),
-            Errand::Plan(planned) if target.table.digest() != planned.part.schema_digest => {
+            Errand::Plan(planned) if target.schema_digest() != planned.part.schema_digest => {
                 let error = "columns, key, references or triggers of its table are others now";
                 return Err(Refusal::new("the schema has changed", &error));
             }

@@ -5,11 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use secrecy::ExposeSecret;
 
-use crate::config::{Secret, StoreConfig};
+use crate::config::{Secret, StoreConfig, System};
 use crate::types::Name;
 
+use super::files::{self, Files};
 use super::sql::Access;
-use super::{Store, StoreError};
+use super::{Store, StoreError, Tables};
 
 /// Which of a store's doors.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -40,19 +41,17 @@ impl Stores {
         self.configured.get(name).ok_or_else(|| StoreError::NoStore { store: name.clone() })
     }
 
-    /// A store for reading or for acting. For reading, its read-only URL is used where it has one,
-    /// and the session cannot write in any case.
+    /// A store for reading or for acting. For reading, a database's read-only URL is used where it has
+    /// one, and the session cannot write in any case.
     ///
     /// # Errors
-    /// When its URL cannot be read or used. Nothing is connected to here.
+    /// When its secrets cannot be read or its address cannot be used. Nothing is connected to here.
     pub fn get(&self, name: &Name, access: Access) -> Result<Store, StoreError> {
-        let config = self.configuration(name)?;
-        let (which, secret) = match (access, &config.read_only_url) {
-            (Access::ReadOnly, Some(url)) => (Which::Reading, url),
-            (Access::ReadOnly, None) => (Which::Reading, &config.url),
-            (Access::ReadWrite, _) => (Which::Acting, &config.url),
+        let which = match access {
+            Access::ReadOnly => Which::Reading,
+            Access::ReadWrite => Which::Acting,
         };
-        self.open(name, which, config, secret, access)
+        self.open(name, which)
     }
 
     /// The store's replica, for reading, where one is configured.
@@ -60,34 +59,49 @@ impl Stores {
     /// # Errors
     /// As for [`Stores::get`].
     pub fn replica(&self, name: &Name) -> Result<Option<Store>, StoreError> {
-        let config = self.configuration(name)?;
-        let Some(secret) = &config.replica_url else { return Ok(None) };
-        self.open(name, Which::Replica, config, secret, Access::ReadOnly).map(Some)
+        let replica =
+            self.configuration(name)?.tables().and_then(|tables| tables.replica_url.as_ref());
+        if replica.is_none() {
+            return Ok(None);
+        }
+        self.open(name, Which::Replica).map(Some)
     }
 
-    fn open(
-        &self,
-        name: &Name,
-        which: Which,
-        config: &StoreConfig,
-        secret: &Secret,
-        access: Access,
-    ) -> Result<Store, StoreError> {
+    fn open(&self, name: &Name, which: Which) -> Result<Store, StoreError> {
         let key = (name.clone(), which);
         // A panic elsewhere leaves the map as it was: each entry is whole.
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(store) = opened.get(&key) {
             return Ok(store.clone());
         }
-        let url =
-            secret.read().map_err(|source| StoreError::Secret { store: name.clone(), source })?;
-        let store = Store::open(
-            name.clone(),
-            config.kind,
-            url.expose_secret(),
-            access,
-            config.connect_timeout,
-        )?;
+        let access = match which {
+            Which::Reading | Which::Replica => Access::ReadOnly,
+            Which::Acting => Access::ReadWrite,
+        };
+        let read = |secret: &Secret| {
+            secret.read().map_err(|source| StoreError::Secret { store: name.clone(), source })
+        };
+        let store = match &self.configuration(name)?.system {
+            System::Tables(tables) => {
+                let url = match which {
+                    Which::Acting => &tables.url,
+                    Which::Reading => tables.read_only_url.as_ref().unwrap_or(&tables.url),
+                    Which::Replica => tables.replica_url.as_ref().unwrap_or(&tables.url),
+                };
+                let (url, patience) = (read(url)?, tables.connect_timeout);
+                let url = url.expose_secret();
+                Store::Tables(Tables::open(name.clone(), tables.dialect, url, access, patience)?)
+            }
+            System::Files(files) => {
+                let settings = files::Settings {
+                    root: files.root.clone(),
+                    cross_mounts: files.cross_mounts,
+                    remove_empty_folders: files.remove_empty_folders,
+                };
+                Store::Files(Files::open(name.clone(), settings, access)?)
+            }
+            System::Objects(_) => return Err(StoreError::NoStore { store: name.clone() }),
+        };
         opened.insert(key, store.clone());
         Ok(store)
     }

@@ -50,10 +50,21 @@ pub struct Limits {
 /// What a legal hold keeps.
 #[derive(Clone)]
 pub struct Kept {
-    /// Of which persons, with the placeholder that names them; of everybody where there is none.
-    pub subjects: Option<(String, BTreeSet<Vec<u8>>)>,
+    /// What is about these persons; everything where there is none.
+    pub persons: Option<Persons>,
     /// What may have started in this range.
     pub range: Range,
+}
+
+/// Persons, and how paths name them.
+#[derive(Clone)]
+pub struct Persons {
+    /// The templates by which a rule reads them from a path; not only those of the rule at work.
+    pub templates: Vec<Template>,
+    /// The placeholder that names them.
+    pub placeholder: String,
+    /// The persons.
+    pub values: BTreeSet<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Kept {
@@ -140,7 +151,7 @@ impl Search {
                 return Verdict::Young(start);
             }
         }
-        if self.kept.iter().any(|kept| kept.covers(template, path, start)) {
+        if self.kept.iter().any(|kept| kept.covers(path, start)) {
             return Verdict::Kept(KeptReason::Held);
         }
         Verdict::Due(start)
@@ -148,7 +159,7 @@ impl Search {
 }
 
 impl Kept {
-    fn covers(&self, template: &Template, path: &[u8], start: Option<Timestamp>) -> bool {
+    fn covers(&self, path: &[u8], start: Option<Timestamp>) -> bool {
         if let Some(start) = start {
             let before = self.range.begins().is_some_and(|begin| start < begin);
             let after = self.range.ends().is_some_and(|end| start >= end);
@@ -156,10 +167,11 @@ impl Kept {
                 return false;
             }
         }
-        let Some((placeholder, subjects)) = &self.subjects else { return true };
-        let value = template.read(path, Some(placeholder)).and_then(|read| read.value);
-        // Whose it is, is not known where the path does not say: a hold on somebody else cannot mean it.
-        value.is_some_and(|value| subjects.contains(&value))
+        let Some(Persons { templates, placeholder, values }) = &self.persons else { return true };
+        templates.iter().any(|template| {
+            let read = template.read(path, Some(placeholder)).and_then(|read| read.value);
+            read.is_some_and(|value| values.contains(&value))
+        })
     }
 }
 

@@ -92,8 +92,8 @@ use crate::rule::Dialect;
 use crate::types::TableName;
 
 pub(crate) use batch::TakeError;
-pub use batch::{Interrupted, Records, Replace, Resolution};
-pub(super) use batch::{resolve, take};
+pub use batch::{Interrupted, Locked, Records, Replace, Resolution};
+pub(super) use batch::{lock, resolve, take, take_locked};
 pub use explain::Explained;
 pub(super) use explain::explain as explain_record;
 pub(crate) use keep::KeepError;

@@ -31,17 +31,21 @@ pub struct Records {
 pub struct Interrupted {
     /// The keys of its intent.
     pub keys: Vec<Key>,
+    /// What tells each from another of the same key; nothing where the key is enough.
+    pub identities: Vec<String>,
     /// The name of its transaction in the store.
     pub transaction_id: Option<String>,
 }
 
 /// What became of an interrupted batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Resolution {
     /// It was committed.
     Done,
     /// It was rolled back.
     Undone,
+    /// Of files or objects: these are gone, by their place in the batch.
+    Partly(Vec<usize>),
     /// The store has not ended the transaction yet: ask again.
     InProgress,
 }
@@ -59,6 +63,17 @@ pub(crate) enum TakeError {
 /// The new value of a column that this process computes: strategy, column, old value.
 pub type Replace<'a> = &'a (dyn Fn(&Strategy, &Column, Option<&str>) -> Option<String> + Sync);
 
+/// A due record that is locked and not touched yet.
+#[derive(Debug)]
+pub struct Locked {
+    /// Its key.
+    pub key: Key,
+    /// Its values of the columns that the rule carries along ([`Target::carry`]), as text.
+    pub carried: Vec<Option<String>>,
+    /// Its values of the columns whose new ones this process computes.
+    old: Vec<Option<String>>,
+}
+
 /// Deletes or anonymizes the due records of a window, without committing, and returns their keys.
 pub(crate) async fn take(
     tx: &mut Transaction,
@@ -68,19 +83,25 @@ pub(crate) async fn take(
     replace: Replace<'_>,
 ) -> Result<Records, TakeError> {
     let computed = target.change.as_ref().is_some_and(|change| !change.computed_here().is_empty());
-    let keys = if computed {
-        take_one_by_one(tx, target, bounds, window, replace).await?
-    } else if target.dialect() == Dialect::Mysql {
-        take_in_two_steps(tx, target, bounds, window).await?
-    } else {
-        let mut s = act(target, bounds.now);
-        inside(&mut s, target, window);
-        s.push(" AND ");
-        target.due(&mut s, bounds);
-        s.push(" RETURNING ");
-        select_key(&mut s, &target.table.key);
-        read_keys(&tx.fetch(&s).await?, target)?
-    };
+    if computed || target.dialect() == Dialect::Mysql {
+        // MySQL returns nothing from a DELETE: the due rows are locked and read first.
+        let rows = lock(tx, target, bounds, window).await?;
+        return take_locked(tx, target, bounds, rows, Some(window), replace).await;
+    }
+    let mut s = act(target, bounds.now);
+    inside(&mut s, target, window);
+    s.push(" AND ");
+    target.due(&mut s, bounds);
+    s.push(" RETURNING ");
+    select_key(&mut s, &target.table.key);
+    let rows = tx.fetch(&s).await?;
+    let keys = rows.iter().map(|row| read_key(target.dialect(), row, &target.table.key));
+    let keys = keys.collect::<Result<_, _>>()?;
+    named(tx, keys).await
+}
+
+/// The records taken, with the name of the transaction that took them.
+async fn named(tx: &mut Transaction, keys: Vec<Key>) -> Result<Records, TakeError> {
     let transaction_id = match (tx.dialect(), keys.is_empty()) {
         (Dialect::Postgres, false) => {
             let s = Statement::new(Dialect::Postgres, "SELECT pg_current_xact_id()::text");
@@ -107,86 +128,79 @@ fn act(target: &Target, now: jiff::Timestamp) -> Statement {
     s
 }
 
-fn read_keys(rows: &[Row], target: &Target) -> Result<Vec<Key>, sqlx::Error> {
-    rows.iter().map(|row| read_key(target.dialect(), row, &target.table.key)).collect()
-}
-
-/// MySQL returns nothing from a DELETE: the due rows are locked and read first, and the statement
-/// must then touch exactly as many.
-async fn take_in_two_steps(
+/// Deletes or anonymizes records that were locked, without committing: all that are due in the window,
+/// where it is given, otherwise these. Exactly as many must be touched.
+pub(crate) async fn take_locked(
     tx: &mut Transaction,
     target: &Target,
     bounds: Bounds,
-    window: &Window,
-) -> Result<Vec<Key>, TakeError> {
-    let keys = read_keys(&lock(tx, target, bounds, window, &[]).await?, target)?;
-    if keys.is_empty() {
-        return Ok(keys);
+    rows: Vec<Locked>,
+    window: Option<&Window>,
+    replace: Replace<'_>,
+) -> Result<Records, TakeError> {
+    let computed = target.change.as_ref().map(super::target::Change::computed_here);
+    let computed = computed.filter(|columns| !columns.is_empty());
+    if rows.is_empty() {
+        return Ok(Records { keys: Vec::new(), transaction_id: None });
     }
-    let mut s = act(target, bounds.now);
-    inside(&mut s, target, window);
-    s.push(" AND ");
-    target.due(&mut s, bounds);
-    let touched = tx.execute(&s).await?;
+    if let (Some(change), Some(computed)) = (&target.change, computed) {
+        // Where this process computes values, each record gets its own UPDATE.
+        for row in &rows {
+            let old = computed.iter().zip(&row.old);
+            let values: Vec<_> = old
+                .map(|((column, strategy), old)| replace(strategy, column, old.as_deref()))
+                .collect();
+            let mut s = Statement::new(target.dialect(), "UPDATE ");
+            s.table(&target.table).push(" SET ");
+            change.assignments(&mut s, bounds.now, &values);
+            s.push(" WHERE ");
+            s.separated(" AND ", target.table.key.iter().zip(&row.key.0), |s, (column, value)| {
+                s.name(&column.name).push(" = ").key_value(column, value);
+            });
+            s.push(" AND ");
+            target.due(&mut s, bounds);
+            if tx.execute(&s).await? != 1 {
+                return Err(TakeError::Moved);
+            }
+        }
+        return named(tx, rows.into_iter().map(|row| row.key).collect()).await;
+    }
+    let keys: Vec<Key> = rows.into_iter().map(|row| row.key).collect();
+    let mut touched = 0;
+    if let Some(window) = window {
+        let mut s = act(target, bounds.now);
+        inside(&mut s, target, window);
+        s.push(" AND ");
+        target.due(&mut s, bounds);
+        touched += tx.execute(&s).await?;
+    } else {
+        for keys in keys.chunks(RESOLVE_CHUNK) {
+            let mut s = act(target, bounds.now);
+            s.key_in(&target.table.key, keys).push(" AND ");
+            target.due(&mut s, bounds);
+            touched += tx.execute(&s).await?;
+        }
+    }
     if usize::try_from(touched).is_ok_and(|touched| touched == keys.len()) {
-        Ok(keys)
+        named(tx, keys).await
     } else {
         Err(TakeError::Moved)
     }
 }
 
-/// Where this process computes values, each record gets its own UPDATE, after all were locked.
-async fn take_one_by_one(
+/// Reads the due records of a window, and locks them.
+pub(crate) async fn lock(
     tx: &mut Transaction,
     target: &Target,
     bounds: Bounds,
     window: &Window,
-    replace: Replace<'_>,
-) -> Result<Vec<Key>, TakeError> {
-    let Some(change) = &target.change else { return Ok(Vec::new()) };
-    let computed = change.computed_here();
-    let columns: Vec<_> = computed.iter().map(|(column, _)| column.clone()).collect();
-    let rows = lock(tx, target, bounds, window, &columns).await?;
-    let mut keys = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let key = read_key(target.dialect(), row, &target.table.key)?;
-        let first = target.table.key.len();
-        let values: Vec<_> = computed
-            .iter()
-            .enumerate()
-            .map(|(place, (column, strategy))| {
-                let old = row.scalar_text(first + place);
-                replace(strategy, column, old.as_deref())
-            })
-            .collect();
-        let mut s = Statement::new(target.dialect(), "UPDATE ");
-        s.table(&target.table).push(" SET ");
-        change.assignments(&mut s, bounds.now, &values);
-        s.push(" WHERE ");
-        s.separated(" AND ", target.table.key.iter().zip(&key.0), |s, (column, value)| {
-            s.name(&column.name).push(" = ").key_value(column, value);
-        });
-        s.push(" AND ");
-        target.due(&mut s, bounds);
-        if tx.execute(&s).await? != 1 {
-            return Err(TakeError::Moved);
-        }
-        keys.push(key);
-    }
-    Ok(keys)
-}
-
-/// Reads the keys (and some columns as text) of the due records of a window and locks them.
-async fn lock(
-    tx: &mut Transaction,
-    target: &Target,
-    bounds: Bounds,
-    window: &Window,
-    columns: &[Column],
-) -> Result<Vec<Row>, sqlx::Error> {
+) -> Result<Vec<Locked>, sqlx::Error> {
+    let computed = target.change.as_ref().map(super::target::Change::computed_here);
+    let computed = computed.unwrap_or_default();
+    let old = computed.iter().map(|(column, _)| column);
     let mut s = Statement::new(target.dialect(), "SELECT ");
     select_key(&mut s, &target.table.key);
-    for column in columns {
+    for column in old.chain(&target.carried) {
         s.push(", ").by_dialect("", "CAST(", "").name(&column.name);
         s.by_dialect("::text", " AS CHAR)", "");
     }
@@ -196,7 +210,18 @@ async fn lock(
     target.due(&mut s, bounds);
     // SQLite has one writer, which this transaction already is.
     s.by_dialect(" FOR UPDATE", " FOR UPDATE", "");
-    tx.fetch(&s).await
+    let rows = tx.fetch(&s).await?;
+    let (first, second) = (target.table.key.len(), target.table.key.len() + computed.len());
+    let read = |row: &Row| {
+        Ok(Locked {
+            key: read_key(target.dialect(), row, &target.table.key)?,
+            old: (first..second).map(|place| row.scalar_text(place)).collect(),
+            carried: (second..second + target.carried.len())
+                .map(|place| row.scalar_text(place))
+                .collect(),
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
 /// Finds out what became of an interrupted batch.

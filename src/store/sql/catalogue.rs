@@ -49,7 +49,7 @@ pub enum Shape {
 }
 
 /// A column.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Column {
     /// Its name.
     pub name: String,

@@ -214,7 +214,7 @@ fn parts(table: &Table, claims: Vec<Claim<'_>>) -> Vec<Part> {
         let what = match claim.what {
             Claimed::Everything => What::Everything,
             Claimed::Predicate(condition) => What::Predicate(condition.clone()),
-            Claimed::Subjects { column, values } => match table.column(column) {
+            Claimed::Subjects { column, values, .. } => match table.column(column) {
                 Some(column) => persons(table.dialect, column, &values)?,
                 // The rule that names it fits the table no more.
                 None => What::Everything,

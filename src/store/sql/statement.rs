@@ -281,6 +281,29 @@ impl Statement {
         self.separated(", ", keys, row).push(")")
     }
 
+    /// Appends that texts among the columns are one of the keys' letter by letter: by their collation, MySQL
+    /// and SQLite may take `K1` for `k1`, and so an event for another's.
+    pub(crate) fn exactly(&mut self, columns: &[Column], keys: &[Key]) -> &mut Self {
+        if self.dialect == Dialect::Postgres {
+            return self.push("1 = 1");
+        }
+        self.push("(").separated(", ", columns, |s, column| {
+            s.by_dialect("", "BINARY ", "").name(&column.name).by_dialect(
+                "",
+                "",
+                " COLLATE BINARY",
+            );
+        });
+        self.push(") IN (").by_dialect("", "", "VALUES ");
+        self.separated(", ", keys, |s: &mut Self, key: &Key| {
+            s.push("(").separated(", ", columns.iter().zip(&key.0), |s, (column, value)| {
+                s.key_value(column, value);
+            });
+            s.push(")");
+        });
+        self.push(")")
+    }
+
     /// Appends `columns > key` in the key's order (or `<=` when `upper`).
     ///
     /// MySQL finds no index range for a row comparison of several columns, so it is written out.

@@ -4,6 +4,8 @@
 //! The clauses are written once and used by the dry run and by the deleting statement alike, so both
 //! speak of the same records.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -14,6 +16,8 @@ use crate::rule::{Action, Condition, Dialect, Encoding, Rule, StartingPoint, wal
 use super::catalogue::{Column, ColumnKind, Shape, Table};
 use super::keep::Keep;
 use super::statement::{Statement, Value};
+use super::window::Window;
+use crate::types::{Key, KeyValue};
 
 /// The moments that decide: both are fixed once per run.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +41,12 @@ pub struct Target {
     /// The subject's column.
     pub subject: Option<Column>,
     pub(super) change: Option<Change>,
+    /// Columns that are read along with each record, for what belongs to it.
+    pub(super) carried: Vec<Column>,
+    /// The columns by which an event names records, each with the name of the event's value.
+    matching: Vec<(Column, String)>,
+    /// Whether an event says what is due, whatever its age.
+    by_event: bool,
     keep: Keep,
 }
 
@@ -90,6 +100,16 @@ pub enum Mismatch {
         /// Its type.
         type_name: String,
     },
+    /// A column by which events name records is of a type that text does not name exactly.
+    #[error(
+        "the column `{column}` is of type {type_name}, and events name records by text, integers and UUIDs alone"
+    )]
+    MatchType {
+        /// The column.
+        column: String,
+        /// Its type.
+        type_name: String,
+    },
     /// The starting point is no moment in time.
     #[error("the starting point `{column}` is of type {type_name}: {help}")]
     StartType {
@@ -138,11 +158,12 @@ impl Target {
         if table.shape == Shape::Unsupported {
             return Err(vec![Mismatch::NotATable]);
         }
+        let Some(rows) = rule.rows() else { return Err(vec![Mismatch::NotATable]) };
         let mut mismatches = Vec::new();
         check_key(&table, &mut mismatches);
-        let start = find(&table, &rule.starting_point.column, "starting point", &mut mismatches);
+        let start = find(&table, &rows.starting_point.column, "starting point", &mut mismatches);
         let form = start.as_ref().and_then(|column| {
-            form_of(table.dialect, column, rule.starting_point.encoding)
+            form_of(table.dialect, column, rows.starting_point.encoding)
                 .map_err(|mismatch| mismatches.push(mismatch))
                 .ok()
         });
@@ -154,15 +175,38 @@ impl Target {
             Action::Delete => None,
             Action::Anonymize(_) => Some(change_of(rule, &table, &mut mismatches)),
         };
+        let names: BTreeSet<&str> =
+            rows.attachments.iter().flat_map(|attachment| attachment.path.placeholders()).collect();
+        let carried = names
+            .into_iter()
+            .filter_map(|name| find(&table, name, "attachments", &mut mismatches))
+            .collect();
+        let mut matching = Vec::new();
+        for (name, value) in &rows.matching {
+            if let Some(column) = find(&table, name, "match", &mut mismatches) {
+                match column.kind {
+                    ColumnKind::Integer | ColumnKind::Text | ColumnKind::Uuid => {
+                        matching.push((column, value.clone()));
+                    }
+                    _ => mismatches.push(Mismatch::MatchType {
+                        column: column.name,
+                        type_name: column.type_name,
+                    }),
+                }
+            }
+        }
         match (start, form) {
             (Some(start), Some(form)) if mismatches.is_empty() => Ok(Target {
                 table,
                 start,
                 form,
-                starting_point: rule.starting_point.clone(),
-                condition: rule.condition.clone(),
+                starting_point: rows.starting_point.clone(),
+                condition: rows.condition.clone(),
                 subject,
                 change,
+                carried,
+                matching,
+                by_event: false,
                 keep: Keep::default(),
             }),
             _ => Err(mismatches),
@@ -187,6 +231,51 @@ impl Target {
             Some((marker, _)) => format!("the marker column `{}`", marker.name),
             None => "the columns' own state".to_owned(),
         })
+    }
+
+    /// The names of the columns that [`Locked`](super::Locked) carries, in its order.
+    pub fn carry(&self) -> impl Iterator<Item = &str> {
+        self.carried.iter().map(|column| &*column.name)
+    }
+
+    /// The same records as events name them, whatever their age.
+    #[must_use]
+    pub fn by_event(mut self) -> Target {
+        self.by_event = true;
+        self
+    }
+
+    /// What the values of events name: the columns to compare, and their values. An event whose values
+    /// can be none of these columns names nothing.
+    pub fn window_of<'a>(
+        &self,
+        events: impl Iterator<Item = &'a BTreeMap<String, String>>,
+    ) -> Window {
+        let columns = self.matching.iter().map(|(column, _)| column.clone()).collect();
+        let keys = events.filter_map(|values| {
+            let read = |(column, name): &(Column, String)| {
+                let text = values.get(name)?;
+                match column.kind {
+                    // A number beyond the column's would fail the statement for all others.
+                    ColumnKind::Integer => {
+                        let number: i64 = text.parse().ok()?;
+                        let most = match column.type_name.as_str() {
+                            name if name.starts_with("tiny") => i64::from(i8::MAX),
+                            name if name.starts_with("small") => i64::from(i16::MAX),
+                            name if name.starts_with("int") => i64::from(i32::MAX),
+                            _ => i64::MAX,
+                        };
+                        let fits = (-most - 1..=most).contains(&number)
+                            || self.dialect() != Dialect::Postgres;
+                        fits.then_some(KeyValue::Int(number.into()))
+                    }
+                    ColumnKind::Uuid => text.parse().ok().map(KeyValue::Uuid),
+                    _ => Some(KeyValue::Text(text.clone())),
+                }
+            };
+            self.matching.iter().map(read).collect::<Option<Vec<_>>>().map(Key)
+        });
+        Window::Matching { columns, keys: keys.collect() }
     }
 
     /// Keeps what legal holds claim of the table: it is not due any more.
@@ -223,7 +312,11 @@ impl Target {
 
     /// Appends everything that makes a record due but for legal holds.
     pub(super) fn due_or_held(&self, s: &mut Statement, bounds: Bounds) {
-        self.started_before_cutoff(s, bounds);
+        if self.by_event {
+            s.push("1 = 1");
+        } else {
+            self.started_before_cutoff(s, bounds);
+        }
         self.meets_condition(s);
         self.is_fresh(s);
         if self.dialect() == Dialect::Sqlite {

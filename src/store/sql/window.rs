@@ -34,6 +34,13 @@ pub enum Window {
     },
     /// These rows, by where they lie.
     Rows(Vec<Key>),
+    /// Rows that events name, by the values of these columns.
+    Matching {
+        /// The columns.
+        columns: Vec<Column>,
+        /// Their values.
+        keys: Vec<Key>,
+    },
 }
 
 /// How a table's rows are named while walking.
@@ -96,6 +103,12 @@ pub(super) fn inside(s: &mut Statement, target: &Target, window: &Window) {
         }
         Window::Rows(rows) => {
             s.key_in(&columns, rows);
+        }
+        Window::Matching { keys, .. } if keys.is_empty() => {
+            s.push("1 = 0");
+        }
+        Window::Matching { columns, keys } => {
+            s.key_in(columns, keys).push(" AND ").exactly(columns, keys);
         }
     }
 }

@@ -1,0 +1,296 @@
+//! Intents: what a batch is about to take, written down before it is taken.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::error::Doing;
+use super::row::{Columns, to_integer};
+use super::runs::Run;
+use super::steps::{standing, step};
+use super::{Ledger, LedgerError, Transaction, commit, holds, to_text};
+use crate::audit::Commitments;
+use crate::clock;
+use crate::fault;
+use crate::keys::Keys;
+use crate::transition::{State, Step};
+use crate::types::{Key, Name};
+
+/// What a batch takes.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Intended {
+    /// The keys of its records.
+    pub keys: Vec<Key>,
+    /// What tells each of them from another of the same key, where its store needs that.
+    pub identities: Vec<String>,
+    /// What belongs to the records, in other stores, and goes with them.
+    pub attached: Vec<Attached>,
+}
+
+/// A file or object that belongs to a record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attached {
+    /// Its store.
+    pub store: Name,
+    /// What stands for the table there.
+    pub table: String,
+    /// Its key.
+    pub key: Key,
+}
+
+/// A batch whose outcome is not recorded yet.
+#[derive(Debug)]
+pub struct OpenBatch {
+    /// Its id.
+    pub id: Uuid,
+    /// What it takes.
+    pub intended: Intended,
+    /// The name of its transaction in the store.
+    pub transaction_id: Option<String>,
+}
+
+/// Begins an intent that holds more than keys. A key begins with how many values it has, four bytes of
+/// which the first is zero.
+const MORE: u8 = 1;
+
+impl Intended {
+    /// Keys alone.
+    pub fn of(keys: Vec<Key>) -> Intended {
+        Intended { keys, ..Intended::default() }
+    }
+
+    /// Of its records only those of these places.
+    #[must_use]
+    pub fn only(&self, places: &[usize]) -> Intended {
+        let keys = places.iter().filter_map(|place| self.keys.get(*place).cloned()).collect();
+        Intended { keys, identities: Vec::new(), attached: self.attached.clone() }
+    }
+
+    /// The commitments to all that it takes.
+    pub(super) fn commitments(&self, keys: &Keys, run: &Run) -> Commitments {
+        if self.attached.is_empty() {
+            return keys.commitments(&run.store, &run.table, &self.keys);
+        }
+        let records = self.keys.iter().map(|key| keys.commitment(&run.store, &run.table, key));
+        let attached = self.attached.iter();
+        let attached =
+            attached.map(|other| keys.commitment(&other.store, &other.table, &other.key));
+        Commitments::new(records.chain(attached).collect())
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if !self.identities.is_empty() || !self.attached.is_empty() {
+            out.push(MORE);
+            put(&mut out, self.identities.len());
+            for identity in &self.identities {
+                put_text(&mut out, identity);
+            }
+            put(&mut out, self.attached.len());
+            for Attached { store, table, key } in &self.attached {
+                put_text(&mut out, store.as_str());
+                put_text(&mut out, table);
+                key.encode_to(&mut out);
+            }
+        }
+        for key in &self.keys {
+            key.encode_to(&mut out);
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Intended> {
+        let mut rest = bytes;
+        let mut intended = Intended::default();
+        if let Some((&MORE, more)) = bytes.split_first() {
+            rest = more;
+            for _ in 0..number(&mut rest)? {
+                intended.identities.push(text(&mut rest)?);
+            }
+            for _ in 0..number(&mut rest)? {
+                let (store, table) = (text(&mut rest)?.parse().ok()?, text(&mut rest)?);
+                let key = Key::decode_from(&mut rest)?;
+                intended.attached.push(Attached { store, table, key });
+            }
+        }
+        while !rest.is_empty() {
+            intended.keys.push(Key::decode_from(&mut rest)?);
+        }
+        Some(intended)
+    }
+}
+
+fn put(out: &mut Vec<u8>, count: usize) {
+    out.extend(u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put(out, text.len());
+    out.extend(text.as_bytes());
+}
+
+fn number(rest: &mut &[u8]) -> Option<usize> {
+    let (head, tail) = rest.split_at_checked(4)?;
+    *rest = tail;
+    Some(u32::from_be_bytes(head.try_into().ok()?) as usize)
+}
+
+fn text(rest: &mut &[u8]) -> Option<String> {
+    let length = number(rest)?;
+    let (head, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    String::from_utf8(head.to_vec()).ok()
+}
+
+impl Ledger {
+    /// Writes down, durably, which records a batch takes, before it is committed in the store.
+    ///
+    /// The keys are sealed. `epoch` is the one at which the legal holds were read that the batch
+    /// excludes. The intent is refused when more is held by now, and when the run is not running any
+    /// more: somebody resolved it because they took this process for dead.
+    ///
+    /// # Errors
+    /// When it could not be written; the batch must be rolled back then.
+    pub async fn intend(
+        &self,
+        run: &Run,
+        sequence: u64,
+        intended: &Intended,
+        transaction_id: Option<&str>,
+        epoch: u64,
+        now: Timestamp,
+    ) -> Result<Uuid, LedgerError> {
+        // Sealed before the transaction, in which others wait.
+        let (batch, sealed) = seal(&self.keys, intended);
+        let records = intended.keys.len() as u64;
+        let intent = Intent { batch, sequence, records, sealed, transaction_id, epoch, now };
+        let mut tx = self.begin().await?;
+        if holds::epoch(&mut tx, holds::Lock::Share).await? != epoch {
+            return Err(LedgerError::HoldsChanged);
+        }
+        insert_intent(&mut tx, run, intent).await?;
+        commit(tx).await?;
+        Ok(batch)
+    }
+
+    /// The batches of a run whose outcome is not recorded.
+    ///
+    /// # Errors
+    /// When the database does not answer, or an intent cannot be opened with this installation's
+    /// keys.
+    pub async fn open_batches(&self, run: &Run) -> Result<Vec<OpenBatch>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query(
+            "SELECT id, transaction_id, intent FROM batch \
+             WHERE run_id = $1 AND state = 'intended' ORDER BY seq",
+        )
+        .bind(run.id.to_string())
+        .fetch_all(&mut *tx)
+        .await
+        .doing("reading open batches")?;
+        rows.iter()
+            .map(|row| {
+                let id = row.id("id")?;
+                let damaged = LedgerError::Damaged { column: "intent", found: "no keys that open" };
+                let opened = self.keys.unseal(&row.bytes("intent")?, id.as_bytes());
+                let Ok(plain) = opened else { return Err(damaged) };
+                let Some(intended) = Intended::decode(&plain) else { return Err(damaged) };
+                Ok(OpenBatch { id, intended, transaction_id: row.optional_text("transaction_id")? })
+            })
+            .collect()
+    }
+}
+
+/// A batch that is about to be committed in the store.
+pub(super) struct Intent<'a> {
+    pub(super) batch: Uuid,
+    pub(super) sequence: u64,
+    pub(super) records: u64,
+    pub(super) sealed: Vec<u8>,
+    pub(super) transaction_id: Option<&'a str>,
+    pub(super) epoch: u64,
+    pub(super) now: Timestamp,
+}
+
+/// The id of a new batch, and what it takes sealed for it.
+pub(super) fn seal(keys: &Keys, intended: &Intended) -> (Uuid, Vec<u8>) {
+    let batch = clock::new_id();
+    (batch, keys.seal(&intended.encode(), batch.as_bytes()))
+}
+
+/// Writes an intent. The caller has made sure, and keeps sure, that its epoch is the current one.
+pub(super) async fn insert_intent(
+    tx: &mut Transaction<'_>,
+    run: &Run,
+    intent: Intent<'_>,
+) -> Result<(), LedgerError> {
+    let state = standing(tx, run.id).await?;
+    if !matches!(state, State::Running { .. }) {
+        return Err(LedgerError::RunTakenOver);
+    }
+    step(run.id, state, Step::Intend { sequence: intent.sequence })?;
+    sqlx::query(
+        "INSERT INTO batch (id, run_id, seq, state, records, transaction_id, intent, intended_at, hold_epoch) \
+         VALUES ($1, $2, $3, 'intended', $4, $5, $6, $7, $8)",
+    )
+    .bind(intent.batch.to_string())
+    .bind(run.id.to_string())
+    .bind(to_integer(intent.sequence))
+    .bind(to_integer(intent.records))
+    .bind(intent.transaction_id)
+    .bind(intent.sealed)
+    .bind(to_text(intent.now))
+    .bind(to_integer(intent.epoch))
+    .execute(&mut **tx)
+    .await
+    .doing("writing an intent")?;
+    fault::point("batch.intending");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::KeyValue;
+
+    fn key(text: &str) -> Key {
+        Key(vec![KeyValue::Text(text.to_owned())])
+    }
+
+    proptest! {
+        #[test]
+        fn an_intent_reads_back(
+            keys in prop::collection::vec(".{0,9}", 0..4),
+            identities in prop::collection::vec(".{0,9}", 0..4),
+            attached in prop::collection::vec(("[a-z]{1,9}", ".{0,9}", ".{0,9}"), 0..4),
+        ) {
+            let attached = attached.iter().map(|(store, table, path)| Attached {
+                store: store.parse().unwrap(),
+                table: table.clone(),
+                key: key(path),
+            });
+            let intended = Intended {
+                keys: keys.iter().map(|text| key(text)).collect(),
+                identities,
+                attached: attached.collect(),
+            };
+            prop_assert_eq!(Intended::decode(&intended.encode()), Some(intended));
+        }
+
+        #[test]
+        fn damage_is_no_intent_of_another_kind(bytes in any::<Vec<u8>>()) {
+            if let Some(intended) = Intended::decode(&bytes) {
+                prop_assert!(intended.encode().len() <= bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn keys_alone_are_written_as_they_always_were() {
+        let intended = Intended::of(vec![key("a"), key("b")]);
+        let mut plain = Vec::new();
+        intended.keys.iter().for_each(|key| key.encode_to(&mut plain));
+        assert_eq!(intended.encode(), plain);
+    }
+}

@@ -1,0 +1,212 @@
+//! What belongs to a row and goes with it: files and objects in other stores.
+//!
+//! The due rows are locked first, so that what they name is certain. What they name is found, and goes
+//! into the batch's intent with them; then it is deleted, looked for again, and only then is the
+//! deletion of the rows committed. A row that names something in vain (an empty value, a name that
+//! would lead elsewhere, something that a legal hold keeps) is let go and stays whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::execution::Next;
+use super::{Prepared, RunError};
+use crate::hold::Holds;
+use crate::ledger::Attached;
+use crate::path::Template;
+use crate::rule::{Attachment, Rule};
+use crate::store::sql::{Access, Locked, Pace, Replace};
+use crate::store::{Batch, LockedBatch, StoreError, Stores, kept_by};
+use crate::types::Name;
+
+/// A batch, and what belongs to its records.
+pub(super) struct Taking {
+    pub(super) batch: Batch,
+    pub(super) attached: Attachments,
+    /// Rows that were let go, because what they name will not do.
+    pub(super) unfit: u64,
+}
+
+impl Taking {
+    /// A batch to whose records nothing belongs.
+    pub(super) fn alone(batch: Batch) -> Taking {
+        Taking { batch, attached: Attachments::default(), unfit: 0 }
+    }
+}
+
+/// Files and objects that were found and are not deleted yet, store by store.
+#[derive(Default)]
+pub(super) struct Attachments(Vec<Group>);
+
+struct Group {
+    store: Name,
+    templates: Vec<Template>,
+    batch: Batch,
+}
+
+impl Group {
+    fn named(&self) -> Vec<Attached> {
+        let (store, table) = (&self.store, self.batch.table());
+        let attached = |key: &_| Attached {
+            store: store.clone(),
+            table: table.to_string(),
+            key: Clone::clone(key),
+        };
+        self.batch.keys.iter().map(attached).collect()
+    }
+}
+
+impl Attachments {
+    /// By name, for the intent.
+    pub(super) fn named(&self) -> Vec<Attached> {
+        self.0.iter().flat_map(Group::named).collect()
+    }
+
+    /// Deletes all of it, and looks again.
+    ///
+    /// # Errors
+    /// With what is gone nevertheless, when anything is left.
+    pub(super) async fn delete(self, stores: &Stores) -> Result<(), (Vec<Attached>, RunError)> {
+        let mut gone = Vec::new();
+        for group in self.0 {
+            let Group { store: name, templates, batch } = &group;
+            let (name, templates, names) = (name.clone(), templates.clone(), group.named());
+            let all = batch.keys.len();
+            let deleted = match group.batch.commit().await {
+                Ok(committed) => committed,
+                Err(error) => {
+                    let Ok(there) = look(stores, &names).await else {
+                        return Err((gone, error.into()));
+                    };
+                    gone.extend(without(names, &there));
+                    return Err((gone, error.into()));
+                }
+            };
+            let places = deleted.gone.unwrap_or_else(|| (0..all).collect());
+            gone.extend(places.iter().filter_map(|place| names.get(*place).cloned()));
+            let again = async {
+                stores.get(&name, Access::ReadWrite)?.take_attached(&templates, &[]).await
+            };
+            match again.await {
+                Ok((left, _)) if left.keys.is_empty() => {}
+                Ok((left, _)) => {
+                    let left = left.keys.len() as u64;
+                    let until = deleted.left.blocked_until;
+                    return Err((gone, RunError::AttachmentsStay { store: name, left, until }));
+                }
+                Err(error) => return Err((gone, error.into())),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn without(names: Vec<Attached>, there: &[bool]) -> impl Iterator<Item = Attached> {
+    let there = there.to_vec();
+    names
+        .into_iter()
+        .enumerate()
+        .filter(move |(place, _)| there.get(*place) == Some(&false))
+        .map(|(_, name)| name)
+}
+
+/// Which of these are there.
+pub(super) async fn look(stores: &Stores, attached: &[Attached]) -> Result<Vec<bool>, StoreError> {
+    let mut there = vec![false; attached.len()];
+    let names: BTreeSet<&Name> = attached.iter().map(|other| &other.store).collect();
+    for name in names {
+        let here = attached.iter().enumerate().filter(|(_, other)| other.store == *name);
+        let (places, keys): (Vec<_>, Vec<_>) =
+            here.map(|(place, other)| (place, other.key.clone())).unzip();
+        let found = stores.get(name, Access::ReadOnly)?.look(&keys, &[]).await?;
+        for (place, found) in places.into_iter().zip(found) {
+            there[place] = found;
+        }
+    }
+    Ok(there)
+}
+
+/// Those of these that are gone.
+pub(super) async fn gone(
+    stores: &Stores,
+    attached: &[Attached],
+) -> Result<Vec<Attached>, StoreError> {
+    let there = look(stores, attached).await?;
+    Ok(without(attached.to_vec(), &there).collect())
+}
+
+/// Takes the next window with what belongs to its rows.
+pub(super) async fn take(
+    (stores, rule, prepared): (&Stores, &Rule, &Prepared),
+    next: &mut Next<'_>,
+    pace: &mut Pace,
+    replace: Replace<'_>,
+) -> Result<Option<Taking>, StoreError> {
+    let Prepared { store, target, bounds, held, .. } = prepared;
+    let locked = match next {
+        Next::OfWalk(walk) => store.lock(target, *bounds, walk, pace).await?,
+        Next::In(window) => Some(store.lock_window(target, *bounds, window.clone()).await?),
+    };
+    let Some(mut locked) = locked else { return Ok(None) };
+    let columns: Vec<&str> = target.rows().map(|rows| rows.carry().collect()).unwrap_or_default();
+    let before = locked.rows().len();
+    let attached = find(stores, rule, &held.holds, &columns, &mut locked).await?;
+    let unfit = (before - locked.rows().len()) as u64;
+    let batch = store.take_locked(target, *bounds, locked, replace).await?;
+    Ok(Some(Taking { batch, attached, unfit }))
+}
+
+/// What belongs to locked rows. Rows whose values do not do, or name something that is held, are let go.
+async fn find(
+    stores: &Stores,
+    rule: &Rule,
+    holds: &Holds,
+    columns: &[&str],
+    locked: &mut LockedBatch,
+) -> Result<Attachments, StoreError> {
+    let filled: Vec<_> =
+        locked.rows().iter().map(|row| fill(rule.attachments(), columns, row)).collect();
+    let mut fits: Vec<bool> = filled.iter().map(Option::is_some).collect();
+    let mut by_store: BTreeMap<&Name, Vec<(usize, Template)>> = BTreeMap::new();
+    for (place, templates) in filled.into_iter().enumerate() {
+        for (attachment, template) in rule.attachments().iter().zip(templates.into_iter().flatten())
+        {
+            by_store.entry(&attachment.store).or_default().push((place, template));
+        }
+    }
+    let mut groups = Vec::new();
+    // What is held in one store lets a row go, and with it what it names in the others.
+    loop {
+        let mut is_settled = true;
+        groups.clear();
+        for (name, named) in &by_store {
+            let named: Vec<_> = named.iter().filter(|(place, _)| fits[*place]).collect();
+            let templates: Vec<Template> =
+                named.iter().map(|(_, template)| template.clone()).collect();
+            let store = stores.get(name, Access::ReadWrite)?;
+            let kept = if rule.holds.applies() {
+                kept_by(name, &store.table(), None, holds)
+            } else {
+                Vec::new()
+            };
+            let (batch, held) = store.take_attached(&templates, &kept).await?;
+            for place in held {
+                fits[named[place].0] = false;
+                is_settled = false;
+            }
+            groups.push(Group { store: (*name).clone(), templates, batch });
+        }
+        if is_settled {
+            break;
+        }
+    }
+    locked.retain(|place| fits[place]);
+    Ok(Attachments(groups))
+}
+
+/// The templates with a row's values in them; `None` where a value will not do.
+fn fill(attachments: &[Attachment], columns: &[&str], row: &Locked) -> Option<Vec<Template>> {
+    let value = |name: &str| {
+        let place = columns.iter().position(|column| column.eq_ignore_ascii_case(name))?;
+        row.carried.get(place)?.as_deref().map(str::as_bytes)
+    };
+    attachments.iter().map(|attachment| attachment.path.fill(value).ok()).collect()
+}

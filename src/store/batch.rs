@@ -1,0 +1,362 @@
+//! A batch, and the way to the next, whatever kind of store they are of.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::error::StoreError;
+use super::files::{self, FileWalk, Files};
+use super::objects::{self, ObjectWalk, Objects};
+use super::paths::key_of;
+use super::search::{Age, Kept, Search, Verdict};
+use super::sql::{self, Bounds, Locked, Pace, Replace, Window};
+use super::tables::{LockedRows, TakenRows};
+use super::{Store, Target};
+use crate::path::Template;
+use crate::plan::KeptReason;
+use crate::types::{Key, TableName};
+
+/// The way through what is due.
+pub enum Walk {
+    /// Through a table.
+    Rows(sql::Walk),
+    /// Through a tree of files, some of which are taken and not yet done with.
+    Files {
+        /// The scan that goes on meanwhile.
+        ahead: FileWalk,
+        /// What was found last.
+        taken: Vec<files::Entry>,
+    },
+    /// Through a bucket.
+    Objects {
+        /// The listing that goes on meanwhile.
+        ahead: ObjectWalk,
+        /// What was found last.
+        taken: Vec<objects::Entry>,
+    },
+}
+
+impl Walk {
+    /// The pace that suits its steps.
+    pub fn pace(&self) -> Pace {
+        match self {
+            Walk::Rows(walk) => walk.pace(),
+            Walk::Files { .. } | Walk::Objects { .. } => Pace::new(false),
+        }
+    }
+
+    /// Moves on past what was taken last.
+    pub fn advance(&mut self, window: Option<&Window>, records: u64) {
+        match (self, window) {
+            (Walk::Rows(walk), Some(window)) => walk.advance(window, records),
+            (Walk::Rows(_), None) => {}
+            (Walk::Files { taken, .. }, _) => taken.clear(),
+            (Walk::Objects { taken, .. }, _) => taken.clear(),
+        }
+    }
+}
+
+/// A batch that is taken and not yet committed. Dropped, it is undone.
+pub struct Batch {
+    /// The keys of its records.
+    pub keys: Vec<Key>,
+    /// What tells each from another of the same key; nothing where the key is enough.
+    pub identities: Vec<String>,
+    /// The transaction's own name in the store, where its fate can be asked later.
+    pub transaction_id: Option<String>,
+    /// The window it was taken from, in a table.
+    pub window: Option<Window>,
+    effect: Effect,
+}
+
+/// What committing does.
+enum Effect {
+    Rows(TakenRows),
+    Files { files: Files, search: Arc<Search>, entries: Vec<files::Entry> },
+    Objects { objects: Objects, search: Arc<Search>, entries: Vec<objects::Entry> },
+}
+
+/// What a committed batch came to.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// Which of its records are gone, by their place in it; all of them where there is `None`.
+    pub gone: Option<Vec<usize>>,
+    /// What was left, and what lives on.
+    pub left: Left,
+}
+
+/// What a deletion left, and what lives on of what it took.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Left {
+    /// Records that the store refuses to delete until a date: Object Lock, retention.
+    pub blocked: u64,
+    /// The last of these dates, where they are known.
+    pub blocked_until: Option<Timestamp>,
+    /// Records that could not be deleted for another reason.
+    pub refused: u64,
+    /// Records that changed since they were found.
+    pub changed: u64,
+    /// Files whose data goes by other names as well.
+    pub other_links: u64,
+    /// Files that some process has open, at least.
+    pub open_elsewhere: u64,
+}
+
+impl Left {
+    /// Adds what another batch left.
+    pub fn add(&mut self, other: Left) {
+        self.blocked += other.blocked;
+        self.blocked_until = self.blocked_until.max(other.blocked_until);
+        self.refused += other.refused;
+        self.changed += other.changed;
+        self.other_links += other.other_links;
+        self.open_elsewhere += other.open_elsewhere;
+    }
+}
+
+/// What tells a file from another of the same path.
+pub(super) fn mark(entry: &files::Entry) -> String {
+    format!("{}:{}", entry.identity.device, entry.identity.inode)
+}
+
+/// What a search still finds due, now that it may heed more.
+fn still_due<T>(
+    search: &Search,
+    entries: Vec<T>,
+    of: impl Fn(&T) -> (&[u8], Option<Timestamp>),
+) -> Vec<T> {
+    let is_due = |entry: &T| {
+        let (path, start) = of(entry);
+        matches!(search.judge(path, start), Verdict::Due(_))
+    };
+    entries.into_iter().filter(is_due).collect()
+}
+
+impl Batch {
+    pub(super) fn of_rows(taken: TakenRows) -> Batch {
+        Batch {
+            keys: taken.records.keys.clone(),
+            identities: Vec::new(),
+            transaction_id: taken.records.transaction_id.clone(),
+            window: Some(taken.window.clone()),
+            effect: Effect::Rows(taken),
+        }
+    }
+
+    pub(super) fn of_files(files: &Files, search: Arc<Search>, found: Vec<files::Entry>) -> Batch {
+        let entries = still_due(&search, found, |entry| (&entry.path, entry.start));
+        Batch {
+            keys: entries.iter().map(|entry| key_of(&entry.path, None)).collect(),
+            identities: entries.iter().map(mark).collect(),
+            transaction_id: None,
+            window: None,
+            effect: Effect::Files { files: files.clone(), search, entries },
+        }
+    }
+
+    pub(super) fn of_objects(
+        objects: &Objects,
+        search: Arc<Search>,
+        found: Vec<objects::Entry>,
+    ) -> Batch {
+        let entries = still_due(&search, found, |entry| (&entry.path, entry.start));
+        let key = |entry: &objects::Entry| key_of(&entry.path, entry.version.as_deref());
+        Batch {
+            keys: entries.iter().map(key).collect(),
+            identities: Vec::new(),
+            transaction_id: None,
+            window: None,
+            effect: Effect::Objects { objects: objects.clone(), search, entries },
+        }
+    }
+
+    /// What stands for the table of its records, where they are no rows.
+    pub fn table(&self) -> TableName {
+        match self.effect {
+            Effect::Objects { .. } => TableName::objects(),
+            Effect::Files { .. } | Effect::Rows(_) => TableName::files(),
+        }
+    }
+
+    /// Makes the batch last. Files and objects are deleted only now, each judged once more.
+    ///
+    /// # Errors
+    /// When it is not known whether it was committed: the intent stays open and is resolved later.
+    pub async fn commit(self) -> Result<Committed, StoreError> {
+        match self.effect {
+            Effect::Rows(taken) => taken.commit().await.map(|()| Committed::default()),
+            Effect::Files { files, search, entries } => {
+                let deleted = files.delete(&search, entries).await?;
+                let mut left = Left {
+                    other_links: deleted.other_links,
+                    open_elsewhere: deleted.open_elsewhere,
+                    ..Left::default()
+                };
+                for (_, why) in &deleted.kept {
+                    match why {
+                        files::Left::Changed => left.changed += 1,
+                        files::Left::Refused(_) => left.refused += 1,
+                    }
+                }
+                Ok(Committed { gone: Some(deleted.gone), left })
+            }
+            Effect::Objects { objects, search, entries } => {
+                let deleted = objects.delete(&search, entries).await?;
+                let mut left = Left::default();
+                for (_, why) in &deleted.kept {
+                    match why {
+                        objects::Left::Blocked { until } => {
+                            left.blocked += 1;
+                            left.blocked_until = left.blocked_until.max(*until);
+                        }
+                        objects::Left::Changed => left.changed += 1,
+                        objects::Left::Refused(_) => left.refused += 1,
+                    }
+                }
+                Ok(Committed { gone: Some(deleted.gone), left })
+            }
+        }
+    }
+
+    /// Undoes the batch.
+    ///
+    /// # Errors
+    /// When the connection is gone, in which case the server undoes it.
+    pub async fn rollback(self) -> Result<(), StoreError> {
+        match self.effect {
+            Effect::Rows(taken) => taken.rollback().await,
+            // Nothing was touched.
+            Effect::Files { .. } | Effect::Objects { .. } => Ok(()),
+        }
+    }
+}
+
+/// Rows that are locked and not touched yet, so that what belongs to them can be looked for. Dropped,
+/// they are let go.
+pub struct LockedBatch(LockedRows);
+
+impl LockedBatch {
+    /// Where they were found.
+    pub fn window(&self) -> &Window {
+        &self.0.window
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> &[Locked] {
+        &self.0.rows
+    }
+
+    /// Lets rows go whose place is not told to be kept.
+    pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        let mut place = 0;
+        self.0.rows.retain(|_| {
+            place += 1;
+            keep(place - 1)
+        });
+    }
+}
+
+/// The places of templates that mean a path which is kept.
+fn held_by<'a>(
+    templates: &[Template],
+    kept: &[Kept],
+    found: impl Iterator<Item = (&'a [u8], Option<Timestamp>)>,
+) -> Vec<usize> {
+    if kept.is_empty() {
+        return Vec::new();
+    }
+    let search = Search { templates: templates.to_vec(), age: Age::Any, kept: kept.to_vec() };
+    let is_held = |path: &[u8], start| search.judge(path, start) == Verdict::Kept(KeptReason::Held);
+    let held: Vec<&[u8]> =
+        found.filter(|(path, start)| is_held(path, *start)).map(|(path, _)| path).collect();
+    let means_held = |template: &Template| held.iter().any(|path| template.means(path));
+    let places = templates.iter().enumerate().filter(|(_, template)| means_held(template));
+    places.map(|(place, _)| place).collect()
+}
+
+impl Store {
+    /// Takes what templates name, whatever its age, without touching it; and says, by their places, which
+    /// of the templates name something that a legal hold keeps.
+    ///
+    /// # Errors
+    /// When the store cannot be asked; when it holds tables.
+    pub async fn take_attached(
+        &self,
+        templates: &[Template],
+        kept: &[Kept],
+    ) -> Result<(Batch, Vec<usize>), StoreError> {
+        let search = Arc::new(Search::named(templates.to_vec()));
+        match self {
+            Store::Files(files) => {
+                let found = files.find(&search).await?;
+                let each = found.iter().map(|entry| (entry.path.as_slice(), entry.start));
+                let held = held_by(templates, kept, each);
+                Ok((Batch::of_files(files, search, found), held))
+            }
+            Store::Objects(objects) => {
+                let found = objects.find(&search).await?;
+                let each = found.iter().map(|entry| (entry.path.as_slice(), entry.start));
+                let held = held_by(templates, kept, each);
+                Ok((Batch::of_objects(objects, search, found), held))
+            }
+            Store::Tables(_) => Err(self.foreign()),
+        }
+    }
+
+    /// Locks the due rows of the walk's next window. `None` at the end of the walk.
+    ///
+    /// # Errors
+    /// As for [`Store::take`]; when it holds no rows.
+    pub async fn lock(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        walk: &mut Walk,
+        pace: &mut Pace,
+    ) -> Result<Option<LockedBatch>, StoreError> {
+        match (self, target, walk) {
+            (Store::Tables(tables), Target::Rows(target), Walk::Rows(walk)) => {
+                Ok(tables.lock(target, bounds, walk, pace).await?.map(LockedBatch))
+            }
+            _ => Err(self.foreign()),
+        }
+    }
+
+    /// Locks the due rows of a window.
+    ///
+    /// # Errors
+    /// As for [`Store::lock`].
+    pub async fn lock_window(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        window: Window,
+    ) -> Result<LockedBatch, StoreError> {
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                tables.lock_window(target, bounds, window).await.map(LockedBatch)
+            }
+            _ => Err(self.foreign()),
+        }
+    }
+
+    /// Takes rows that are locked, without committing.
+    ///
+    /// # Errors
+    /// As for [`Store::take`].
+    pub async fn take_locked(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        locked: LockedBatch,
+        replace: Replace<'_>,
+    ) -> Result<Batch, StoreError> {
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                let taken = tables.take_locked(target, bounds, locked.0, replace).await?;
+                Ok(Batch::of_rows(taken))
+            }
+            _ => Err(self.foreign()),
+        }
+    }
+}

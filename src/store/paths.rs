@@ -1,0 +1,154 @@
+//! Files and objects in the light of a rule: what is looked for, what legal holds keep of it, and how a
+//! path is a key.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::search::{Age, Kept, Limits, Persons, Search, Verdict};
+use super::sql::{Bounds, Explained};
+use crate::hold::{Claimed, Holds, Place};
+use crate::path::{Template, Unfit};
+use crate::rule::{PathStart, Paths, Rule};
+use crate::types::{Key, KeyValue, Name, TableName};
+
+/// The files or objects that a rule means.
+#[derive(Clone, Debug)]
+pub struct PathTarget {
+    paths: Paths,
+    kept: Vec<Kept>,
+}
+
+impl PathTarget {
+    pub(super) fn new(paths: &Paths) -> PathTarget {
+        PathTarget { paths: paths.clone(), kept: Vec::new() }
+    }
+
+    /// Keeps what legal holds claim.
+    pub(super) fn hold_back(&mut self, rule: &Rule, holds: &Holds) {
+        self.kept = if rule.holds.applies() {
+            kept_by(&rule.store, &rule.table, Some(&rule.name), holds)
+        } else {
+            Vec::new()
+        };
+    }
+
+    /// What is due.
+    pub(super) fn due(&self, bounds: Bounds) -> Arc<Search> {
+        let limits = Limits { bounds, earliest: self.paths.earliest };
+        let age = match &self.paths.start {
+            PathStart::Modified => Age::Modified(limits),
+            PathStart::Day(zone) => Age::Day(limits, zone.clone()),
+        };
+        self.search(self.paths.templates.clone(), age)
+    }
+
+    /// What the values of events name, whatever its age. Values that would lead elsewhere name nothing.
+    pub(super) fn named<'a>(
+        &self,
+        values: impl Iterator<Item = &'a std::collections::BTreeMap<String, String>>,
+    ) -> Arc<Search> {
+        let mut templates = Vec::new();
+        for values in values {
+            for template in &self.paths.templates {
+                let filled: Result<Template, Unfit> =
+                    template.fill(|name| values.get(name).map(String::as_bytes));
+                templates.extend(filled.ok());
+            }
+        }
+        self.search(templates, Age::Any)
+    }
+
+    /// What is meant, whatever its age.
+    pub(super) fn all(&self) -> Arc<Search> {
+        self.search(self.paths.templates.clone(), Age::Any)
+    }
+
+    fn search(&self, templates: Vec<Template>, age: Age) -> Arc<Search> {
+        Arc::new(Search { templates, age, kept: self.kept.clone() })
+    }
+
+    /// From when its retention counts, in the zone of its days.
+    pub fn zone(&self) -> Option<&TimeZone> {
+        match &self.paths.start {
+            PathStart::Modified => None,
+            PathStart::Day(zone) => Some(zone),
+        }
+    }
+}
+
+/// What legal holds keep of a store of files or objects. `rule` is the one that would take from it.
+pub fn kept_by(store: &Name, table: &TableName, rule: Option<&Name>, holds: &Holds) -> Vec<Kept> {
+    let names = [(None, table.table.clone())];
+    let claims = holds.claims(Place { store, names: &names }, rule);
+    let kept = claims.into_iter().map(|claim| Kept {
+        persons: match claim.what {
+            // A condition says nothing of paths: in doubt they stay.
+            Claimed::Everything | Claimed::Predicate(_) => None,
+            Claimed::Subjects { column, paths, values } => Some(Persons {
+                templates: paths.to_vec(),
+                placeholder: column.to_owned(),
+                values: values.into_iter().map(|value| value.as_bytes().to_vec()).collect(),
+            }),
+        },
+        range: claim.range,
+    });
+    kept.collect()
+}
+
+/// The key of a file or object. A path that is text is one as people write it.
+pub(super) fn key_of(path: &[u8], version: Option<&str>) -> Key {
+    let path = match std::str::from_utf8(path) {
+        Ok(text) => KeyValue::Text(text.to_owned()),
+        Err(_) => KeyValue::Bytes(path.to_vec()),
+    };
+    let version = version.map(|version| KeyValue::Text(version.to_owned()));
+    Key(std::iter::once(path).chain(version).collect())
+}
+
+/// The path, and version, of a key.
+pub(super) fn path_of(key: &Key) -> Option<(Vec<u8>, Option<String>)> {
+    let (first, rest) = key.0.split_first()?;
+    let path = match first {
+        KeyValue::Text(text) => text.as_bytes().to_vec(),
+        KeyValue::Bytes(bytes) => bytes.clone(),
+        _ => return None,
+    };
+    match rest {
+        [] => Some((path, None)),
+        [KeyValue::Text(version)] => Some((path, Some(version.clone()))),
+        _ => None,
+    }
+}
+
+/// The keys that a text may stand for: a path, or bytes as `0x…`.
+pub(super) fn keys_from_text(text: &str) -> Vec<Key> {
+    let bytes = text.strip_prefix("0x").and_then(|rest| hex::decode(rest).ok());
+    let bytes = bytes.filter(|bytes| std::str::from_utf8(bytes).is_err());
+    std::iter::once(key_of(text.as_bytes(), None))
+        .chain(bytes.map(|path| key_of(&path, None)))
+        .collect()
+}
+
+/// What a search makes of one path.
+pub(super) fn explained(
+    search: &Search,
+    path: &[u8],
+    version: Option<&str>,
+    modified: Option<Timestamp>,
+) -> Option<Explained> {
+    let (start, is_due, kept) = match search.judge(path, modified) {
+        Verdict::Other => return None,
+        Verdict::Young(start) => (Some(start), false, None),
+        Verdict::Due(start) => (start, true, None),
+        Verdict::Kept(reason) => (modified, false, Some(reason)),
+    };
+    Some(Explained {
+        key: key_of(path, version),
+        starting_point: start,
+        is_due,
+        meets_condition: true,
+        kept,
+    })
+}
