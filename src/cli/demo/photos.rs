@@ -20,8 +20,6 @@ use crate::ledger::Ledger;
 use crate::run::{Call, Runner};
 use crate::types::Name;
 
-/// The folder of uploads.
-pub(super) const UPLOADS: &str = "uploads";
 const FACES: &str = "faces";
 const THUMBS: &str = "thumbs";
 /// The sizes of thumbnails, in pixels.
@@ -97,9 +95,8 @@ pub(super) fn count(uploads: &Path) -> u64 {
 
 /// Uploads photos, says that their synthesis is over, and watches them go. Returns whether all did.
 pub(super) async fn show(config: &Config, uploads: &Path) -> Result<bool, CliError> {
-    let failed = |doing: &'static str| {
-        move |source| CliError::Io { doing: doing.to_owned(), source }
-    };
+    let failed =
+        |doing: &'static str| move |source| CliError::Io { doing: doing.to_owned(), source };
     // A name that is one, and a rule of the demo's own configuration.
     let Some(rule) = RULE.parse::<Name>().ok().and_then(|name| config.rules.get(&name)) else {
         return Ok(false);
@@ -108,7 +105,8 @@ pub(super) async fn show(config: &Config, uploads: &Path) -> Result<bool, CliErr
     let runner = Arc::new(runner(config, &ledger));
     let stop = CancellationToken::new();
     let mut random = Random::new(SEED ^ 1);
-    let mut table = output::table(&["photo", "size", "synthesis", "from the event until it was gone"]);
+    let mut table =
+        output::table(&["photo", "size", "synthesis", "from the event until it was gone"]);
     let mut standing = None;
     let mut all_gone = true;
     for number in 0..UPLOADED {
@@ -122,9 +120,8 @@ pub(super) async fn show(config: &Config, uploads: &Path) -> Result<bool, CliErr
             && let Some(request) = ledger.claim_events(&rule.name).await?
         {
             let (runner, rule, stop) = (runner.clone(), rule.clone(), stop.clone());
-            let task = async move {
-                runner.work_off(&rule, &request, clock::now(), &stop, &|_| {}).await
-            };
+            let task =
+                async move { runner.work_off(&rule, &request, clock::now(), &stop, &|_| {}).await };
             standing = Some(tokio::spawn(task));
         }
         let gone = watch(&photo, since).await;
@@ -149,7 +146,10 @@ pub(super) async fn show(config: &Config, uploads: &Path) -> Result<bool, CliErr
     output::print_table(table, &[]);
     println!();
     let (style, text) = if all_gone {
-        (GREEN, "Each photo is gone, with its thumbnails. The first event also began the run that took the others.")
+        (
+            GREEN,
+            "Each photo is gone, with its thumbnails. The first event also began the run that took the others.",
+        )
     } else {
         (RED, "A photo is still there.")
     };
