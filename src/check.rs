@@ -185,7 +185,10 @@ pub fn examine(rule: &Rule, table: &Table) -> Vec<Finding> {
                 Finding::fine("key", format!("records are named by {}", key.join(", "))),
                 Finding::fine(
                     "starting point",
-                    format!("{} is of type {}", target.start.name, target.start.type_name),
+                    format!(
+                        "{} is of type {}",
+                        target.start.column.name, target.start.column.type_name
+                    ),
                 ),
                 examine_index(&target, table),
                 examine_privileges(rule, table),
@@ -210,7 +213,7 @@ pub fn examine(rule: &Rule, table: &Table) -> Vec<Finding> {
 }
 
 fn examine_index(target: &Target, table: &Table) -> Finding {
-    let column = &target.start.name;
+    let column = &target.start.column.name;
     match table.index_on(column) {
         Some(index) => Finding::fine("index", format!("{} serves {column}", index.name)),
         None => Finding::warning(

@@ -87,37 +87,41 @@ impl Execution<'_> {
         };
         let remaining = remaining.and_then(Result::ok);
         let verification = self.look_again(&ended).await;
-        let came_back = verification.as_ref().filter(|seen| seen.came_back());
         // What an interrupted run of the same plan took is not there to be taken again.
         let left = self.left.saturating_sub(self.prepared.taken_before);
+        let came_back = verification.as_ref().filter(|seen| seen.came_back());
         let kept = remaining.filter(|due| self.records == 0 && *due > 0 && self.left == 0);
-        let (state, error) = match (&ended, kept) {
-            (Err(error), _) => (RunState::Failed, Some(error.to_string())),
-            (Ok(_), _) if came_back.is_some() => (RunState::Failed, came_back.map(still_there)),
-            (Ok(Ended::Complete), Some(due)) => (RunState::Failed, Some(kept_all(due))),
-            (Ok(Ended::Stopped), _) if remaining != Some(0) => (RunState::Stopped, None),
-            (Ok(_), _) => (RunState::Done, None),
+        let (state, reason, error) = match (&ended, came_back, kept) {
+            (Err(error), ..) => {
+                (RunState::Failed, Some(in_log_words(error)), Some(error.to_string()))
+            }
+            (Ok(_), Some(seen), _) => {
+                let reason = "records that were reported gone are still there";
+                (RunState::Failed, Some(reason), Some(still_there(seen)))
+            }
+            (Ok(_), None, _) if self.lives_on.blocked + self.lives_on.refused > 0 => {
+                let reason = "the store refuses to delete some records";
+                (RunState::Failed, Some(reason), self.lives_on.in_words())
+            }
+            (Ok(Ended::Complete), None, Some(due)) if self.unfit == 0 => {
+                (RunState::Failed, Some("the store kept every record"), Some(kept_all(due)))
+            }
+            (Ok(Ended::Stopped), ..) if remaining != Some(0) => {
+                (RunState::Stopped, Some("it was asked to stop"), None)
+            }
+            (Ok(_), ..) if left > 0 => {
+                (RunState::Done, Some("a part of the plan changed since, and was left"), None)
+            }
+            (Ok(_), ..) if self.unfit > 0 => {
+                let reason = "records were kept because of what belongs to them";
+                (RunState::Done, Some(reason), Some(unfit(self.unfit)))
+            }
+            (Ok(_), ..) => (RunState::Done, None, None),
         };
-        let (end, reason) = match (&ended, state) {
-            (Err(RunError::Store(_)), _) => (RunEnd::Failed, Some("the store failed")),
-            (Err(RunError::Surge { .. }), _) => {
-                (RunEnd::Failed, Some("far more fell due than when it began"))
-            }
-            (Err(RunError::Clock(_)), _) => (RunEnd::Failed, Some("the clock jumped")),
-            (Err(RunError::Ledger(_)), _) => (RunEnd::Failed, Some("the ledger failed")),
-            (Err(RunError::AttachmentsStay { .. }), _) => {
-                (RunEnd::Failed, Some("what belongs to its records could not be deleted"))
-            }
-            (Err(RunError::Unresolved { .. } | RunError::RuleChanged { .. }), _) => {
-                (RunEnd::Failed, Some("a batch could not be resolved"))
-            }
-            (Ok(_), RunState::Failed) if came_back.is_some() => {
-                (RunEnd::Failed, Some("records that were reported gone are still there"))
-            }
-            (Ok(_), RunState::Failed) => (RunEnd::Failed, Some("the store kept every record")),
-            (_, RunState::Stopped) => (RunEnd::Stopped, Some("it was asked to stop")),
-            _ if left > 0 => (RunEnd::Done, Some("a part of the plan changed since, and was left")),
-            _ => (RunEnd::Done, None),
+        let end = match state {
+            RunState::Failed => RunEnd::Failed,
+            RunState::Stopped => RunEnd::Stopped,
+            _ => RunEnd::Done,
         };
         let now = clock::now();
         // An intent without an outcome must be resolved before the run can end: leave it open.
@@ -138,6 +142,7 @@ impl Execution<'_> {
             records: self.records,
             verification,
             left: matches!(errand, Errand::Plan(_)).then_some(left),
+            lives_on: self.lives_on.in_words(),
             remaining,
             batches: self.batches,
             error,
@@ -392,6 +397,28 @@ impl Execution<'_> {
         fault::point("batch.settled");
         Ok(taken.keys)
     }
+}
+
+/// Why a run failed, in the words of the audit log.
+fn in_log_words(error: &RunError) -> &'static str {
+    match error {
+        RunError::Store(_) => "the store failed",
+        RunError::Surge { .. } => "far more fell due than when it began",
+        RunError::Clock(_) => "the clock jumped",
+        RunError::Ledger(_) => "the ledger failed",
+        RunError::AttachmentsStay { .. } => "what belongs to its records could not be deleted",
+        RunError::Unresolved { .. } | RunError::RuleChanged { .. } => {
+            "a batch could not be resolved"
+        }
+    }
+}
+
+/// Records that name something in vain.
+fn unfit(records: u64) -> String {
+    format!(
+        "{records} due records were kept: what they name as belonging to them is empty, would lead elsewhere, or is held; \
+         correct them, or leave them out with `where`"
+    )
 }
 
 /// A deletion that was committed and whose records are there.

@@ -114,6 +114,25 @@ impl Left {
     }
 }
 
+impl Left {
+    /// What of it anybody should know; nothing where there is nothing.
+    pub fn in_words(&self) -> Option<String> {
+        let until =
+            self.blocked_until.map(|until| until.strftime("%Y-%m-%d %H:%M UTC").to_string());
+        let until = until
+            .map_or_else(|| "without a known end".to_owned(), |until| format!("until {until}"));
+        let parts = [
+            (self.blocked, format!("blocked by the store, {until}")),
+            (self.refused, "not deleted, because the store refuses it".to_owned()),
+            (self.other_links, "gone by name, with data that other hard links keep".to_owned()),
+            (self.open_elsewhere, "gone by name, and open in some process at least".to_owned()),
+        ];
+        let said = parts.iter().filter(|(records, _)| *records > 0);
+        let said: Vec<_> = said.map(|(records, what)| format!("{records} {what}")).collect();
+        (!said.is_empty()).then(|| said.join("; "))
+    }
+}
+
 /// What tells a file from another of the same path.
 pub(super) fn mark(entry: &files::Entry) -> String {
     format!("{}:{}", entry.identity.device, entry.identity.inode)

@@ -68,11 +68,13 @@ mod batch;
 pub mod catalogue;
 mod change;
 mod explain;
+mod happened;
 mod keep;
 mod mysql;
 mod postgres;
 mod readback;
 mod sqlite;
+mod start;
 mod statement;
 mod survey;
 mod target;
@@ -84,6 +86,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -96,6 +99,8 @@ pub use batch::{Interrupted, Locked, Records, Replace, Resolution};
 pub(super) use batch::{lock, resolve, take, take_locked};
 pub use explain::Explained;
 pub(super) use explain::explain as explain_record;
+pub(super) use happened::happened;
+pub use happened::{Happened, Watched};
 pub(crate) use keep::KeepError;
 pub(super) use keep::{count_held_of_table, count_held_of_target, keep, try_held_predicate};
 pub(super) use readback::{residue, still_there};
@@ -144,6 +149,24 @@ pub enum Database {
     Mysql(MySqlPool),
     /// SQLite.
     Sqlite(SqlitePool),
+}
+
+/// Waits for notifications of PostgreSQL.
+#[derive(Debug)]
+pub struct Listener(PgListener);
+
+impl Listener {
+    /// Waits until there is reason to look: a notification came, or some may have been lost because the
+    /// connection was, and is there again.
+    ///
+    /// # Errors
+    /// When the connection cannot be had again; listen anew later.
+    pub async fn woken(&mut self) -> Result<(), sqlx::Error> {
+        self.0.try_recv().await?;
+        // One look answers them all.
+        while self.0.next_buffered().is_some() {}
+        Ok(())
+    }
 }
 
 /// A transaction; dropped without a commit, it is rolled back.
@@ -313,6 +336,26 @@ impl Database {
                 pool.begin_with(if reading { "BEGIN" } else { "BEGIN IMMEDIATE" }).await?,
             ),
         })
+    }
+
+    /// Listens on a channel of PostgreSQL, on a connection of its own.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or is no PostgreSQL.
+    pub(super) async fn listen(&self, channel: &str) -> Result<Listener, sqlx::Error> {
+        let Database::Postgres(pool) = self else {
+            return Err(sqlx::Error::Configuration("only PostgreSQL notifies".into()));
+        };
+        let options = pool.connect_options().as_ref().clone();
+        let own = PgPoolOptions::new()
+            .max_connections(1)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .acquire_timeout(pool.options().get_acquire_timeout())
+            .connect_lazy_with(options);
+        let mut listener = PgListener::connect_with(&own).await?;
+        listener.listen(channel).await?;
+        Ok(Listener(listener))
     }
 
     /// Fails where nobody listens. Not asked before there is doubt: MySQL counts against a host what

@@ -7,9 +7,11 @@ use jiff::Timestamp;
 use super::error::StoreError;
 use super::sql::catalogue::Table;
 use super::sql::{
-    self, Access, Bounds, Database, Explained, Interrupted, Isolation, KeepError, Locked, Pace,
-    Records, Replace, Resolution, SurveyDepth, TakeError, Target, Walk, Window,
+    self, Access, Bounds, Database, Explained, Happened, Interrupted, Isolation, KeepError,
+    Listener, Locked, Pace, Records, Replace, Resolution, SurveyDepth, TakeError, Target, Walk,
+    Watched, Window,
 };
+use crate::config::SourceConfig;
 use crate::hold::{Holds, Records as HeldRecords};
 use crate::plan::{Residue, Survey};
 use crate::rule::{Dialect, Rule};
@@ -496,6 +498,44 @@ impl Tables {
     pub async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
         let mut tx = self.begin(Access::ReadOnly).await?;
         sql::clock(&mut tx).await.map_err(failed(&self.name, "asking for the time"))
+    }
+
+    /// Holds a source of events against its table.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, has no such table, or it does not fit.
+    pub async fn watch(&self, source: &SourceConfig) -> Result<Watched, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        let table =
+            tx.table(&source.table).await.map_err(failed(&self.name, "reading the catalogue"))?;
+        let (store, name) = (self.name.clone(), source.table.to_string());
+        let table = table.ok_or(StoreError::NoTable { store, table: name })?;
+        Watched::new(source, table)
+            .map_err(|mismatches| StoreError::Mismatch { store: self.name.clone(), mismatches })
+    }
+
+    /// Reads what has happened since a moment, or from the beginning; at most so much.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn happened(
+        &self,
+        watched: &Watched,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Happened>, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::happened(&mut tx, watched, since, limit)
+            .await
+            .map_err(failed(&self.name, "looking for what has happened"))
+    }
+
+    /// Listens on a channel of PostgreSQL.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or is no PostgreSQL.
+    pub async fn listen(&self, channel: &str) -> Result<Listener, StoreError> {
+        self.database.listen(channel).await.map_err(failed(&self.name, "listening"))
     }
 
     /// Closes its connections.

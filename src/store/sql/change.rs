@@ -9,8 +9,9 @@ use crate::anonymize::{DateUnit, Strategy};
 use crate::rule::Dialect;
 
 use super::catalogue::{Column, ColumnKind};
+use super::start::value_of;
 use super::statement::{Statement, Value};
-use super::target::{Change, value_of};
+use super::target::Change;
 
 impl Change {
     /// Why a strategy does not fit a column, if it does not.

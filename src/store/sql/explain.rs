@@ -83,13 +83,13 @@ pub(crate) async fn explain(
     let mut s = Statement::new(target.dialect(), "SELECT ");
     select_key(&mut s, columns);
     s.push(", ");
-    target.start_micros(&mut s, "");
+    target.start.micros(&mut s, "");
     let clauses: [(Option<KeptReason>, Clause<'_>); 8] = [
         (None, &|s| target.due(s, bounds)),
-        (Some(KeptReason::NoStartingPoint), &|s| target.has_no_start(s)),
-        (Some(KeptReason::UnreadableStartingPoint), &|s| target.has_unreadable_start(s)),
-        (Some(KeptReason::PlaceholderStartingPoint), &|s| target.has_placeholder_start(s)),
-        (Some(KeptReason::FutureStartingPoint), &|s| target.starts_in_future(s, bounds.now)),
+        (Some(KeptReason::NoStartingPoint), &|s| target.start.is_missing(s)),
+        (Some(KeptReason::UnreadableStartingPoint), &|s| target.start.is_unreadable(s)),
+        (Some(KeptReason::PlaceholderStartingPoint), &|s| target.start.is_placeholder(s)),
+        (Some(KeptReason::FutureStartingPoint), &|s| target.start.is_in_future(s, bounds.now)),
         (Some(KeptReason::Held), &|s| target.is_held(s)),
         (Some(KeptReason::AlreadyAnonymized), &|s| {
             s.push("1 = 1");
@@ -113,7 +113,9 @@ pub(crate) async fn explain(
         clauses.iter().enumerate().find_map(|(place, (reason, _))| reason.filter(|_| holds(place)));
     Ok(Some(Explained {
         key: read_key(target.dialect(), &row, columns)?,
-        starting_point: row.int(columns.len()).and_then(|micros| target.counts_from_micros(micros)),
+        starting_point: row
+            .int(columns.len())
+            .and_then(|micros| target.start.counts_from_micros(micros)),
         is_due: holds(0),
         meets_condition: !holds(clauses.len() - 1),
         kept,

@@ -331,7 +331,7 @@ impl Keep {
             part.what.append(s, depth);
             if let (Some(target), false) = (target, part.range.is_open()) {
                 s.push(" AND ");
-                target.starts_outside(s, part.range);
+                target.start.is_outside(s, part.range);
                 s.push(" IS NOT TRUE");
             }
             s.push(")");

@@ -29,7 +29,7 @@ pub(crate) async fn still_there(
         select_key(&mut s, &target.table.key);
         s.push(" FROM ").table(&target.table).push(" WHERE ");
         s.key_in(&target.table.key, keys).push(" AND ");
-        target.started_before_cutoff(&mut s, bounds);
+        target.start.is_before_cutoff(&mut s, bounds);
         target.is_fresh(&mut s);
         found += tx.fetch(&s).await?.len() as u64;
     }

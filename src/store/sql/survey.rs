@@ -74,9 +74,9 @@ async fn count_due(
     survey: &mut Survey,
 ) -> Result<(), sqlx::Error> {
     let mut s = Statement::new(target.dialect(), "SELECT count(*), ");
-    target.start_micros(&mut s, "min");
+    target.start.micros(&mut s, "min");
     s.push(", ");
-    target.start_micros(&mut s, "max");
+    target.start.micros(&mut s, "max");
     let subject = target.subject.as_ref().filter(|_| depth == SurveyDepth::Full);
     if let Some(subject) = subject {
         s.push(", count(DISTINCT ").name(&subject.name).push(")");
@@ -85,8 +85,8 @@ async fn count_due(
     target.due(&mut s, bounds);
     let row = tx.fetch_row(&s).await?;
     survey.due = positive(row.int(0));
-    survey.oldest = row.int(1).and_then(|micros| target.start_from_micros(micros));
-    survey.newest = row.int(2).and_then(|micros| target.start_from_micros(micros));
+    survey.oldest = row.int(1).and_then(|micros| target.start.from_micros(micros));
+    survey.newest = row.int(2).and_then(|micros| target.start.from_micros(micros));
     survey.subjects = subject.map(|_| positive(row.int(3)));
     Ok(())
 }
@@ -124,32 +124,32 @@ async fn count_kept(
     // What the rule's condition leaves out was never its own to decide on.
     let reasons: [&dyn Fn(&mut Statement); 8] = [
         &|s| {
-            target.has_no_start(s);
+            target.start.is_missing(s);
             target.meets_condition(s);
         },
         &|s| {
-            target.has_unreadable_start(s);
+            target.start.is_unreadable(s);
             target.meets_condition(s);
         },
         &|s| {
-            target.has_placeholder_start(s);
+            target.start.is_placeholder(s);
             target.meets_condition(s);
         },
         &|s| {
-            target.starts_in_future(s, bounds.now);
+            target.start.is_in_future(s, bounds.now);
             target.meets_condition(s);
         },
         &|s| {
-            target.started_before_cutoff(s, bounds);
+            target.start.is_before_cutoff(s, bounds);
             target.fails_condition(s);
         },
         &|s| {
-            target.started_before_cutoff(s, bounds);
+            target.start.is_before_cutoff(s, bounds);
             target.meets_condition(s);
             target.is_anonymized(s);
         },
         &|s| {
-            target.started_before_cutoff(s, bounds);
+            target.start.is_before_cutoff(s, bounds);
             target.meets_condition(s);
             target.is_fresh(s);
             target.has_no_name(s);
@@ -208,10 +208,10 @@ pub(crate) async fn sample(
     let mut s = Statement::new(target.dialect(), "SELECT ");
     select_key(&mut s, &target.table.key);
     s.push(", ");
-    target.start_micros(&mut s, "");
+    target.start.micros(&mut s, "");
     s.push(" FROM ").table(&target.table).push(" WHERE ");
     target.due(&mut s, bounds);
-    s.push(" ORDER BY ").column(&target.table, &target.start.name).push(" LIMIT ");
+    s.push(" ORDER BY ").column(&target.table, &target.start.column.name).push(" LIMIT ");
     s.bind(Value::Int(i64::from(limit)));
     let columns = &target.table.key;
     tx.fetch(&s)
@@ -221,7 +221,7 @@ pub(crate) async fn sample(
             let micros = row.int(columns.len());
             Ok((
                 read_key(target.dialect(), row, columns)?,
-                micros.and_then(|micros| target.start_from_micros(micros)),
+                micros.and_then(|micros| target.start.from_micros(micros)),
             ))
         })
         .collect()
@@ -235,15 +235,15 @@ pub(crate) async fn next_start(
     bounds: Bounds,
 ) -> Result<Option<Timestamp>, sqlx::Error> {
     let mut s = Statement::new(target.dialect(), "SELECT ");
-    target.start_micros(&mut s, "");
+    target.start.micros(&mut s, "");
     s.push(" FROM ").table(&target.table).push(" WHERE ");
-    target.starts_at_or_after_cutoff(&mut s, bounds);
+    target.start.is_at_or_after(&mut s, bounds);
     target.meets_condition(&mut s);
     target.is_fresh(&mut s);
-    s.push(" ORDER BY ").column(&target.table, &target.start.name).push(" LIMIT 1");
+    s.push(" ORDER BY ").column(&target.table, &target.start.column.name).push(" LIMIT 1");
     let rows = tx.fetch(&s).await?;
     let start = rows.first().and_then(|row| row.int(0));
-    Ok(start.and_then(|micros| target.counts_from_micros(micros)))
+    Ok(start.and_then(|micros| target.start.counts_from_micros(micros)))
 }
 
 /// The keys of all due records, in the order of the key.

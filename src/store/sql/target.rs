@@ -7,15 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 use crate::anonymize::Strategy;
-use crate::hold::Range;
-use crate::rule::{Action, Condition, Dialect, Encoding, Rule, StartingPoint, wall_clock_before};
+use crate::rule::{Action, Condition, Dialect, Encoding, Rule};
 
 use super::catalogue::{Column, ColumnKind, Shape, Table};
 use super::keep::Keep;
-use super::statement::{Statement, Value};
+use super::start::{Form, StartColumn, form_of};
+use super::statement::Statement;
 use super::window::Window;
 use crate::types::{Key, KeyValue};
 
@@ -33,10 +32,8 @@ pub struct Bounds {
 pub struct Target {
     /// The table.
     pub table: Table,
-    /// The starting point's column.
-    pub start: Column,
-    form: Form,
-    starting_point: StartingPoint,
+    /// The starting point.
+    pub start: StartColumn,
     condition: Option<Condition>,
     /// The subject's column.
     pub subject: Option<Column>,
@@ -55,18 +52,6 @@ pub struct Target {
 pub(super) struct Change {
     pub(super) columns: Vec<(Column, Strategy)>,
     pub(super) marker: Option<(Column, Form)>,
-}
-
-/// How the store compares a column with a moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Form {
-    Instant,
-    Civil,
-    Date,
-    Seconds,
-    Milliseconds,
-    /// ISO 8601 text (SQLite).
-    Text,
 }
 
 /// Why a rule does not fit a table.
@@ -161,12 +146,8 @@ impl Target {
         let Some(rows) = rule.rows() else { return Err(vec![Mismatch::NotATable]) };
         let mut mismatches = Vec::new();
         check_key(&table, &mut mismatches);
-        let start = find(&table, &rows.starting_point.column, "starting point", &mut mismatches);
-        let form = start.as_ref().and_then(|column| {
-            form_of(table.dialect, column, rows.starting_point.encoding)
-                .map_err(|mismatch| mismatches.push(mismatch))
-                .ok()
-        });
+        let start =
+            StartColumn::new(&table, &rows.starting_point, "starting point", &mut mismatches);
         let subject = rule
             .subject
             .as_ref()
@@ -195,12 +176,10 @@ impl Target {
                 }
             }
         }
-        match (start, form) {
-            (Some(start), Some(form)) if mismatches.is_empty() => Ok(Target {
+        match start {
+            Some(start) if mismatches.is_empty() => Ok(Target {
                 table,
                 start,
-                form,
-                starting_point: rows.starting_point.clone(),
                 condition: rows.condition.clone(),
                 subject,
                 change,
@@ -315,7 +294,7 @@ impl Target {
         if self.by_event {
             s.push("1 = 1");
         } else {
-            self.started_before_cutoff(s, bounds);
+            self.start.is_before_cutoff(s, bounds);
         }
         self.meets_condition(s);
         self.is_fresh(s);
@@ -342,26 +321,6 @@ impl Target {
         } else {
             s.push(" AND 1 = 0");
         }
-    }
-
-    /// Appends that the starting point is valid and lies before the cutoff.
-    pub(super) fn started_before_cutoff(&self, s: &mut Statement, bounds: Bounds) {
-        s.push("(");
-        if self.form == Form::Text {
-            // The plain comparison of texts lets an index narrow the search, and spares young records
-            // the reading of their dates; two days cover any zone.
-            let zone = TimeZone::UTC;
-            let day = zone.to_datetime(bounds.cutoff).date();
-            let day = day.saturating_add(jiff::Span::new().days(2));
-            s.name(&self.start.name).push(" < ").bind(Value::Text(day.to_string())).push(" AND ");
-        }
-        self.usable(s);
-        self.moment(s).push(" < ");
-        self.limit(s, bounds.cutoff);
-        s.push(" AND ");
-        self.moment(s).push(" >= ");
-        self.earliest(s);
-        s.push(")");
     }
 
     /// Appends ` AND` the operator's condition.
@@ -399,229 +358,9 @@ impl Target {
             }
         }
     }
-
-    /// Appends that there is no starting point.
-    pub(super) fn has_no_start(&self, s: &mut Statement) {
-        if self.dialect() == Dialect::Mysql && !self.start.nullable {
-            // There MySQL would find zero dates: `IS NULL` means them, too, in a NOT NULL column.
-            s.push("1 = 0");
-        } else {
-            s.name(&self.start.name).push(" IS NULL");
-        }
-    }
-
-    /// Appends that the starting point cannot be read as a moment.
-    pub(super) fn has_unreadable_start(&self, s: &mut Statement) {
-        if self.dialect() == Dialect::Sqlite {
-            s.name(&self.start.name).push(" IS NOT NULL AND NOT (");
-            self.usable(s);
-            s.push("1)");
-        } else {
-            s.push("1 = 0");
-        }
-    }
-
-    /// Appends that the starting point is a placeholder: before the earliest believable day.
-    pub(super) fn has_placeholder_start(&self, s: &mut Statement) {
-        self.usable(s);
-        self.moment(s).push(" < ");
-        self.earliest(s);
-    }
-
-    /// Appends that the starting point lies after `now`.
-    pub(super) fn starts_in_future(&self, s: &mut Statement, now: Timestamp) {
-        self.usable(s);
-        self.moment(s).push(" > ");
-        self.limit(s, now);
-    }
-
-    /// Appends, in parentheses, that the starting point certainly lies outside of days that a hold is
-    /// about; not true where it cannot be told.
-    pub(super) fn starts_outside(&self, s: &mut Statement, range: Range) {
-        let sides = [(" < ", range.begins()), (" >= ", range.ends())];
-        let sides = sides.into_iter().filter_map(|(compares, at)| Some((compares, at?)));
-        s.push("(").separated(" OR ", sides, |s, (compares, at)| {
-            s.push("(");
-            self.usable(s);
-            self.moment(s).push(compares);
-            self.limit(s, at);
-            s.push(")");
-        });
-        s.push(")");
-    }
-
-    /// Appends that the starting point is at or after the cutoff and in a year that ends: the record
-    /// falls due later, and not never, as with PostgreSQL's `infinity`.
-    pub(super) fn starts_at_or_after_cutoff(&self, s: &mut Statement, bounds: Bounds) {
-        self.usable(s);
-        self.moment(s).push(" >= ");
-        self.limit(s, bounds.cutoff);
-        s.push(" AND ");
-        self.moment(s).push(" < ");
-        self.limit(s, Timestamp::MAX);
-    }
-
-    /// Appends the starting point as microseconds since 1970, read as if its wall clock were UTC;
-    /// for texts, four times its milliseconds, one more where it names its zone, and two more where it
-    /// is only a day.
-    pub(super) fn start_micros(&self, s: &mut Statement, aggregate: &'static str) {
-        let column = &self.start.name;
-        match (self.form, self.dialect()) {
-            (Form::Seconds | Form::Milliseconds, _) => {
-                s.by_dialect("(", "CAST(", "CAST(").push(aggregate).push("(").name(column);
-                s.push(if self.form == Form::Seconds { ") * 1000000" } else { ") * 1000" });
-                // As `numeric`: the product may be too large for the column's own type.
-                s.by_dialect("::numeric)::bigint", " AS SIGNED)", " AS INTEGER)");
-            }
-            (Form::Text, _) => {
-                s.push(aggregate).push("(");
-                self.moment(s).push(" * 4 + (");
-                self.names_zone(s);
-                s.push(") + 2 * (");
-                self.is_only_a_day(s);
-                s.push("))");
-            }
-            (_, Dialect::Mysql) => {
-                s.push("TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', ");
-                s.push(aggregate).push("(").name(column).push("))");
-            }
-            _ => {
-                s.push("(extract(epoch FROM ").push(aggregate).push("(").name(column);
-                s.push(")) * 1000000)::bigint");
-            }
-        }
-    }
-
-    /// The moment that [`Target::start_micros`] read.
-    pub(super) fn start_from_micros(&self, micros: i64) -> Option<Timestamp> {
-        self.read_start(micros).map(|(start, _)| start)
-    }
-
-    /// The moment from which retention counts, of what [`Target::start_micros`] read: a day counts
-    /// from its end.
-    pub(super) fn counts_from_micros(&self, micros: i64) -> Option<Timestamp> {
-        let (start, is_day) = self.read_start(micros)?;
-        if !is_day {
-            return Some(start);
-        }
-        let zone = &self.starting_point.time_zone;
-        let next = zone.to_datetime(start).date().tomorrow().ok()?;
-        zone.to_timestamp(next.at(0, 0, 0, 0)).ok()
-    }
-
-    /// The moment, and whether it stands for a whole day.
-    fn read_start(&self, micros: i64) -> Option<(Timestamp, bool)> {
-        let (as_utc, is_instant, is_day) = match self.form {
-            Form::Text => (
-                Timestamp::from_millisecond(micros.div_euclid(4)),
-                micros & 1 == 1,
-                micros & 2 == 2,
-            ),
-            form => (
-                Timestamp::from_microsecond(micros),
-                !matches!(form, Form::Civil | Form::Date),
-                form == Form::Date,
-            ),
-        };
-        let as_utc = as_utc.ok()?;
-        if is_instant {
-            return Some((as_utc, is_day));
-        }
-        let civil = TimeZone::UTC.to_datetime(as_utc);
-        Some((self.starting_point.time_zone.to_timestamp(civil).ok()?, is_day))
-    }
-
-    /// Appends what must hold before a starting point can be compared at all, ending in `AND`.
-    ///
-    /// SQLite's columns hold any type, and its date functions read `now`, bare times and numbers as
-    /// dates too, and roll 31 February over into March: all of that is refused here.
-    fn usable(&self, s: &mut Statement) {
-        let column = &self.start.name;
-        match (self.form, self.dialect()) {
-            (Form::Text, _) => {
-                s.push("typeof(").name(column).push(") = 'text' AND ").name(column);
-                s.push(" GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' AND date(substr(");
-                s.name(column)
-                    .push(", 1, 10)) = substr(")
-                    .name(column)
-                    .push(", 1, 10) AND unixepoch(");
-                s.name(column).push(") IS NOT NULL AND ");
-            }
-            (Form::Seconds | Form::Milliseconds, Dialect::Sqlite) => {
-                s.push("typeof(").name(column).push(") IN ('integer', 'real') AND ");
-            }
-            _ => {}
-        }
-    }
-
-    /// Appends the starting point as the store compares it. Texts are compared in whole
-    /// milliseconds, the most that SQLite reads, because its fractions of seconds are rounded.
-    fn moment<'s>(&self, s: &'s mut Statement) -> &'s mut Statement {
-        if self.form == Form::Text {
-            s.push("CAST(round(unixepoch(").name(&self.start.name);
-            s.push(", 'subsec') * 1000) AS INTEGER)")
-        } else {
-            s.name(&self.start.name)
-        }
-    }
-
-    /// Appends that a text that can be read names its zone: what follows the day has no other use
-    /// for these characters.
-    fn names_zone(&self, s: &mut Statement) {
-        s.push("substr(").name(&self.start.name).push(", 11) GLOB '*[-+Zz]*'");
-    }
-
-    /// Appends that a text that can be read gives no time of day.
-    fn is_only_a_day(&self, s: &mut Statement) {
-        s.push("substr(").name(&self.start.name).push(", 11) NOT GLOB '*[0-9]*'");
-    }
-
-    /// Appends `at` in the column's own terms.
-    fn limit(&self, s: &mut Statement, at: Timestamp) {
-        let zone = &self.starting_point.time_zone;
-        if self.form == Form::Text {
-            // Rounded down, as the moment was rounded to the nearest: none counts too early.
-            let milliseconds = |at: Timestamp| Value::Int(at.as_microsecond().div_euclid(1_000));
-            let as_utc = |civil| TimeZone::UTC.to_timestamp(civil).unwrap_or(at);
-            let day = zone.to_datetime(at).date().at(0, 0, 0, 0);
-            s.push("CASE WHEN ");
-            self.names_zone(s);
-            s.push(" THEN ").bind(milliseconds(at));
-            // A day counts from its end, as in a column of days.
-            s.push(" WHEN ");
-            self.is_only_a_day(s);
-            s.push(" THEN ");
-            s.bind(milliseconds(as_utc(day))).push(" ELSE ");
-            s.bind(milliseconds(as_utc(wall_clock_before(at, zone)))).push(" END");
-            return;
-        }
-        s.bind(value_of(self.form, at, zone));
-    }
-
-    /// Appends the earliest believable moment.
-    fn earliest(&self, s: &mut Statement) {
-        let zone = &self.starting_point.time_zone;
-        let midnight = self.starting_point.earliest.at(0, 0, 0, 0);
-        let at = zone.to_timestamp(midnight).unwrap_or(Timestamp::UNIX_EPOCH);
-        self.limit(s, at);
-    }
 }
 
-/// A moment as a bound value in a column's terms.
-pub(super) fn value_of(form: Form, at: Timestamp, zone: &TimeZone) -> Value {
-    match form {
-        Form::Instant => Value::instant(at),
-        Form::Civil => Value::civil(wall_clock_before(at, zone)),
-        // A day counts from its end: the day of the cutoff itself is not over yet.
-        Form::Date => Value::date(zone.to_datetime(at).date()),
-        // Down, also before 1970.
-        Form::Seconds => Value::Int(at.as_microsecond().div_euclid(1_000_000)),
-        Form::Milliseconds => Value::Int(at.as_microsecond().div_euclid(1_000)),
-        Form::Text => Value::Text(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
-    }
-}
-
-fn find(
+pub(super) fn find(
     table: &Table,
     name: &str,
     role: &'static str,
@@ -664,34 +403,6 @@ fn check_key(table: &Table, mismatches: &mut Vec<Mismatch>) {
                 type_name: column.type_name.clone(),
             });
         }
-    }
-}
-
-fn form_of(dialect: Dialect, column: &Column, encoding: Encoding) -> Result<Form, Mismatch> {
-    let wrong = |help| Mismatch::StartType {
-        column: column.name.clone(),
-        type_name: column.type_name.clone(),
-        help,
-    };
-    let is_number = matches!(column.kind, ColumnKind::Integer | ColumnKind::Number);
-    // In SQLite any column holds numbers, one declared `DATETIME` too.
-    let may_count = is_number || dialect == Dialect::Sqlite;
-    match (encoding, column.kind) {
-        (Encoding::Seconds, _) if may_count => Ok(Form::Seconds),
-        (Encoding::Milliseconds, _) if may_count => Ok(Form::Milliseconds),
-        (Encoding::Seconds | Encoding::Milliseconds, _) => {
-            Err(wrong("`starting_point_unit` is only for columns of numbers; leave it out"))
-        }
-        (Encoding::Native, _) if is_number => Err(wrong(
-            "say what its numbers count, with `starting_point_unit = \"seconds\"` or `\"milliseconds\"` since 1970",
-        )),
-        (Encoding::Native, kind) if dialect == Dialect::Sqlite && kind != ColumnKind::Bytes => {
-            Ok(Form::Text)
-        }
-        (Encoding::Native, ColumnKind::Instant) => Ok(Form::Instant),
-        (Encoding::Native, ColumnKind::Civil) => Ok(Form::Civil),
-        (Encoding::Native, ColumnKind::Date) => Ok(Form::Date),
-        (Encoding::Native, _) => Err(wrong("name a timestamp, date-time or date column")),
     }
 }
 

@@ -69,7 +69,8 @@ impl Walk {
         let table = &target.table;
         // Where the store does not tell, forty rows to a page is a fair guess.
         let pages = table.statistics.pages.filter(|pages| *pages > 0).unwrap_or(total / 40);
-        let kind = WalkKind::choose(due, pages, table.index_on(&target.start.name).is_some());
+        let kind =
+            WalkKind::choose(due, pages, table.index_on(&target.start.column.name).is_some());
         let position = match (kind, table.shape) {
             (WalkKind::Index, _) => {
                 Position::Index { collected: Vec::new(), rounds: due / COLLECT + 2 }
@@ -202,7 +203,7 @@ async fn collect(
     }
     s.push(" FROM ").table(&target.table).push(" WHERE ");
     target.due(&mut s, bounds);
-    s.push(" ORDER BY ").column(&target.table, &target.start.name).push(" LIMIT ");
+    s.push(" ORDER BY ").column(&target.table, &target.start.column.name).push(" LIMIT ");
     s.bind(Value::Int(i64::try_from(COLLECT).unwrap_or(i64::MAX)));
     let found = tx.fetch(&s).await?;
     let mut rows_found = found
