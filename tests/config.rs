@@ -5,8 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use expunged::config::{Config, ConfigError, InputFile, LogFormat, Secret};
-use expunged::rule::{Action, Mode};
+use expunged::config::{
+    Config, ConfigError, InputFile, LogFormat, Secret, StoreConfig, TablesConfig,
+};
+use expunged::rule::{Action, Mode, Rule};
+use jiff::civil::Date;
 use proptest::prelude::*;
 
 const FOLDER: &str = "/etc/expunged";
@@ -30,6 +33,14 @@ fn error(files: &[(&str, &str)], variables: &[(&str, &str)]) -> ConfigError {
 
 fn good(files: &[(&str, &str)], variables: &[(&str, &str)]) -> Config {
     parse(files, variables).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn tables(store: &StoreConfig) -> &TablesConfig {
+    store.tables().expect("it is a database")
+}
+
+fn earliest(rule: &Rule) -> Date {
+    rule.rows().expect("it is of rows").starting_point.earliest
 }
 
 /// A whole rule, with lines put over those of the same key.
@@ -112,8 +123,8 @@ fn the_samples_are_valid_all_together() {
     );
     assert!(config.rules.values().all(|rule| rule.mode == Mode::Observe), "no sample is armed");
     let app = &config.stores[&"app".parse().unwrap()];
-    assert_eq!(app.connect_timeout, Duration::from_secs(5), "conf.d overrides");
-    assert_eq!(app.url, Secret::Credential("app-db-url".into()));
+    assert_eq!(tables(app).connect_timeout, Duration::from_secs(5), "conf.d overrides");
+    assert_eq!(tables(app).url, Secret::Credential("app-db-url".into()));
 }
 
 #[test]
@@ -141,7 +152,7 @@ fn the_defaults_that_the_sample_names_are_the_defaults() {
     let written = sample.rules.into_values().next().unwrap();
     assert_eq!(rule.mode, written.mode);
     assert_eq!(rule.schedule.to_string(), written.schedule.to_string());
-    assert_eq!(rule.starting_point.earliest, written.starting_point.earliest);
+    assert_eq!(earliest(&rule), earliest(&written));
     assert_eq!(rule.time_zone.iana_name(), Some("UTC"));
 }
 
@@ -159,9 +170,11 @@ fn a_folder_with_a_configuration_can_be_moved() {
     fs::write(at("conf.d/.app.toml"), "an editor's left-over").unwrap();
     fs::write(at("conf.d/app.toml.bak"), "not a configuration").unwrap();
     let config = Config::load(&at("expunged.toml"), std::iter::empty()).unwrap();
-    let Secret::Literal(url) = &config.stores[&"app".parse().unwrap()].url else { panic!() };
+    let Secret::Literal(url) = &tables(&config.stores[&"app".parse().unwrap()]).url else {
+        panic!()
+    };
     assert_eq!(url.as_str(), format!("sqlite://{}", at("app.db").display()));
-    let read_only = config.stores[&"app".parse().unwrap()].read_only_url.clone();
+    let read_only = tables(&config.stores[&"app".parse().unwrap()]).read_only_url.clone();
     assert_eq!(read_only, Some(Secret::File(at("secrets/url"))));
     assert_eq!(config.keys, at("keys"), "beside the ledger");
     assert_eq!(config.files, [at("expunged.toml"), at("conf.d/app.toml")]);
@@ -206,7 +219,7 @@ fn variables_override_files_and_are_parsed_as_their_key_needs() {
     assert!(format!("{anonymization:?}").contains("keep_first: 3"));
     assert_eq!(config.daemon.stop_deadline, Duration::from_secs(5));
     let app = &config.stores[&"app".parse().unwrap()];
-    assert_eq!(app.read_only_url, Some(Secret::Credential("reader".into())));
+    assert_eq!(tables(app).read_only_url, Some(Secret::Credential("reader".into())));
 }
 
 #[test]
@@ -214,7 +227,7 @@ fn a_password_in_a_variable_stays_in_the_variable() {
     let url = ("EXPUNGED__STORE__APP__URL", "postgres://app:hunter2@db/app");
     let config = good(&[("expunged.toml", &rule(""))], &[url]);
     let app = &config.stores[&"app".parse().unwrap()];
-    assert_eq!(app.url, Secret::Env(url.0.into()));
+    assert_eq!(tables(app).url, Secret::Env(url.0.into()));
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 
@@ -224,7 +237,7 @@ fn a_later_layer_may_name_a_secret_in_another_way() {
     let first = rule("").replace("\"postgres://expunged@db/app\"", "{ credential = \"app\" }");
     let config = good(&[("expunged.toml", &first), ("conf.d/a.toml", later)], &[]);
     let app = &config.stores[&"app".parse().unwrap()];
-    assert_eq!(app.url, Secret::File("/run/app-url".into()));
+    assert_eq!(tables(app).url, Secret::File("/run/app-url".into()));
 }
 
 // --- what errors look like -----------------------------------------------------------------------
@@ -638,7 +651,7 @@ proptest! {
         let variables: Vec<_> = variables.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let config = good(&files, &variables);
         let rule = &config.rules[&"inactive".parse().unwrap()];
-        let timeout = config.stores[&"app".parse().unwrap()].connect_timeout.as_secs();
+        let timeout = tables(&config.stores[&"app".parse().unwrap()]).connect_timeout.as_secs();
         prop_assert_eq!(timeout, u64::from(expected[&0]));
         prop_assert_eq!(config.daemon.stop_deadline.as_secs(), u64::from(expected[&1]));
         prop_assert_eq!(rule.retention.to_string(), write(2, expected[&2]));

@@ -160,6 +160,7 @@ fn history() -> Vec<Entry> {
             table: "users".into(),
             action: ActionKind::Delete,
             records: 3,
+            attachments: 0,
             commitments: Hash([5; 32]),
             pseudonymized: vec![],
         },

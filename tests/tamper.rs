@@ -156,6 +156,7 @@ fn events(run: u32, batch: Uuid, commitments: Hash) -> Vec<Event> {
             table: "users".into(),
             action: ActionKind::Delete,
             records: 5,
+            attachments: 0,
             commitments,
             pseudonymized: vec![],
         },

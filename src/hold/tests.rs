@@ -1,4 +1,5 @@
 use super::*;
+use crate::rule::Dialect;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -21,8 +22,9 @@ fn persons(values: &[&str], store: Option<&str>) -> Scope {
 }
 
 fn records(table: &str, predicate: Option<&str>) -> Records {
-    let kind = Dialect::Postgres;
-    let predicate = predicate.map(|text| Condition::parse(kind, text).unwrap());
+    let dialect = Dialect::Postgres;
+    let predicate = predicate.map(|text| Condition::parse(dialect, text).unwrap());
+    let kind = StoreKind::Sql(dialect);
     Records { store: name("app"), kind, table: table.parse().unwrap(), predicate }
 }
 
@@ -33,7 +35,8 @@ fn names(table: &str) -> Vec<(Option<String>, String)> {
 /// Of holds where `accounts.id` in store `app` names persons.
 fn holds(holds: Vec<Hold>) -> Holds {
     let table = "accounts".parse().unwrap();
-    let subjects = vec![SubjectColumn { store: name("app"), table, column: "id".into() }];
+    let subjects =
+        vec![SubjectColumn { store: name("app"), table, column: "id".into(), paths: Vec::new() }];
     Holds { holds, subjects }
 }
 
@@ -53,7 +56,7 @@ fn persons_of_many_holds_are_claimed_as_one() {
     let (store, names) = (name("app"), names("accounts"));
     let claims = all.claims(Place { store: &store, names: &names }, None);
     assert_eq!(claims.len(), 1);
-    let Claimed::Subjects { column, values } = &claims[0].what else { panic!("persons") };
+    let Claimed::Subjects { column, values, .. } = &claims[0].what else { panic!("persons") };
     assert_eq!((*column, values.len()), ("id", 3));
 
     let elsewhere = name("crm");
@@ -64,7 +67,12 @@ fn persons_of_many_holds_are_claimed_as_one() {
 fn a_hold_on_persons_knows_where_they_are_named_whatever_rules_are_loaded() {
     let mut hold = hold(persons(&["1"], None));
     let table = "accounts".parse().unwrap();
-    hold.terms.columns.insert(SubjectColumn { store: name("app"), table, column: "mail".into() });
+    hold.terms.columns.insert(SubjectColumn {
+        store: name("app"),
+        table,
+        column: "mail".into(),
+        paths: Vec::new(),
+    });
     let (store, names) = (name("app"), names("accounts"));
     let place = Place { store: &store, names: &names };
     let columns = |all: Holds| {

@@ -7,10 +7,10 @@ use expunged::audit::entry::Cause;
 use expunged::audit::{Entry, Event};
 use expunged::clock;
 use expunged::ledger::audit::AuditFilter;
-use expunged::ledger::{Ground, LedgerError, Loaded, Start};
+use expunged::ledger::{Ground, Intended, LedgerError, Loaded, Start};
 use expunged::run::{RunResult, RunState, Runner, run_by_command};
 use expunged::store::Batch;
-use expunged::store::sql::{Access, Bounds, Walk};
+use expunged::store::sql::{Access, Bounds};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +41,7 @@ async fn take(house: &House) -> (Batch, expunged::ledger::Run) {
     let store = house.runner.stores.get(&rule.store, Access::ReadWrite).unwrap();
     let target = store.target(rule).await.unwrap();
     let bounds = Bounds { cutoff: rule.cutoff(now), now };
-    let mut walk = Walk::new(&target, 2, 2);
+    let mut walk = store.walk(&target, bounds, 2, 2).unwrap();
     let mut pace = walk.pace();
     let replace = |_: &_, _: &_, old: Option<&str>| old.map(str::to_owned);
     let batch = store.take(&target, bounds, &mut walk, &mut pace, &replace).await.unwrap().unwrap();
@@ -54,9 +54,9 @@ async fn intend(
     batch: &Batch,
     run: &expunged::ledger::Run,
 ) -> Result<(), LedgerError> {
-    let (records, ledger) = (&batch.records, &house.runner.ledger);
-    let id = records.transaction_id.as_deref();
-    ledger.intend(run, 0, &records.keys, id, 0, clock::now()).await.map(drop)
+    let (taken, ledger) = (Intended::of(batch.keys.clone()), &house.runner.ledger);
+    let id = batch.transaction_id.as_deref();
+    ledger.intend(run, 0, &taken, id, 0, clock::now()).await.map(drop)
 }
 
 async fn a_batch_of_a_dead_process_is_resolved_before_a_placement_returns(store: TestDatabase) {

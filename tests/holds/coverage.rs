@@ -1,6 +1,7 @@
 //! What each scope covers, for deletions and anonymizations, and for each type of subject column.
 
 use expunged::hold::{Range, Records, Scope, Terms};
+use expunged::rule::StoreKind;
 use expunged::run::RunState;
 
 use crate::house::{House, kind, moment, on_each_database, persons, rule, set, terms};
@@ -158,7 +159,7 @@ async fn a_rule_and_a_store_and_dates(store: TestDatabase) {
     house.store.execute("UPDATE accounts SET at = '2021-03-01 00:30:00' WHERE id = 4").await;
     let records = Records {
         store: "app".parse().unwrap(),
-        kind: kind(&house.store),
+        kind: StoreKind::Sql(kind(&house.store)),
         table: "accounts".parse().unwrap(),
         predicate: None,
     };

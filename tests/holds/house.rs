@@ -12,7 +12,7 @@ use expunged::keys::Keys;
 use expunged::ledger::audit::AuditFilter;
 use expunged::ledger::{Ledger, Loaded};
 use expunged::plan::{KeptReason, Plan};
-use expunged::rule::{Condition, Dialect, Rule};
+use expunged::rule::{Condition, Dialect, Rule, StoreKind};
 use expunged::run::{HoldError, InForce, RunResult, Runner, plan, run_by_command};
 use expunged::store::Stores;
 use jiff::{Timestamp, ToSpan};
@@ -152,8 +152,9 @@ impl House {
     }
 
     pub(crate) fn table(&self, table: &str, predicate: Option<&str>) -> Scope {
-        let kind = kind(&self.store);
-        let predicate = predicate.map(|text| Condition::parse(kind, text).unwrap());
+        let dialect = kind(&self.store);
+        let predicate = predicate.map(|text| Condition::parse(dialect, text).unwrap());
+        let kind = StoreKind::Sql(dialect);
         let (store, table) = ("app".parse().unwrap(), table.parse().unwrap());
         Scope::Table(Records { store, kind, table, predicate })
     }

@@ -3,8 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use expunged::store::Store;
-use expunged::store::sql::{Access, Bounds, Interrupted, Resolution, Walk};
+use expunged::store::sql::{Access, Bounds, Interrupted, Resolution};
+use expunged::store::{Store, Tables};
 
 use crate::harness::poll;
 use crate::house::{Act, House, kind_of};
@@ -97,19 +97,21 @@ async fn the_number_of_a_transaction_that_comes_again_does_not_stand_for_the_bat
         let open = |url: &str| {
             let name = "app".parse().unwrap();
             let patience = Duration::from_secs(5);
-            Store::open(name, expunged::rule::Dialect::Postgres, url, Access::ReadWrite, patience)
+            Tables::open(name, expunged::rule::Dialect::Postgres, url, Access::ReadWrite, patience)
+                .map(Store::Tables)
         };
         let store = open(&database.url).unwrap();
         let target = store.target(&rule).await.unwrap();
         let bounds = Bounds { cutoff: rule.cutoff(now), now };
-        let mut walk = Walk::new(&target, 50, 50);
+        let mut walk = store.walk(&target, bounds, 50, 50).unwrap();
         let mut pace = walk.pace();
         let taken =
             store.take(&target, bounds, &mut walk, &mut pace, &|_, _, _| None).await.unwrap();
         let batch = taken.expect("there is a window");
         let interrupted = Interrupted {
-            keys: batch.records.keys.clone(),
-            transaction_id: batch.records.transaction_id.clone(),
+            keys: batch.keys.clone(),
+            identities: Vec::new(),
+            transaction_id: batch.transaction_id.clone(),
         };
         assert_eq!(interrupted.keys.len(), 50);
         server.crash();

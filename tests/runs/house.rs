@@ -9,12 +9,12 @@ use expunged::clock;
 use expunged::config::{Config, InputFile};
 use expunged::keys::Keys;
 use expunged::ledger::audit::AuditFilter;
-use expunged::ledger::{Approved, Ledger, Loaded, Request, Start};
+use expunged::ledger::{Approved, Intended, Ledger, Loaded, Request, Start};
 use expunged::rule::Rule;
 use expunged::run::{RunResult, RunState, Runner, run_by_command};
 use expunged::store::Batch;
 use expunged::store::Stores;
-use expunged::store::sql::{Access, Bounds, Walk};
+use expunged::store::sql::{Access, Bounds};
 use tempfile::{NamedTempFile, TempDir};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -208,7 +208,7 @@ impl House {
         let store = self.runner.stores.get(&rule.store, Access::ReadWrite).unwrap();
         let target = store.target(rule).await.unwrap();
         let bounds = Bounds { cutoff: rule.cutoff(now), now };
-        let mut walk = Walk::new(&target, 490, 1002);
+        let mut walk = store.walk(&target, bounds, 490, 1002).unwrap();
         let mut pace = walk.pace();
         let batch = store
             .take(&target, bounds, &mut walk, &mut pace, &|_, _, old| old.map(str::to_owned))
@@ -216,8 +216,8 @@ impl House {
             .unwrap()
             .expect("a first window");
         let run = ledger.start_run(request, rule, &Start::Unasked, now).await.unwrap();
-        let id = batch.records.transaction_id.as_deref();
-        ledger.intend(&run, 0, &batch.records.keys, id, 0, now).await.unwrap();
+        let id = batch.transaction_id.as_deref();
+        ledger.intend(&run, 0, &Intended::of(batch.keys.clone()), id, 0, now).await.unwrap();
         (batch, run)
     }
 }

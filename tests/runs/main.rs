@@ -7,7 +7,7 @@ use expunged::audit::Event;
 use expunged::certificate::issue;
 use expunged::clock;
 use expunged::hold::Holds;
-use expunged::ledger::Outcome;
+use expunged::ledger::{Intended, Outcome};
 use expunged::run::{RunState, plan, run_by_command};
 use tokio_util::sync::CancellationToken;
 
@@ -133,7 +133,7 @@ async fn anonymized_records_stay_and_are_not_due_again(house: House) {
 async fn a_batch_that_was_committed_before_the_process_died_is_recorded_once(house: House) {
     let rule = house.rule("inactive").clone();
     let (batch, _) = house.intend(&rule).await;
-    let taken = batch.records.keys.len();
+    let taken = batch.keys.len();
     batch.commit().await.unwrap();
 
     let recovered = house.runner.recover(&rule, clock::now()).await.unwrap();
@@ -152,7 +152,7 @@ async fn a_batch_that_was_committed_before_the_process_died_is_recorded_once(hou
 async fn a_batch_that_was_not_committed_is_recorded_as_undone(house: House) {
     let rule = house.rule("inactive").clone();
     let (batch, run) = house.intend(&rule).await;
-    let keys = batch.records.keys.clone();
+    let taken = Intended::of(batch.keys.clone());
     batch.rollback().await.unwrap();
 
     // The next run settles what is open before it begins.
@@ -164,10 +164,10 @@ async fn a_batch_that_was_not_committed_is_recorded_as_undone(house: House) {
 
     // Whoever comes late with the old run changes nothing.
     let ledger = &house.runner.ledger;
-    let late = ledger.intend(&run, 1, &keys, None, 0, clock::now()).await;
+    let late = ledger.intend(&run, 1, &taken, None, 0, clock::now()).await;
     assert!(late.is_err(), "the run was ended by somebody else");
     let unknown = uuid::Uuid::nil();
-    assert!(!ledger.settle(&run, unknown, &keys, Outcome::Done, clock::now()).await.unwrap());
+    assert!(!ledger.settle(&run, unknown, &taken, Outcome::Done, clock::now()).await.unwrap());
     house.assert_log_is_sound().await;
 }
 

@@ -4,6 +4,7 @@ use expunged::breaker::Share;
 use expunged::clock;
 use expunged::hold::Holds;
 use expunged::plan::saved::{InvalidPlan, SavedPlan};
+use expunged::rule::Selection;
 use expunged::run::{
     self, ApplyError, Difference, RunResult, RunState, Terms, compare, compare_with_plan, plan,
 };
@@ -192,7 +193,8 @@ async fn a_change_of_policy_is_shown_in_records() {
         if let Some(rule) = stricter.get_mut(&name) {
             // One year takes the 200 in between too; the new condition spares 100 of the old.
             rule.retention = "1 year".parse().unwrap();
-            rule.condition = Some(
+            let Selection::Rows(rows) = &mut rule.select else { panic!("it is of rows") };
+            rows.condition = Some(
                 expunged::rule::Condition::parse(
                     expunged::rule::Dialect::Sqlite,
                     "status <> 'staff' AND id NOT BETWEEN 101 AND 200",

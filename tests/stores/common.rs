@@ -1,15 +1,18 @@
 //! A rule in a line, a walk in a line, and sessions that get in its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use expunged::anonymize::{Anonymization, Strategy, Wanted, replacement};
 use expunged::breaker::Limits;
 use expunged::plan::Survey;
-use expunged::rule::{Action, Condition, Dialect, Encoding, HoldPolicy, Mode, Rule, StartingPoint};
+use expunged::rule::{
+    Action, Condition, Dialect, Encoding, HoldPolicy, Mode, Rows, Rule, Selection, Sharing,
+    StartingPoint,
+};
 use expunged::store::sql::catalogue::{Column, ColumnKind};
-use expunged::store::sql::{Access, Bounds, Mismatch, SurveyDepth, Target, Walk};
-use expunged::store::{Store, StoreError};
+use expunged::store::sql::{Access, Bounds, Mismatch, SurveyDepth};
+use expunged::store::{Store, StoreError, Tables, Target, Walk};
 use expunged::types::{Key, KeyValue};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -87,7 +90,8 @@ pub(crate) fn open(database: &TestDatabase, access: Access) -> Store {
 
 pub(crate) fn open_as(database: &TestDatabase, url: &str, access: Access) -> Store {
     let patience = Duration::from_secs(20);
-    Store::open("app".parse().unwrap(), kind(database), url, access, patience).unwrap()
+    let name = "app".parse().unwrap();
+    Store::Tables(Tables::open(name, kind(database), url, access, patience).unwrap())
 }
 
 /// A rule that deletes from `table` what started before the cutoff by its column `at`, in UTC.
@@ -98,13 +102,17 @@ pub(crate) fn rule(table: &str) -> Rule {
         basis: None,
         store: "app".parse().unwrap(),
         table: table.parse().unwrap(),
-        condition: None,
-        starting_point: StartingPoint {
-            column: "at".into(),
-            encoding: Encoding::Native,
-            time_zone: TimeZone::UTC,
-            earliest: jiff::civil::date(1971, 1, 1),
-        },
+        select: Selection::Rows(Rows {
+            condition: None,
+            starting_point: StartingPoint {
+                column: "at".into(),
+                encoding: Encoding::Native,
+                time_zone: TimeZone::UTC,
+                earliest: jiff::civil::date(1971, 1, 1),
+            },
+            attachments: Vec::new(),
+            matching: BTreeMap::new(),
+        }),
         retention: "2 years".parse().unwrap(),
         action: Action::Delete,
         subject: None,
@@ -114,14 +122,31 @@ pub(crate) fn rule(table: &str) -> Rule {
         limits: Limits::default(),
         holds: HoldPolicy::Apply,
         events: Vec::new(),
-        event_values: std::collections::BTreeSet::new(),
+        event_values: BTreeSet::new(),
+        sharing: Sharing::Possible,
     }
+}
+
+/// The rows that a rule means.
+pub(crate) fn rows(rule: &mut Rule) -> &mut Rows {
+    match &mut rule.select {
+        Selection::Rows(rows) => rows,
+        Selection::Paths(_) => panic!("it is a rule of rows"),
+    }
+}
+
+/// Has a walk take the table for a large one, so that it goes along an index where there is one.
+pub(crate) fn pretend_large(target: &mut Target) {
+    let Target::Rows(target) = target else { panic!("it is a table") };
+    target.table.statistics.pages = Some(1_000_000);
 }
 
 /// The same, where a condition holds.
 pub(crate) fn rule_where(database: &TestDatabase, table: &str, condition: &str) -> Rule {
     let condition = Condition::parse(kind(database), condition).unwrap();
-    Rule { condition: Some(condition), ..rule(table) }
+    let mut rule = rule(table);
+    rows(&mut rule).condition = Some(condition);
+    rule
 }
 
 /// The same, anonymizing columns.
@@ -166,7 +191,7 @@ pub(crate) async fn walk(store: &Store, target: &Target) -> Walked {
 
 pub(crate) async fn walk_within(store: &Store, target: &Target, bounds: Bounds) -> Walked {
     let survey = store.survey(target, bounds, SurveyDepth::Due).await.unwrap();
-    let mut walk = Walk::new(target, survey.due, survey.total);
+    let mut walk = store.walk(target, bounds, survey.due, survey.total).unwrap();
     let (keys, batches) = finish(store, target, bounds, &mut walk).await;
     Walked { keys, batches, survey }
 }
@@ -181,11 +206,11 @@ pub(crate) async fn finish(
     let (mut keys, mut batches) = (Vec::new(), Vec::new());
     let mut pace = walk.pace();
     while let Some(batch) = store.take(target, bounds, walk, &mut pace, &replace).await.unwrap() {
-        let taken = batch.records.keys.len();
+        let taken = batch.keys.len();
         assert!(taken as u64 <= pace.most_rows(), "{taken} records in one batch");
         assert!(batches.len() < 5_000, "this walk does not end");
-        walk.advance(&batch.window, taken as u64);
-        keys.extend(batch.records.keys.iter().cloned());
+        walk.advance(batch.window.as_ref(), taken as u64);
+        keys.extend(batch.keys.iter().cloned());
         batches.push(taken);
         batch.commit().await.unwrap();
         pace.note(Duration::from_millis(1), taken as u64);

@@ -94,7 +94,7 @@ async fn strange_names_are_only_names(database: TestDatabase) {
             ))
             .await;
         let mut rule = rule_where(&database, name, &format!("{state} = 1"));
-        rule.starting_point.column = start;
+        rows(&mut rule).starting_point.column = start;
         rule.subject = Some(format!("{name} id"));
         let target = store.target(&rule).await.unwrap();
         let survey = store.survey(&target, bounds(), SurveyDepth::Full).await.unwrap();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use expunged::anonymize::Strategy;
 use expunged::clock::Stopwatch;
 use expunged::rule::{Dialect, Rule};
-use expunged::store::sql::{Access, SurveyDepth, Walk};
-use expunged::store::{Batch, Store, StoreError};
+use expunged::store::sql::{Access, SurveyDepth};
+use expunged::store::{Batch, Store, StoreError, Tables};
 
 use crate::common::*;
 use crate::support::{Kind, TestDatabase};
@@ -23,7 +23,7 @@ const EMAIL: &str = "zoe-q@example.com";
 
 async fn first_batch(store: &Store, rule: &Rule) -> Result<Option<Batch>, StoreError> {
     let target = store.target(rule).await.unwrap();
-    let mut walk = Walk::new(&target, 1, 1);
+    let mut walk = store.walk(&target, bounds(), 1, 1).unwrap();
     let mut pace = walk.pace();
     store.take(&target, bounds(), &mut walk, &mut pace, &replace).await
 }
@@ -158,7 +158,7 @@ async fn a_deadlock_or_a_lock_that_others_hold_is_worth_another_try(database: Te
         by_kind(&database, 2, 2, 1)
     );
     let batch = first_batch(&store, &rule).await.unwrap().expect("there is a window");
-    assert_eq!(numbers(&batch.records.keys), [1, 2]);
+    assert_eq!(numbers(&batch.keys), [1, 2]);
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn a_database_that_is_down_is_reported_at_once() {
     ] {
         let patience = Duration::from_secs(60);
         let name = "app".parse().unwrap();
-        let store = Store::open(name, kind, &url, Access::ReadWrite, patience).unwrap();
+        let store = Tables::open(name, kind, &url, Access::ReadWrite, patience).unwrap();
         let watch = Stopwatch::start();
         let error = store.inspect(&rule("people")).await.expect_err("nobody is there");
         assert!(watch.elapsed() < Duration::from_secs(10), "{kind:?}: {:?}", watch.elapsed());
@@ -196,7 +196,7 @@ async fn a_url_that_cannot_be_used_is_not_repeated() {
     ] {
         let name = "app".parse().unwrap();
         let patience = Duration::from_secs(1);
-        let opened = Store::open(name, kind, url, Access::ReadOnly, patience);
+        let opened = Tables::open(name, kind, url, Access::ReadOnly, patience);
         let words = opened.expect_err("it cannot be used").to_string();
         assert!(words.contains("store `app`") && words.contains("write `"), "{words}");
         assert!(!words.contains("secret"), "{words}");

@@ -2,8 +2,8 @@
 
 use expunged::anonymize::Strategy;
 use expunged::rule::Rule;
-use expunged::store::sql::{Access, Interrupted, Resolution, SurveyDepth, Target, Walk};
-use expunged::store::{Batch, Store};
+use expunged::store::sql::{Access, Interrupted, Resolution, SurveyDepth};
+use expunged::store::{Batch, Store, Target};
 use expunged::types::{Key, KeyValue};
 
 use crate::common::*;
@@ -36,12 +36,12 @@ fn rules() -> [Rule; 2] {
 }
 
 async fn take(store: &Store, target: &Target) -> Batch {
-    let mut walk = Walk::new(target, u64::from(ROWS), u64::from(ROWS));
+    let mut walk = store.walk(target, bounds(), u64::from(ROWS), u64::from(ROWS)).unwrap();
     let mut pace = walk.pace();
     pace.width = 4_096;
     let batch = store.take(target, bounds(), &mut walk, &mut pace, &replace).await.unwrap();
     let batch = batch.expect("there is a window");
-    assert_eq!(batch.records.keys.len(), ROWS as usize, "one batch holds them all");
+    assert_eq!(batch.keys.len(), ROWS as usize, "one batch holds them all");
     batch
 }
 
@@ -50,8 +50,8 @@ async fn due(store: &Store, target: &Target) -> u64 {
 }
 
 fn interrupted(batch: &Batch) -> Interrupted {
-    let transaction_id = batch.records.transaction_id.clone();
-    Interrupted { keys: batch.records.keys.clone(), transaction_id }
+    let transaction_id = batch.transaction_id.clone();
+    Interrupted { keys: batch.keys.clone(), identities: Vec::new(), transaction_id }
 }
 
 async fn what_is_not_committed_did_not_happen(database: TestDatabase) {
@@ -98,15 +98,17 @@ async fn the_fate_of_a_batch_is_told_by_its_records(database: TestDatabase) {
     let ids = (0..ROWS).map(|id| Key(vec![KeyValue::Int(id.into())]));
     // An id of another history: the database was restored since.
     let transaction_id = by_kind(&database, Some("281474976710655".to_owned()), None, None);
-    let all = Interrupted { keys: ids.clone().collect(), transaction_id };
-    let one = Interrupted { keys: vec![Key(vec![KeyValue::Int(7)])], transaction_id: None };
+    let identities = Vec::new();
+    let all = Interrupted { keys: ids.collect(), identities, transaction_id };
+    let keys = vec![Key(vec![KeyValue::Int(7)])];
+    let one = Interrupted { keys, identities: Vec::new(), transaction_id: None };
     let again = "INSERT INTO people VALUES (7, 'bob@example.com', '2025-01-01 00:00:00')";
     let used = "UPDATE people SET at = '2025-01-01 00:00:00'";
     let store = open(&database, Access::ReadWrite);
     for rule in rules() {
         people(&database).await;
         let target = store.target(&rule).await.unwrap();
-        let deletes = target.change_is_deletion();
+        let deletes = target.rows().unwrap().change_is_deletion();
         for (after, fate) in [
             ("SELECT 1", Resolution::Undone),
             ("DELETE FROM people WHERE id = 3", Resolution::Undone),

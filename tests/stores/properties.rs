@@ -111,11 +111,11 @@ async fn check(database: &TestDatabase, records: &[Record], off: i64, indexed: b
         .await;
     let cutoff = at(CUTOFF) + SignedDuration::from_millis(off);
     let mut rule = rule_where(database, "accounts", "closed = 1 or closed = 2");
-    rule.starting_point.time_zone = TimeZone::get(ZONE).unwrap();
+    crate::common::rows(&mut rule).starting_point.time_zone = TimeZone::get(ZONE).unwrap();
     let store = open(database, Access::ReadWrite);
     let mut target = store.target(&rule).await.unwrap();
     if indexed {
-        target.table.statistics.pages = Some(1_000_000);
+        pretend_large(&mut target);
     }
     let walked = walk_within(&store, &target, Bounds { cutoff, now: at(NOW) }).await;
     store.close().await;

@@ -1,7 +1,7 @@
 //! A store that was opened for reading cannot write: the database itself refuses.
 
 use expunged::anonymize::Strategy;
-use expunged::store::sql::{Access, SurveyDepth, Walk};
+use expunged::store::sql::{Access, SurveyDepth};
 use expunged::store::{Store, StoreError};
 
 use crate::common::*;
@@ -24,7 +24,7 @@ async fn people(database: &TestDatabase) {
 
 async fn refused(store: &Store, rule: &expunged::rule::Rule) -> StoreError {
     let target = store.target(rule).await.unwrap();
-    let mut walk = Walk::new(&target, 1, 1);
+    let mut walk = store.walk(&target, bounds(), 1, 1).unwrap();
     let mut pace = walk.pace();
     let taken = store.take(&target, bounds(), &mut walk, &mut pace, &replace).await;
     taken.err().expect("the database must refuse")

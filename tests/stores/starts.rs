@@ -270,8 +270,8 @@ fn sqlite_cases(common: &[(&'static str, Fate)]) -> Vec<Case> {
 
 fn rule_for(table: &str, encoding: Encoding, zone: &str) -> Rule {
     let mut rule = rule(table);
-    rule.starting_point.encoding = encoding;
-    rule.starting_point.time_zone = TimeZone::get(zone).unwrap();
+    rows(&mut rule).starting_point.encoding = encoding;
+    rows(&mut rule).starting_point.time_zone = TimeZone::get(zone).unwrap();
     rule
 }
 
@@ -309,7 +309,7 @@ async fn every_form_of_a_starting_point_is_read_with_care(database: TestDatabase
                 refill(&database, &table, case).await;
                 database.execute(&format!("CREATE INDEX {table}_at ON {table} (at)")).await;
                 target = store.target(&rule).await.unwrap();
-                target.table.statistics.pages = Some(1_000_000);
+                pretend_large(&mut target);
             }
             let taken = numbers(&walk(&store, &target).await.keys);
             for (id, (value, fate)) in (0..).zip(&case.rows) {
@@ -381,13 +381,13 @@ async fn a_cutoff_between_two_microseconds_is_not_rounded_up(database: TestDatab
     let store = open(&database, Access::ReadWrite);
     let bounds = Bounds { cutoff, now: at(NOW) };
     let mut rule = rule("precise");
-    rule.starting_point.column = "seconds".into();
-    rule.starting_point.encoding = Encoding::Seconds;
+    rows(&mut rule).starting_point.column = "seconds".into();
+    rows(&mut rule).starting_point.encoding = Encoding::Seconds;
     let by_second = store.target(&rule).await.unwrap();
     let survey = store.survey(&by_second, bounds, SurveyDepth::Full).await.unwrap();
     assert_eq!(survey.due, 1, "a second that has only begun before the cutoff stays");
-    rule.starting_point.column = "at".into();
-    rule.starting_point.encoding = Encoding::Native;
+    rows(&mut rule).starting_point.column = "at".into();
+    rows(&mut rule).starting_point.encoding = Encoding::Native;
     let target = store.target(&rule).await.unwrap();
     assert_eq!(numbers(&walk_within(&store, &target, bounds).await.keys), [1]);
 }
@@ -402,8 +402,8 @@ async fn columns_that_hold_no_moment_are_refused(database: TestDatabase) {
         .await;
     let refused = |column: &'static str, encoding| {
         let mut rule = rule("odd");
-        rule.starting_point.column = column.into();
-        rule.starting_point.encoding = encoding;
+        rows(&mut rule).starting_point.column = column.into();
+        rows(&mut rule).starting_point.encoding = encoding;
         let database = &database;
         async move { mismatches(database, &rule).await }
     };
@@ -438,8 +438,8 @@ async fn the_next_record_to_fall_due_is_found(database: TestDatabase) {
     let store = open(&database, Access::ReadOnly);
     let next = |condition, column: &'static str, zone| {
         let mut rule = rule_where(&database, "queue", condition);
-        rule.starting_point.column = column.into();
-        rule.starting_point.time_zone = TimeZone::get(zone).unwrap();
+        rows(&mut rule).starting_point.column = column.into();
+        rows(&mut rule).starting_point.time_zone = TimeZone::get(zone).unwrap();
         let store = &store;
         async move {
             let target = store.target(&rule).await.unwrap();

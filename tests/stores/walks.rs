@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use expunged::store::Store;
-use expunged::store::sql::{Access, Target, Walk, WalkKind};
+use expunged::store::sql::{Access, WalkKind};
+use expunged::store::{Store, Target, Walk};
 
 use crate::common::*;
 use crate::support::{Kind, TestDatabase};
@@ -127,9 +127,9 @@ async fn exactly_the_due_records_go(database: TestDatabase) {
                     (all_ids(&database, &table).await, due_ids(&database, &table).await);
                 let mut target = store.target(&rule(&table)).await.unwrap();
                 if kind == WalkKind::Index {
-                    target.table.statistics.pages = Some(1_000_000);
+                    pretend_large(&mut target);
                 }
-                assert_eq!(Walk::new(&target, 1, 1).kind, kind);
+                assert_eq!(way(&target, 1, 1), kind);
 
                 let walked = walk(&store, &target).await;
 
@@ -164,7 +164,7 @@ async fn a_walk_along_an_index_goes_on_beyond_what_it_looks_up_at_once(database:
         .await;
     let store = open(&database, Access::ReadWrite);
     let mut target = store.target(&rule("events")).await.unwrap();
-    target.table.statistics.pages = Some(1_000_000);
+    pretend_large(&mut target);
     let walked = walk(&store, &target).await;
     assert_eq!(walked.keys.len(), 45_000);
     assert_eq!(database.count("SELECT count(*) FROM events").await, 0);
@@ -176,13 +176,18 @@ async fn the_way_follows_from_what_is_known(database: TestDatabase) {
     fill(&database, "events", "n = 9000").await;
     let store = open(&database, Access::ReadOnly);
     let target = store.target(&rule("events")).await.unwrap();
-    assert_eq!(Walk::new(&target, 1, 12_000).kind, WalkKind::Ranges, "there is no index");
+    assert_eq!(way(&target, 1, 12_000), WalkKind::Ranges, "there is no index");
     database.execute("CREATE INDEX events_at ON events (at)").await;
     let analyze = by_kind(&database, "ANALYZE events", "ANALYZE TABLE events", "ANALYZE");
     database.execute(analyze).await;
     let target = store.target(&rule("events")).await.unwrap();
-    assert_eq!(Walk::new(&target, 1, 12_000).kind, WalkKind::Index);
-    assert_eq!(Walk::new(&target, 6_000, 12_000).kind, WalkKind::Ranges, "half of all rows");
+    assert_eq!(way(&target, 1, 12_000), WalkKind::Index);
+    assert_eq!(way(&target, 6_000, 12_000), WalkKind::Ranges, "half of all rows");
+}
+
+/// The way through a table of which so much is due.
+fn way(target: &Target, due: u64, total: u64) -> WalkKind {
+    expunged::store::sql::Walk::new(target.rows().unwrap(), due, total).kind
 }
 
 /// A table of `rows` due records, and a walk over it of this kind.
@@ -201,10 +206,10 @@ async fn due_table(database: &TestDatabase, rows: u32, kind: WalkKind) -> (Store
     let store = open(database, Access::ReadWrite);
     let mut target = store.target(&rule("events")).await.unwrap();
     if kind == WalkKind::Index {
-        target.table.statistics.pages = Some(1_000_000);
+        pretend_large(&mut target);
     }
-    let walk = Walk::new(&target, u64::from(rows), u64::from(rows));
-    assert_eq!(walk.kind, kind);
+    let walk = store.walk(&target, bounds(), u64::from(rows), u64::from(rows)).unwrap();
+    assert_eq!(way(&target, u64::from(rows), u64::from(rows)), kind);
     (store, target, walk)
 }
 
@@ -214,8 +219,8 @@ async fn what_changes_during_a_walk_is_seen(database: TestDatabase) {
         let mut pace = walk.pace();
         let take = store.take(&target, bounds(), &mut walk, &mut pace, &replace).await.unwrap();
         let first = take.expect("there is a first window");
-        walk.advance(&first.window, first.records.keys.len() as u64);
-        let gone = numbers(&first.records.keys);
+        walk.advance(first.window.as_ref(), first.keys.len() as u64);
+        let gone = numbers(&first.keys);
         assert!(gone.len() < 6_000 && !gone.contains(&8_000), "{kind:?}");
         first.commit().await.unwrap();
         // Behind the walk's back, in windows that it may have chosen already.
@@ -275,9 +280,9 @@ async fn what_others_change_while_a_batch_waits_is_kept(database: TestDatabase) 
         };
         let (taken, ()) = tokio::join!(take, commit);
         let batch = taken.unwrap().expect("there is a window");
-        assert!(batch.records.keys.len() <= 297, "{kind:?}");
-        let rows = batch.records.keys.len() as u64;
-        walk.advance(&batch.window, rows);
+        assert!(batch.keys.len() <= 297, "{kind:?}");
+        let rows = batch.keys.len() as u64;
+        walk.advance(batch.window.as_ref(), rows);
         batch.commit().await.unwrap();
         pace.note(Duration::from_millis(1), rows);
 

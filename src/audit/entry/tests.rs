@@ -69,6 +69,7 @@ fn one_of_each() -> Vec<Event> {
             table: table.clone(),
             action,
             records: 2,
+            attachments: 0,
             commitments: Hash([7; 32]),
             pseudonymized: vec!["email".into()],
         },
