@@ -36,7 +36,7 @@ mod mask;
 mod reader;
 mod rules;
 mod secret;
-mod suggest;
+pub(crate) mod suggest;
 mod text;
 mod urls;
 

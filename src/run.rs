@@ -273,7 +273,7 @@ impl Runner {
             Cause::Command | Cause::Continuous => {
                 self.ledger.abandon_request(request, why, now).await
             }
-            Cause::Slot | Cause::Restart => Ok(()),
+            Cause::Slot | Cause::Restart | Cause::Event => Ok(()),
         }
     }
 

@@ -16,6 +16,7 @@ const MODULES: &[&str] = &[
     "rule",
     "hold",
     "config",
+    "event",
     "plan",
     "fault",
     "clock",
@@ -46,6 +47,7 @@ const PURE: &[&str] = &[
     "rule",
     "hold",
     "config",
+    "event",
     "plan",
     "transition",
 ];
