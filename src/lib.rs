@@ -70,6 +70,7 @@
 //! | [`outbound`] | the way out over HTTP, and where it does not lead |
 //! | [`publish`] | signed checkpoints leave the machine |
 //! | [`lifecycle`] | signals and systemd |
+//! | [`http`] | events come in over a Unix socket, and over TCP where that is wanted |
 //! | [`daemon`] | timers and wake-ups -> passes |
 //! | [`telemetry`] | logs |
 //! | [`cli`] | one thin file per subcommand |
@@ -117,6 +118,7 @@ pub mod daemon;
 pub mod event;
 mod fault;
 pub mod hold;
+pub mod http;
 pub mod keys;
 pub mod ledger;
 pub mod lifecycle;

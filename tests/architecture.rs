@@ -32,6 +32,7 @@ const MODULES: &[&str] = &[
     "outbound",
     "publish",
     "lifecycle",
+    "http",
     "daemon",
     "telemetry",
     "cli",
