@@ -10,6 +10,7 @@ mod certificate;
 mod check;
 mod daemon;
 mod demo;
+mod event;
 mod hold;
 mod metrics;
 mod output;
@@ -68,6 +69,7 @@ enum Command {
     Apply(apply::Args),
     Run(run::Args),
     Approve(approve::Args),
+    Event(event::Args),
     Daemon(daemon::Args),
     Status(status::Args),
     Metrics(metrics::Args),
@@ -104,6 +106,8 @@ pub(crate) enum CliError {
     Archive(#[from] crate::archive::ArchiveError),
     #[error(transparent)]
     Hold(#[from] crate::run::HoldError),
+    #[error(transparent)]
+    Event(#[from] crate::event::EventError),
     #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
     #[error(transparent)]
@@ -201,6 +205,7 @@ impl Cli {
             Command::Apply(args) => Box::pin(apply::main(&common, args)).await,
             Command::Run(args) => Box::pin(run::main(&common, args)).await,
             Command::Approve(args) => Box::pin(approve::main(&common, args)).await,
+            Command::Event(args) => Box::pin(event::main(&common, args)).await,
             Command::Daemon(args) => Box::pin(daemon::main(&common, args)).await,
             Command::Status(args) => Box::pin(status::main(&common, args)).await,
             Command::Metrics(args) => Box::pin(metrics::main(&common, args)).await,

@@ -27,6 +27,7 @@ use crate::breaker::Limits;
 use crate::rule::{Dialect, Rule, StartingPoint, StoreKind};
 use crate::types::{EventName, Name, TableName};
 
+mod api;
 mod audit;
 mod columns;
 mod diagnostic;
@@ -40,6 +41,7 @@ pub(crate) mod suggest;
 mod text;
 mod urls;
 
+pub use api::{ApiConfig, TcpConfig};
 pub use diagnostic::{ConfigError, Diagnostic, Related};
 pub use environment::process_environment;
 pub use layers::InputFile;
@@ -67,6 +69,8 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// Where signed checkpoints of the audit log go.
     pub audit: AuditConfig,
+    /// Where events come in.
+    pub api: ApiConfig,
     /// The registered stores.
     pub stores: BTreeMap<Name, StoreConfig>,
     /// The rules; each names a store that is in `stores`.
@@ -422,6 +426,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
     });
     let daemon = section(&mut reader, "daemon", |reader| Some(daemon(reader)));
     let audit = section(&mut reader, "audit", |reader| Some(audit::read(reader)));
+    let api = section(&mut reader, "api", |reader| Some(api::read(reader)));
     let stores = named(&mut reader, "store");
     let rules = named(&mut reader, "rule");
     let limits =
@@ -445,8 +450,14 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         None => Secret::Literal(PlainUrl::new(format!("sqlite://{STATE}/ledger.db")).ok()?),
     };
     let beside = || urls::sqlite_folder(&ledger).unwrap_or_else(|| STATE.into()).join("keys");
+    let keys = keys.unwrap_or_else(beside);
+    let default = ApiConfig::beside(&keys);
     Some(Config {
-        keys: keys.unwrap_or_else(beside),
+        api: match api {
+            Some(written) => written.over(default),
+            None => default,
+        },
+        keys,
         ledger: LedgerConfig { url: ledger },
         daemon: daemon.unwrap_or_default(),
         audit: audit.unwrap_or_default(),

@@ -28,6 +28,7 @@ use crate::audit::entry::Reason;
 use crate::clock::{self, Jump, Stopwatch};
 use crate::config::{Config, ConfigError};
 use crate::fault;
+use crate::http::Api;
 use crate::ledger::{Ledger, LedgerError, Loaded};
 use crate::lifecycle::{Ask, Received, Signals, systemd};
 use crate::publish::Publishing;
@@ -99,6 +100,8 @@ pub struct Daemon {
     picked_up: bool,
     /// Hands out checkpoints, where the configuration says to whom.
     publishing: Option<Publishing>,
+    /// Where events come in.
+    api: Option<Api>,
 }
 
 impl Daemon {
@@ -119,6 +122,7 @@ impl Daemon {
             ledger_answers: true,
             picked_up: false,
             publishing: None,
+            api: None,
         }
     }
 
@@ -136,6 +140,11 @@ impl Daemon {
         }
         self.publishing = Publishing::start(&self.ledger, &self.active.config.audit);
         let wake = Arc::new(Notify::new());
+        self.ledger.renew_events(self.active.config.rules.keys(), clock::now()).await?;
+        let (settings, rules) = (self.active.config.api.clone(), self.active.runner.rules.clone());
+        let mut api = Api::new(self.ledger.clone(), settings, rules, wake.clone());
+        api.open();
+        self.api = Some(api);
         let mut ticker = ticker(wake.clone()).await?;
         let mut watchdog = Watchdog::new();
         systemd::ready(&self.status());
@@ -230,6 +239,9 @@ impl Daemon {
             None if !self.ledger_answers => tracing::info!("the ledger answers again"),
             None => {}
         }
+        if let Some(api) = &mut self.api {
+            api.open();
+        }
         tracing::debug!(answers, running = self.running.len(), "looked");
         self.ledger_answers = answers;
         self.checked = Stopwatch::start();
@@ -248,6 +260,7 @@ impl Daemon {
             self.load_rules(&active.config).await?;
             states = self.ledger.rule_states().await?;
         }
+        self.pick_up_events().await?;
         self.pick_up(now).await?;
         for rule in active.config.rules.values() {
             if self.running.contains_key(&rule.name) {
@@ -336,6 +349,20 @@ impl Daemon {
             }
         }
         self.picked_up = true;
+        Ok(())
+    }
+
+    /// Starts the rules that events wait for and that nobody has begun.
+    async fn pick_up_events(&mut self) -> Result<(), LedgerError> {
+        let active = self.active.clone();
+        for name in self.ledger.rules_with_events().await? {
+            let Some(rule) = active.config.rules.get(&name) else { continue };
+            if !self.running.contains_key(&name)
+                && let Some(request) = self.ledger.claim_events(&name).await?
+            {
+                self.start(rule, Work::Request(request));
+            }
+        }
         Ok(())
     }
 
@@ -462,8 +489,12 @@ impl Daemon {
 
     async fn take_on(&mut self, config: Config) {
         let in_force = self.active.clone();
-        let error = match timeout(LEDGER_WITHIN, self.load_rules(&config)).await {
-            Ok(Ok(_)) => None,
+        let note = async {
+            self.load_rules(&config).await?;
+            self.ledger.renew_events(config.rules.keys(), clock::now()).await
+        };
+        let error = match timeout(LEDGER_WITHIN, note).await {
+            Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("no answer within the time allowed".to_owned()),
         };
@@ -489,6 +520,9 @@ impl Daemon {
             self.publishing = Publishing::start(&self.ledger, &config.audit);
         }
         self.active = Arc::new(Active::new(config, &self.ledger, Some(&in_force)));
+        if let Some(api) = &mut self.api {
+            api.reconfigure(&self.active.config.api, self.active.runner.rules.clone()).await;
+        }
         if self.clock_jumped {
             // Whoever reloads after a jump was said has looked. One that nobody knows of is still to be said.
             self.active.runner.clock.accept();
@@ -516,8 +550,11 @@ impl Daemon {
     /// start.
     async fn stop(mut self, signals: &mut Signals, mut watchdog: Watchdog) {
         let deadline = self.active.config.daemon.stop_deadline;
-        systemd::stopping(deadline + 4 * LAST_STEPS);
+        systemd::stopping(deadline + 5 * LAST_STEPS);
         self.soft.cancel();
+        if let Some(api) = &mut self.api {
+            timeout(LAST_STEPS, api.close()).await.ok();
+        }
         let reason = self.let_finish(deadline, signals, &mut watchdog).await;
         let in_time = self.tasks.is_empty();
         if !in_time {
