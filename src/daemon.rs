@@ -33,15 +33,17 @@ use crate::ledger::{Ledger, LedgerError, Loaded};
 use crate::lifecycle::{Ask, Received, Signals, systemd};
 use crate::publish::Publishing;
 use crate::rule::{Mode, Rule};
-use crate::run::{RunError, RunResult, RunState};
+use crate::run::{Call, RunError, RunResult, RunState};
 use crate::schedule::Schedule;
 use crate::types::Name;
 
 mod agenda;
 mod changes;
+mod listen;
 mod work;
 
 use agenda::{Agenda, Ending};
+use listen::Listening;
 use work::{Active, Ended, Work};
 
 /// How long the ledger may take to answer before the loop goes on without it.
@@ -102,6 +104,10 @@ pub struct Daemon {
     publishing: Option<Publishing>,
     /// Where events come in.
     api: Option<Api>,
+    /// Looks at the tables in which applications write events down.
+    listening: Option<Listening>,
+    /// Wakes the loop.
+    wake: Arc<Notify>,
 }
 
 impl Daemon {
@@ -123,6 +129,8 @@ impl Daemon {
             picked_up: false,
             publishing: None,
             api: None,
+            listening: None,
+            wake: Arc::new(Notify::new()),
         }
     }
 
@@ -139,12 +147,13 @@ impl Daemon {
             tracing::info!("{change}");
         }
         self.publishing = Publishing::start(&self.ledger, &self.active.config.audit);
-        let wake = Arc::new(Notify::new());
+        let wake = self.wake.clone();
         self.ledger.renew_events(self.active.config.rules.keys(), clock::now()).await?;
         let (settings, rules) = (self.active.config.api.clone(), self.active.runner.rules.clone());
         let mut api = Api::new(self.ledger.clone(), settings, rules, wake.clone());
         api.open();
         self.api = Some(api);
+        self.listening = Some(Listening::start(&self.active, &wake));
         let mut ticker = ticker(wake.clone()).await?;
         let mut watchdog = Watchdog::new();
         systemd::ready(&self.status());
@@ -357,10 +366,17 @@ impl Daemon {
         let active = self.active.clone();
         for name in self.ledger.rules_with_events().await? {
             let Some(rule) = active.config.rules.get(&name) else { continue };
-            if !self.running.contains_key(&name)
-                && let Some(request) = self.ledger.claim_events(&name).await?
-            {
+            if self.running.contains_key(&name) {
+                // Its run may stand: then it takes them at once.
+                active.runner.inboxes.call(&name, Call::Received);
+            } else if let Some(request) = self.ledger.claim_events(&name).await? {
                 self.start(rule, Work::Request(request));
+            }
+        }
+        let Some(listening) = &self.listening else { return Ok(()) };
+        for (name, depth) in listening.take(|name| self.running.contains_key(name)) {
+            if let Some(rule) = active.config.rules.get(&name) {
+                self.start(rule, Work::LookForEvents(depth));
             }
         }
         Ok(())
@@ -520,6 +536,7 @@ impl Daemon {
             self.publishing = Publishing::start(&self.ledger, &config.audit);
         }
         self.active = Arc::new(Active::new(config, &self.ledger, Some(&in_force)));
+        self.listening = Some(Listening::start(&self.active, &self.wake));
         if let Some(api) = &mut self.api {
             api.reconfigure(&self.active.config.api, self.active.runner.rules.clone()).await;
         }
@@ -552,6 +569,7 @@ impl Daemon {
         let deadline = self.active.config.daemon.stop_deadline;
         systemd::stopping(deadline + 5 * LAST_STEPS);
         self.soft.cancel();
+        self.listening = None;
         if let Some(api) = &mut self.api {
             timeout(LAST_STEPS, api.close()).await.ok();
         }
