@@ -47,6 +47,8 @@ pub struct Survey {
     pub no_key: u64,
     /// Kept: due but for a legal hold.
     pub held: u64,
+    /// Folders that could not be read: what is in them is not counted.
+    pub unread: u64,
     /// Rows of other tables that point at due records, by foreign key.
     pub dependents: Vec<Dependents>,
 }
@@ -181,6 +183,9 @@ pub struct Plan {
     pub share: f64,
     /// Records that are kept though a glance might call them due, by reason. Only what occurs.
     pub kept: Vec<Kept>,
+    /// Folders that could not be read: what is in them is not counted.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unread: u64,
     /// Rows of other tables that a deletion takes along, empties or fails on.
     pub dependents: Vec<Dependents>,
     /// Columns that are only pseudonymized: whoever holds the key can still single a person out.
@@ -191,6 +196,11 @@ pub struct Plan {
     pub forecast_from_history: bool,
     /// Some of the due records, the oldest first.
     pub sample: Vec<Sample>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Records in a second that a database bears without haste; the guess before there is a history.
@@ -228,6 +238,7 @@ impl Plan {
             total_is_estimate: survey.total_is_estimate,
             share: ratio(survey.due, survey.total),
             kept: kept.map(|(reason, records)| Kept { reason, records }).collect(),
+            unread: survey.unread,
             dependents: survey.dependents.into_iter().filter(|rows| rows.rows > 0).collect(),
             pseudonymized: rule.action.pseudonymized_columns(),
             forecast_seconds: ratio(survey.due, 1) / pace.unwrap_or(GUESSED_PACE).max(1.0),

@@ -24,7 +24,7 @@ use crate::plan::{Residue, Survey};
 use crate::rule::{Rule, Selection};
 use crate::types::{Key, Name, TableName};
 
-use files::Files;
+use files::{Files, Surveyed};
 use objects::Objects;
 use sql::catalogue::Table;
 use sql::{Bounds, Interrupted, Pace, Replace, Resolution, SurveyDepth, Window};
@@ -251,7 +251,10 @@ impl Store {
         search: &std::sync::Arc<search::Search>,
     ) -> Result<Survey, StoreError> {
         match self {
-            Store::Files(files) => Ok(files.survey(search).await?),
+            Store::Files(files) => {
+                let Surveyed { survey, unread } = files.survey(search).await?;
+                Ok(Survey { unread: unread.folders, ..survey })
+            }
             Store::Objects(objects) => Ok(objects.survey(search).await?),
             Store::Tables(_) => Err(self.foreign()),
         }
@@ -318,7 +321,11 @@ impl Store {
             }
             (Store::Files(files), Target::Paths(target)) => {
                 let mut each = |entry: files::Entry| each(paths::key_of(&entry.path, None));
-                Ok(files.in_order(&target.due(bounds), None, None, &mut each).await?)
+                files
+                    .in_order(&target.due(bounds), None, None, &mut each)
+                    .await?
+                    .none(files.name())?;
+                Ok(())
             }
             (Store::Objects(objects), Target::Paths(target)) => {
                 let mut each = |entry: objects::Entry| {
@@ -354,7 +361,7 @@ impl Store {
                 match self {
                     Store::Files(files) => {
                         let mut each = |entry: files::Entry| judge(&entry.path, entry.start);
-                        files.in_order(&one, None, None, &mut each).await?;
+                        files.in_order(&one, None, None, &mut each).await?.none(files.name())?;
                     }
                     Store::Objects(objects) => {
                         let mut each = |entry: objects::Entry| judge(&entry.path, entry.start);

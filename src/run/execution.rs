@@ -92,10 +92,10 @@ impl Execution<'_> {
             Ok(Ended::Stopped) => {
                 tokio::time::timeout(READ_BACK_WITHIN, self.prepared.survey()).await.ok()
             }
-            _ if matches!(errand, Errand::Events) => Some(Ok(self.left)),
+            _ if matches!(errand, Errand::Events) => Some(Ok(Some(self.left))),
             _ => Some(self.prepared.survey().await),
         };
-        let remaining = remaining.and_then(Result::ok);
+        let remaining = remaining.and_then(Result::ok).flatten();
         let verification = self.look_again(&ended).await;
         // What an interrupted run of the same plan took is not there to be taken again.
         let left = self.left.saturating_sub(self.prepared.taken_before);
@@ -205,7 +205,8 @@ impl Execution<'_> {
             if self.records == before {
                 break;
             }
-            due = self.prepared.survey().await?;
+            // What cannot be seen is not taken either.
+            due = self.prepared.survey().await?.unwrap_or(0);
         }
         Ok(Ended::Complete)
     }

@@ -52,9 +52,15 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Counts again what is due.
-    pub(super) async fn survey(&self) -> Result<u64, StoreError> {
-        Ok(self.store.survey(&self.target, self.bounds, SurveyDepth::Due).await?.due)
+    /// Counts again what is due; `None` where a part cannot be seen.
+    pub(super) async fn survey(&self) -> Result<Option<u64>, StoreError> {
+        let survey = self.store.survey(&self.target, self.bounds, SurveyDepth::Due).await?;
+        if survey.unread > 0 {
+            let (store, folders) = (self.store.name(), survey.unread);
+            tracing::warn!(%store, folders, "folders that cannot be read: what is due in them is not known");
+            return Ok(None);
+        }
+        Ok(Some(survey.due))
     }
 }
 

@@ -172,7 +172,7 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         let cause = match self {
             StoreError::Database { cause, .. } => cause,
-            StoreError::Files(error) => return error.is_transient(),
+            StoreError::Files(_) => return false,
             StoreError::Objects(error) => return error.is_transient(),
             _ => return matches!(self, StoreError::Moved { .. }),
         };

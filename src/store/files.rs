@@ -1,113 +1,480 @@
-//! stub
-#![allow(
-    missing_docs,
-    clippy::missing_errors_doc,
-    clippy::unused_async,
-    clippy::needless_pass_by_value,
-    dead_code
-)]
-use super::search::Search;
-use super::sql::Access;
-use crate::plan::Survey;
-use crate::types::Name;
-use jiff::Timestamp;
+//! Trees of files: what is meant is found, and deleted, below one root and nowhere else.
+//!
+//! A record is a regular file, named by its path below the root. Links, sockets and devices are never
+//! touched and never counted, but a folder that holds one is not empty. See `files/root.rs` for how the
+//! way below the root is kept from leading elsewhere, and `files/delete.rs` for what may still happen
+//! between a look at a file and its end.
+//!
+//! A folder that cannot be read keeps its files and does not stop the others. Whoever looks is told how
+//! many there are ([`Unread`]): where there is one, nobody knows that nothing is left.
+
+mod delete;
+mod in_use;
+mod ordered;
+mod root;
+mod scan;
+mod walk;
+
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use jiff::Timestamp;
+use rustix::fs::FileType;
+
+use crate::plan::Survey;
+use crate::types::Name;
+
+use super::search::{self, Search, Verdict};
+use super::sql::Access;
+use ordered::Span;
+use root::{Purpose, Root, is_absent, is_below, look, reason, split};
+use scan::scan;
+pub use walk::FileWalk;
+
+/// A tree of files, and what may be done in it.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Everything lies below it.
     pub root: PathBuf,
+    /// Whether what is mounted below the root belongs to the tree.
     pub cross_mounts: bool,
+    /// Whether folders go that a deletion has emptied.
     pub remove_empty_folders: bool,
+    /// Whether to find out which deleted files are open somewhere.
+    pub in_use: InUse,
 }
-#[derive(Clone, Debug)]
-pub struct Files;
-#[derive(Debug, thiserror::Error)]
-#[error("stub")]
-pub struct FilesError;
-impl FilesError {
-    pub fn is_transient(&self) -> bool {
-        false
-    }
+
+/// Whether to find out which deleted files are open somewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum InUse {
+    /// Nobody looks.
+    #[default]
+    Ignore,
+    /// After each deletion, the open files of all processes that may be looked at are gone through.
+    Count,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+
+/// A tree of files, opened for reading or for acting.
+#[derive(Clone)]
+pub struct Files {
+    root: Arc<Root>,
+}
+
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Identity {
+    /// The file system's number.
     pub device: u64,
+    /// The file's number in it. It may be given to another file once this one is gone.
     pub inode: u64,
 }
-#[derive(Clone, Debug)]
+
+/// A file that was found.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// Its path below the root.
     pub path: Vec<u8>,
+    /// From when its retention counts, where the search that found it says so.
     pub start: Option<Timestamp>,
+    /// Which file it is.
     pub identity: Identity,
 }
-#[derive(Debug)]
-pub struct Starts {
-    pub oldest: Option<Timestamp>,
-    pub next: Option<Timestamp>,
+
+/// Shows no path, which may hold a name.
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("start", &self.start).finish_non_exhaustive()
+    }
 }
-#[derive(Debug)]
+
+/// Folders that could not be read, so that what is in them is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Unread {
+    /// How many.
+    pub folders: u64,
+    /// Why one of them could not be.
+    pub why: Option<&'static str>,
+}
+
+impl Unread {
+    /// Makes sure that nothing was left out.
+    ///
+    /// # Errors
+    /// When something was.
+    pub fn none(self, store: &Name) -> Result<(), FilesError> {
+        if self.folders == 0 {
+            return Ok(());
+        }
+        Err(FilesError::Unread { store: store.clone(), unread: self })
+    }
+
+    fn add(&mut self, why: &'static str) {
+        self.folders += 1;
+        self.why.get_or_insert(why);
+    }
+}
+
+/// What a look through the whole tree has counted.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Surveyed {
+    /// What was seen.
+    pub survey: Survey,
+    /// What was not: unless it is nothing, there may be more of everything.
+    pub unread: Unread,
+}
+
+/// The earliest starting points of a tree.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Starts {
+    /// Among all files that are due or will be.
+    pub oldest: Option<Timestamp>,
+    /// Among those that are not due yet.
+    pub next: Option<Timestamp>,
+    /// What was not seen.
+    pub unread: Unread,
+}
+
+/// What a deletion did.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Deleted {
+    /// Which of the entries are gone, in order; also those that were so before.
     pub gone: Vec<usize>,
+    /// Which are not, in order.
     pub kept: Vec<(usize, Left)>,
+    /// Deleted files whose data lives on under other names.
     pub other_links: u64,
+    /// Deleted files that some process has open, at least.
     pub open_elsewhere: u64,
+    /// Folders that were removed.
     pub folders: u64,
 }
-#[derive(Debug)]
+
+/// Why a file was left where it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Left {
+    /// It is another file than the one that was found, or no longer due, or out of reach.
     Changed,
+    /// It could not be deleted, for this reason.
     Refused(&'static str),
 }
+
+/// What went wrong with a tree of files. None quotes a path.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FilesError {
+    /// The root cannot be opened.
+    #[error(
+        "store `{store}`: its root cannot be opened: {cause}; look at `root` in [store.{store}]"
+    )]
+    Root {
+        /// The store.
+        store: Name,
+        /// Why.
+        cause: &'static str,
+    },
+    /// Something else stands where the root was.
+    #[error(
+        "store `{store}`: its root is no longer the folder that was opened (moved, or mounted over): \
+         put it back, or reload expunged if the new one is meant"
+    )]
+    Replaced {
+        /// The store.
+        store: Name,
+    },
+    /// The kernel has no way to stay in the tree.
+    #[error(
+        "store `{store}`: openat2 is missing or forbidden here, and without it nothing keeps a path from \
+         leading out of the root: Linux 5.6 has it, a sandbox must allow it"
+    )]
+    Unconfined {
+        /// The store.
+        store: Name,
+    },
+    /// It was opened for reading.
+    #[error("store `{store}`: it was opened for reading, so nothing is deleted from it")]
+    ReadOnly {
+        /// The store.
+        store: Name,
+    },
+    /// What was asked for by name lies where it cannot be looked for.
+    #[error(
+        "store `{store}`: {} of its folders cannot be read ({}), so what is in them is not known: let \
+         expunged's user read them",
+        unread.folders,
+        unread.why.unwrap_or("for no known reason")
+    )]
+    Unread {
+        /// The store.
+        store: Name,
+        /// What could not be read.
+        unread: Unread,
+    },
+    /// A path does not lie below the root.
+    #[error("store `{store}`: a path that was asked for does not lie below its root")]
+    Outside {
+        /// The store.
+        store: Name,
+    },
+    /// Files were unlinked, and whether that outlasts a power failure is not known.
+    #[error("store `{store}`: a folder could not be synced after a deletion: {cause}")]
+    Sync {
+        /// The store.
+        store: Name,
+        /// Why.
+        cause: &'static str,
+    },
+    /// A thread that was at work ended.
+    #[error("store `{store}`: the work in its tree ended before its time")]
+    Ended {
+        /// The store.
+        store: Name,
+    },
+}
+
+/// Tells the threads of a look to end when whoever waits for it no longer does.
 #[derive(Debug)]
-pub struct FileWalk;
-impl FileWalk {
-    pub async fn next(&mut self, _most: usize) -> Result<Option<Vec<Entry>>, FilesError> {
-        Err(FilesError)
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
+
 impl Files {
-    pub fn name(&self) -> &crate::types::Name {
-        unimplemented!()
+    /// Opens a tree.
+    ///
+    /// # Errors
+    /// When its root cannot be opened, or nothing would keep what is done in it from leading out.
+    pub fn open(store: Name, settings: Settings, access: Access) -> Result<Files, FilesError> {
+        Ok(Files { root: Arc::new(Root::open(store, settings, access)?) })
     }
-    pub fn open(_store: Name, _settings: Settings, _access: Access) -> Result<Files, FilesError> {
-        Err(FilesError)
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &Name {
+        &self.root.store
     }
-    pub async fn survey(&self, _search: &Arc<Search>) -> Result<Survey, FilesError> {
-        Err(FilesError)
+
+    /// Counts what is due and what is kept.
+    ///
+    /// # Errors
+    /// When the root is gone. Folders that cannot be read are counted instead.
+    pub async fn survey(&self, search: &Arc<Search>) -> Result<Surveyed, FilesError> {
+        self.look_through(search, |root, search, stop| {
+            let (parts, unread) = scan(root, search, stop, |survey: &mut Survey, found| {
+                search::count(survey, found.verdict);
+                ControlFlow::Continue(())
+            });
+            let mut survey = Survey::default();
+            for part in &parts {
+                search::add(&mut survey, part);
+            }
+            Surveyed { survey, unread }
+        })
+        .await
     }
+
+    /// Some due files, the oldest first.
+    ///
+    /// # Errors
+    /// As for [`Files::survey`].
     pub async fn sample(
         &self,
-        _search: &Arc<Search>,
-        _limit: usize,
+        search: &Arc<Search>,
+        limit: usize,
     ) -> Result<Vec<Entry>, FilesError> {
-        Err(FilesError)
+        type Oldest = BinaryHeap<(Option<Timestamp>, Vec<u8>, Identity)>;
+        self.look_through(search, move |root, search, stop| {
+            let (parts, _) = scan(root, search, stop, |oldest: &mut Oldest, found| {
+                let Verdict::Due(start) = found.verdict else { return ControlFlow::Continue(()) };
+                let is_wanted = oldest.len() < limit
+                    || oldest.peek().is_some_and(|(latest, path, _)| {
+                        (start, found.path) < (*latest, path.as_slice())
+                    });
+                if is_wanted {
+                    oldest.push((start, found.path.to_vec(), found.identity));
+                }
+                if oldest.len() > limit {
+                    oldest.pop();
+                }
+                ControlFlow::Continue(())
+            });
+            let mut all: Vec<_> = parts.into_iter().flatten().collect();
+            all.sort_unstable();
+            all.truncate(limit);
+            let entry = |(start, path, identity)| Entry { path, start, identity };
+            all.into_iter().map(entry).collect()
+        })
+        .await
     }
-    pub async fn starts(&self, _search: &Arc<Search>) -> Result<Starts, FilesError> {
-        Err(FilesError)
+
+    /// The earliest starting points, of all files that a rule's age means and of those not due yet.
+    ///
+    /// # Errors
+    /// As for [`Files::survey`].
+    pub async fn starts(&self, search: &Arc<Search>) -> Result<Starts, FilesError> {
+        let earlier = |one: Option<Timestamp>, other: Option<Timestamp>| {
+            [one, other].into_iter().flatten().min()
+        };
+        self.look_through(search, move |root, search, stop| {
+            let (parts, unread) = scan(root, search, stop, |starts: &mut Starts, found| {
+                match found.verdict {
+                    Verdict::Young(start) => {
+                        starts.oldest = earlier(starts.oldest, Some(start));
+                        starts.next = earlier(starts.next, Some(start));
+                    }
+                    Verdict::Due(start) => starts.oldest = earlier(starts.oldest, start),
+                    Verdict::Other | Verdict::Kept(_) => {}
+                }
+                ControlFlow::Continue(())
+            });
+            parts.into_iter().fold(Starts { unread, ..Starts::default() }, |all, part| Starts {
+                oldest: earlier(all.oldest, part.oldest),
+                next: earlier(all.next, part.next),
+                unread,
+            })
+        })
+        .await
     }
+
+    /// Hands over all due files in the byte order of their whole paths: those after `after`, up to `upto`
+    /// and with that one, where they are given. Folders that lie outside are not read. Memory follows
+    /// the largest folder.
+    ///
+    /// # Errors
+    /// As for [`Files::survey`]. What could not be read is given back.
     pub async fn in_order(
         &self,
-        _search: &Arc<Search>,
-        _after: Option<&[u8]>,
-        _upto: Option<&[u8]>,
-        _each: &mut (dyn FnMut(Entry) + Send),
-    ) -> Result<(), FilesError> {
-        Err(FilesError)
+        search: &Arc<Search>,
+        after: Option<&[u8]>,
+        upto: Option<&[u8]>,
+        each: &mut (dyn FnMut(Entry) + Send),
+    ) -> Result<Unread, FilesError> {
+        let span = Span { after: after.map(<[u8]>::to_vec), upto: upto.map(<[u8]>::to_vec) };
+        let mut walk = FileWalk::in_order(self.root.clone(), search.clone(), span);
+        while let Some(entries) = walk.next(walk::HANDFUL).await? {
+            entries.into_iter().for_each(&mut *each);
+        }
+        Ok(walk.unread())
     }
-    pub fn walk(&self, _search: Arc<Search>) -> FileWalk {
-        FileWalk
+
+    /// Starts a look through the tree that hands out due files as it finds them. Dropped, it ends.
+    pub fn walk(&self, search: Arc<Search>) -> FileWalk {
+        FileWalk::in_any_order(self.root.clone(), search)
     }
+
+    /// Deletes files that were found. Each is judged again at that moment, and goes only if it is still
+    /// the file that was found and still due. When this returns, the deletion outlasts a power failure.
+    ///
+    /// It goes on to its end where nobody waits for it any more: see [`Files::look`] for what came of it.
+    ///
+    /// # Errors
+    /// When the tree was opened for reading or its root is gone: nothing was deleted then. When a folder
+    /// could not be synced.
     pub async fn delete(
         &self,
-        _search: &Arc<Search>,
-        _entries: Vec<Entry>,
+        search: &Arc<Search>,
+        entries: Vec<Entry>,
     ) -> Result<Deleted, FilesError> {
-        Err(FilesError)
+        let (root, search) = (self.root.clone(), search.clone());
+        self.apart(move || delete::delete(&root, &search, &entries)).await
     }
-    pub async fn look(&self, _paths: Vec<Vec<u8>>) -> Result<Vec<Option<Entry>>, FilesError> {
-        Err(FilesError)
+
+    /// Which of these paths are files now.
+    ///
+    /// # Errors
+    /// When that cannot be known of one of them, and when one does not lie below the root.
+    pub async fn look(&self, paths: Vec<Vec<u8>>) -> Result<Vec<Option<Entry>>, FilesError> {
+        let root = self.root.clone();
+        self.apart(move || {
+            root.check()?;
+            paths.into_iter().map(|path| root.at(path)).collect()
+        })
+        .await
     }
-    pub async fn find(&self, _search: &Arc<Search>) -> Result<Vec<Entry>, FilesError> {
-        Err(FilesError)
+
+    /// The files that are meant, whatever their age and whoever holds them. What one path alone can be is
+    /// not searched for.
+    ///
+    /// # Errors
+    /// As for [`Files::look`]; when a folder that may hold one cannot be read.
+    pub async fn find(&self, search: &Arc<Search>) -> Result<Vec<Entry>, FilesError> {
+        let (plain, patterns): (Vec<_>, Vec<_>) =
+            search.templates.iter().cloned().partition(|template| template.one_path().is_some());
+        let paths =
+            plain.iter().filter_map(|template| Some(template.one_path()?.to_vec())).collect();
+        let mut found: Vec<Entry> = self.look(paths).await?.into_iter().flatten().collect();
+        if !patterns.is_empty() {
+            let search = Arc::new(Search::named(patterns));
+            let mut walk = self.walk(search);
+            while let Some(entries) = walk.next(usize::MAX).await? {
+                found.extend(entries);
+            }
+            let (store, unread) = (self.name().clone(), walk.unread());
+            if unread.folders > 0 {
+                return Err(FilesError::Unread { store, unread });
+            }
+        }
+        found.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        found.dedup_by(|one, other| one.path == other.path);
+        Ok(found)
+    }
+
+    /// Looks through the tree in threads of its own, until it is done or nobody waits any more.
+    async fn look_through<T: Send + 'static>(
+        &self,
+        search: &Arc<Search>,
+        look: impl FnOnce(&Root, &Search, &AtomicBool) -> T + Send + 'static,
+    ) -> Result<T, FilesError> {
+        let (root, search) = (self.root.clone(), search.clone());
+        let stop = Arc::new(AtomicBool::new(false));
+        let _guard = StopOnDrop(stop.clone());
+        self.apart(move || {
+            root.check()?;
+            Ok(look(&root, &search, &stop))
+        })
+        .await
+    }
+
+    /// Does what waits for disks where nobody else waits for it.
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
+    ) -> Result<T, FilesError> {
+        let ended = |_| FilesError::Ended { store: self.name().clone() };
+        tokio::task::spawn_blocking(work).await.map_err(ended)?
+    }
+}
+
+impl Root {
+    /// The file at a path, if there is one.
+    fn at(&self, path: Vec<u8>) -> Result<Option<Entry>, FilesError> {
+        let store = || self.store.clone();
+        if !is_below(&path) {
+            return Err(FilesError::Outside { store: store() });
+        }
+        let (folder, name) = split(&path);
+        let seen = self.folder(folder, Purpose::Pass).and_then(|folder| look(&folder, name));
+        match seen {
+            Ok(seen) if seen.kind == FileType::RegularFile => {
+                Ok(Some(Entry { path, start: None, identity: seen.identity }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if is_absent(error) => Ok(None),
+            Err(error) => {
+                let unread = Unread { folders: 1, why: Some(reason(error)) };
+                Err(FilesError::Unread { store: store(), unread })
+            }
+        }
+    }
+}
+
+/// Shows the store's name.
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Files").field(self.name()).finish()
     }
 }

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use crate::config::{Secret, StoreConfig, System};
 use crate::types::Name;
 
-use super::files::{self, Files};
+use super::files::{self, Files, InUse};
 use super::sql::Access;
 use super::{Store, StoreError, Tables};
 
@@ -97,6 +97,7 @@ impl Stores {
                     root: files.root.clone(),
                     cross_mounts: files.cross_mounts,
                     remove_empty_folders: files.remove_empty_folders,
+                    in_use: if files.report_open_files { InUse::Count } else { InUse::Ignore },
                 };
                 Store::Files(Files::open(name.clone(), settings, access)?)
             }

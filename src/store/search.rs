@@ -119,24 +119,25 @@ impl Search {
     /// Judges one file or object by its path and the moment it was last modified; `None` where that
     /// cannot be read.
     pub fn judge(&self, path: &[u8], modified: Option<Timestamp>) -> Verdict {
-        let Some(template) = self.templates.iter().find(|template| template.means(path)) else {
+        self.judge_by(path, || modified)
+    }
+
+    /// The same, where it costs something to find out when it was last modified: asked once for each
+    /// path that is meant, and for no other.
+    pub fn judge_by(&self, path: &[u8], modified: impl FnOnce() -> Option<Timestamp>) -> Verdict {
+        let Some(first) = self.templates.iter().position(|template| template.means(path)) else {
             return Verdict::Other;
         };
+        let meaning = &self.templates[first..];
+        let modified = modified();
         let (limits, start) = match &self.age {
             Age::Any => (None, None),
-            Age::Modified(limits) => match modified {
-                Some(modified) => (Some(limits), Some(modified)),
-                None => return Verdict::Kept(KeptReason::UnreadableStartingPoint),
-            },
-            Age::Day(limits, zone) => {
-                let day = template.read(path, None).and_then(|read| read.day);
-                let over = day.and_then(|day| day.tomorrow().ok()?.to_zoned(zone.clone()).ok());
-                match over {
-                    Some(over) => (Some(limits), Some(over.timestamp())),
-                    None => return Verdict::Kept(KeptReason::UnreadableStartingPoint),
-                }
-            }
+            Age::Modified(limits) => (Some(limits), modified),
+            Age::Day(limits, zone) => (Some(limits), latest_day_over(meaning, path, zone)),
         };
+        if limits.is_some() && start.is_none() {
+            return Verdict::Kept(KeptReason::UnreadableStartingPoint);
+        }
         if let (Some(Limits { bounds, earliest }), Some(start)) = (limits, start) {
             let first =
                 earliest.to_zoned(TimeZone::UTC).map_or(Timestamp::MIN, |day| day.timestamp());
@@ -158,6 +159,18 @@ impl Search {
     }
 }
 
+/// When the day is over that a path names. Where several templates read days from it, the latest counts;
+/// where one of them reads what is no day, none does.
+fn latest_day_over(templates: &[Template], path: &[u8], zone: &TimeZone) -> Option<Timestamp> {
+    let mut latest = None;
+    for template in templates.iter().filter(|template| template.has_date()) {
+        let Some(read) = template.read(path, None) else { continue };
+        let over = read.day?.tomorrow().ok()?.to_zoned(zone.clone()).ok()?.timestamp();
+        latest = latest.max(Some(over));
+    }
+    latest
+}
+
 impl Kept {
     fn covers(&self, path: &[u8], start: Option<Timestamp>) -> bool {
         if let Some(start) = start {
@@ -168,6 +181,8 @@ impl Kept {
             }
         }
         let Some(Persons { templates, placeholder, values }) = &self.persons else { return true };
+        // Whose it is, is not known where no path says so: a hold on somebody else cannot mean it. Where two
+        // templates say different persons, it is kept for either.
         templates.iter().any(|template| {
             let read = template.read(path, Some(placeholder)).and_then(|read| read.value);
             read.is_some_and(|value| values.contains(&value))
@@ -200,3 +215,22 @@ pub fn count(survey: &mut Survey, verdict: Verdict) {
     }
     survey.total += 1;
 }
+
+/// Adds what another look at other paths has counted.
+pub fn add(survey: &mut Survey, other: &Survey) {
+    survey.due += other.due;
+    survey.oldest = [survey.oldest, other.oldest].into_iter().flatten().min();
+    survey.newest = survey.newest.max(other.newest);
+    survey.total += other.total;
+    survey.no_start += other.no_start;
+    survey.unreadable_start += other.unreadable_start;
+    survey.placeholder_start += other.placeholder_start;
+    survey.future_start += other.future_start;
+    survey.excluded += other.excluded;
+    survey.anonymized += other.anonymized;
+    survey.no_key += other.no_key;
+    survey.held += other.held;
+}
+
+#[cfg(test)]
+mod tests;

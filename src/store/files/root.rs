@@ -1,0 +1,196 @@
+//! The root of a tree, and the only way below it.
+//!
+//! A path below the root is never opened by a string that the kernel resolves from anywhere else: each
+//! folder is opened with openat2(2), relative to the root's descriptor, in a way that follows no link
+//! and never leaves the tree. A file is looked at and unlinked by its name alone, relative to its
+//! folder's descriptor, where a link is looked at and unlinked as the link that it is.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use rustix::fd::OwnedFd;
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat,
+};
+use rustix::io::Errno;
+use rustix::path::Arg;
+
+use crate::types::Name;
+
+use super::super::sql::Access;
+use super::{FilesError, Identity, Settings};
+
+/// The kernel takes paths of less than 4,096 bytes; a longer one is opened in steps.
+const STEP: usize = 4_000;
+
+/// A tree's root, opened.
+pub(super) struct Root {
+    pub(super) store: Name,
+    pub(super) settings: Settings,
+    access: Access,
+    top: OwnedFd,
+    identity: Identity,
+    resolve: ResolveFlags,
+}
+
+/// What a folder is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// To look at names that are known, or to go further down.
+    Pass,
+    /// To list or to sync it.
+    Read,
+}
+
+/// What stands under a name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) kind: FileType,
+    pub(super) identity: Identity,
+    /// `None` where it is no moment that a calendar has.
+    pub(super) modified: Option<Timestamp>,
+    pub(super) links: u64,
+}
+
+impl Root {
+    pub(super) fn open(
+        store: Name,
+        settings: Settings,
+        access: Access,
+    ) -> Result<Root, FilesError> {
+        let failed = |cause: Errno| FilesError::Root { store: store.clone(), cause: reason(cause) };
+        // The root is the operator's word: where that is a link, what it leads to is the root.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = openat(CWD, &settings.root, flags, Mode::empty()).map_err(failed)?;
+        let identity = Identity::of(&fstat(&top).map_err(failed)?);
+        let mut resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        if !settings.cross_mounts {
+            resolve |= ResolveFlags::NO_XDEV;
+        }
+        let root = Root { store, settings, access, top, identity, resolve };
+        match root.folder(b"", Purpose::Pass) {
+            Ok(_) => Ok(root),
+            // Old kernels do not have it, and old sandboxes do not know it.
+            Err(Errno::NOSYS | Errno::PERM) => Err(FilesError::Unconfined { store: root.store }),
+            Err(cause) => Err(FilesError::Root { store: root.store, cause: reason(cause) }),
+        }
+    }
+
+    /// Makes sure that the root is still what was opened: a tree that was moved away, or hidden below a
+    /// mount, is not the one that is meant.
+    pub(super) fn check(&self) -> Result<(), FilesError> {
+        let store = || self.store.clone();
+        match statat(CWD, &self.settings.root, AtFlags::NO_AUTOMOUNT) {
+            Ok(now) if Identity::of(&now) == self.identity => Ok(()),
+            Ok(_) => Err(FilesError::Replaced { store: store() }),
+            Err(cause) => Err(FilesError::Root { store: store(), cause: reason(cause) }),
+        }
+    }
+
+    /// The one place that lets anything be deleted.
+    pub(super) fn for_deleting(&self) -> Result<(), FilesError> {
+        match self.access {
+            Access::ReadWrite => self.check(),
+            Access::ReadOnly => Err(FilesError::ReadOnly { store: self.store.clone() }),
+        }
+    }
+
+    /// Opens a folder below the root; the root itself is an empty path.
+    pub(super) fn folder(&self, path: &[u8], purpose: Purpose) -> Result<OwnedFd, Errno> {
+        if path.is_empty() {
+            return self.enter(&self.top, b".", purpose);
+        }
+        if !is_below(path) {
+            return Err(Errno::XDEV);
+        }
+        let mut rest = path;
+        let mut reached: Option<OwnedFd> = None;
+        while rest.len() > STEP {
+            let end = rest[..STEP].iter().rposition(|byte| *byte == b'/');
+            let end = end.ok_or(Errno::NAMETOOLONG)?;
+            let from = reached.as_ref().unwrap_or(&self.top);
+            reached = Some(self.enter(from, &rest[..end], Purpose::Pass)?);
+            rest = &rest[end + 1..];
+        }
+        self.enter(reached.as_ref().unwrap_or(&self.top), rest, purpose)
+    }
+
+    fn enter(&self, from: &OwnedFd, path: &[u8], purpose: Purpose) -> Result<OwnedFd, Errno> {
+        let mut flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        flags |= match purpose {
+            Purpose::Pass => OFlags::PATH,
+            Purpose::Read => OFlags::RDONLY,
+        };
+        loop {
+            match openat2(from, path, flags, Mode::empty(), self.resolve) {
+                Err(Errno::INTR) => {}
+                opened => return opened,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<tree of {}>", self.store)
+    }
+}
+
+/// Looks at a name in a folder, at a link as such.
+pub(super) fn look(folder: &OwnedFd, name: impl Arg) -> Result<Seen, Errno> {
+    let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)?;
+    let nanoseconds = i32::try_from(stat.st_mtime_nsec).ok();
+    Ok(Seen {
+        kind: FileType::from_raw_mode(stat.st_mode),
+        identity: Identity::of(&stat),
+        modified: nanoseconds.and_then(|part| Timestamp::new(stat.st_mtime, part).ok()),
+        #[allow(clippy::useless_conversion, reason = "narrower on some machines")]
+        links: u64::from(stat.st_nlink),
+    })
+}
+
+impl Identity {
+    pub(super) fn of(stat: &Stat) -> Identity {
+        Identity { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// Whether a path names something below the root, one name after the other.
+pub(super) fn is_below(path: &[u8]) -> bool {
+    let plain = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
+    path.split(|byte| *byte == b'/').all(plain)
+}
+
+/// A path's folder and its name in it.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&[], path),
+    }
+}
+
+/// Whether what was asked for is not there, or is no folder of the tree: it is gone, there is a file or
+/// a link where a folder was, or another file system begins there.
+pub(super) fn is_absent(error: Errno) -> bool {
+    // No file system has a name that is too long for it.
+    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG)
+}
+
+/// An error in words that quote no path.
+pub(super) fn reason(error: Errno) -> &'static str {
+    match error {
+        Errno::ACCESS => "permission denied",
+        Errno::PERM => "not permitted: it may be immutable, or somebody else's",
+        Errno::NOENT => "it is not there",
+        Errno::NOTDIR => "it is no folder",
+        Errno::ROFS => "the file system is read-only",
+        Errno::BUSY => "something is mounted there",
+        Errno::MFILE | Errno::NFILE => "too many files are open",
+        Errno::IO => "the disk failed to read or write",
+        Errno::STALE => "the file server no longer knows it",
+        Errno::NOSPC | Errno::DQUOT => "there is no space left",
+        Errno::NOMEM => "there is no memory left",
+        _ => "the file system refused",
+    }
+}
