@@ -192,20 +192,21 @@ impl Part {
         match self {
             Part::Literal(bytes) => {
                 for byte in bytes {
-                    out.push_str(&format!("\\x{byte:02x}"));
+                    out.extend(["\\x", &hex::encode([*byte])]);
                 }
             }
             Part::One => out.push_str("[^/]"),
             Part::Any => out.push_str("[^/]*"),
             // Any number of whole names; at the end, one at least.
             Part::Deep => out.push_str("(?:[^/]+/)*"),
-            Part::Placeholder(name) => out.push_str(&format!("(?P<{name}>[^/]+)")),
+            Part::Placeholder(name) => out.extend(["(?P<", name, ">[^/]+)"]),
             Part::Date(format) => {
+                // No placeholder has a dot in its name.
                 let expression = regex::escape(format)
                     .replace('/', "\\x2f")
-                    .replace("%Y", "(?P<date_y>[0-9]{4})")
-                    .replace("%m", "(?P<date_m>[0-9]{2})")
-                    .replace("%d", "(?P<date_d>[0-9]{2})");
+                    .replace("%Y", "(?P<date.y>[0-9]{4})")
+                    .replace("%m", "(?P<date.m>[0-9]{2})")
+                    .replace("%d", "(?P<date.d>[0-9]{2})");
                 out.push_str(&expression);
             }
         }
@@ -260,8 +261,8 @@ impl Template {
         let number = |unit: &str| {
             std::str::from_utf8(found.name(unit)?.as_bytes()).ok()?.parse::<i16>().ok()
         };
-        let day = number("date_y").and_then(|year| {
-            let (month, day) = (number("date_m")?, number("date_d")?);
+        let day = number("date.y").and_then(|year| {
+            let (month, day) = (number("date.m")?, number("date.d")?);
             Date::new(year, month.try_into().ok()?, day.try_into().ok()?).ok()
         });
         let value = name.and_then(|name| found.name(name)).map(|value| value.as_bytes().to_vec());
@@ -441,6 +442,7 @@ mod tests {
             ("faces/{key}.jpg", "faces/.jpg", false),
             ("logs/{date:%Y/%m/%d}/**", "logs/2024/02/29/a/b", true),
             ("logs/{date:%Y/%m/%d}/**", "logs/2024/2/29/a", false),
+            ("{date:%Y-%m-%d}/{date_y}", "2024-02-29/a", true),
         ] {
             assert_eq!(template(text).means(path.as_bytes()), meant, "{text} {path:?}");
         }
