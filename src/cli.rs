@@ -32,7 +32,7 @@ use crate::hold::Holds;
 use crate::keys::{Keys, KeysError};
 use crate::ledger::{Ledger, LedgerError};
 use crate::rule::Rule;
-use crate::run::Runner;
+use crate::run::{Runner, Sources};
 use crate::store::Stores;
 use crate::types::Name;
 
@@ -261,7 +261,8 @@ pub(crate) fn stores(config: &Config) -> Arc<Stores> {
 /// What runs rules, and places holds that runs heed.
 pub(crate) fn runner(config: &Config, ledger: &Ledger) -> Runner {
     let rules = Arc::new(config.rules.clone());
-    Runner::new(ledger.clone(), stores(config), rules)
+    let sources = Arc::new(Sources::new(config));
+    Runner { sources, ..Runner::new(ledger.clone(), stores(config), rules) }
 }
 
 /// The holds that are in force at a moment; without a ledger there are none.

@@ -43,7 +43,7 @@ mod secret;
 mod sharing;
 mod sources;
 mod stores;
-mod suggest;
+pub(crate) mod suggest;
 mod text;
 mod urls;
 

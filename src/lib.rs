@@ -113,6 +113,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod event;
 mod fault;
 pub mod hold;
 pub mod keys;

@@ -8,10 +8,12 @@
 mod apply;
 mod attachments;
 mod compare;
+mod events;
 mod execution;
 mod holds;
 mod prepare;
 mod readback;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::audit::entry::{Cause, RunEnd};
-use crate::breaker;
+use crate::breaker::{self, Trip};
 use crate::clock::{Jump, Stopwatch, Watch};
 use crate::fault;
 use crate::hold::Holds;
@@ -44,7 +46,9 @@ use execution::Execution;
 use prepare::{Prepared, Refusal};
 use readback::Taken;
 
+pub use events::{Call, Inboxes};
 pub use holds::{Coverage, Extent, Held, HoldError, InForce};
+pub use sources::{Depth, Sources};
 
 /// How long a store may take to end the transaction of a process that died.
 const RESOLVE_WITHIN: Duration = Duration::from_mins(1);
@@ -60,12 +64,18 @@ pub struct Runner {
     pub rules: Arc<BTreeMap<Name, Rule>>,
     /// Whether the time can be trusted.
     pub clock: Arc<Watch>,
+    /// Where events are found besides the ledger.
+    pub sources: Arc<Sources>,
+    /// What wakes the standing runs of event rules.
+    pub inboxes: Arc<Inboxes>,
 }
 
 /// What a run is to carry out.
 enum Errand<'a> {
     /// Whatever is due.
     Due,
+    /// What events name, as they come.
+    Events,
     /// What a saved plan names.
     Plan(&'a Planned<'a>),
 }
@@ -241,7 +251,8 @@ pub async fn plan(
 impl Runner {
     /// Takes the clock for right as it is now.
     pub fn new(ledger: Ledger, stores: Arc<Stores>, rules: Arc<BTreeMap<Name, Rule>>) -> Runner {
-        Runner { ledger, stores, rules, clock: Arc::default() }
+        let inboxes = Arc::new(Inboxes::new(&rules));
+        Runner { ledger, stores, rules, clock: Arc::default(), sources: Arc::default(), inboxes }
     }
 
     /// Works off a request: the one way in which a rule runs.
@@ -259,7 +270,11 @@ impl Runner {
         stop: &CancellationToken,
         report: &(dyn Fn(Progress) + Sync),
     ) -> Result<RunResult, LedgerError> {
-        self.carry(rule, request, &Errand::Due, now, stop, report).await
+        let errand = match request.cause {
+            Cause::Event => Errand::Events,
+            _ => Errand::Due,
+        };
+        self.carry(rule, request, &errand, now, stop, report).await
     }
 
     async fn carry(
@@ -296,7 +311,7 @@ impl Runner {
             Cause::Command | Cause::Continuous => {
                 self.ledger.abandon_request(request, why, now).await
             }
-            Cause::Slot | Cause::Restart => Ok(()),
+            Cause::Slot | Cause::Restart | Cause::Event => Ok(()),
         }
     }
 
@@ -335,7 +350,13 @@ impl Runner {
         };
         if rule.mode == Mode::Observe {
             return match plan(rule, &self.stores, &held.holds, now, 0, None).await {
-                Ok(plan) => self.observe(rule, request, &plan, watch).await,
+                Ok(plan) => {
+                    let events = self.forget_observed(rule).await?;
+                    if events > 0 {
+                        tracing::info!(rule = %rule.name, events, "only observed, and forgotten");
+                    }
+                    self.observe(rule, request, &plan, watch).await
+                }
                 Err(error) => self.refuse(rule, request, error.into(), now, watch).await,
             };
         }
@@ -354,10 +375,12 @@ impl Runner {
             Errand::Plan(planned) => {
                 Start::Planned { digest: planned.digest.to_owned(), cutoff: prepared.bounds.cutoff }
             }
-            Errand::Due => match self.permission(rule, request, &prepared, now).await? {
-                Permission::Given(start) => start,
-                Permission::Waits(approval) => return Ok(waiting(rule, &approval, watch)),
-            },
+            Errand::Due | Errand::Events => {
+                match self.permission(rule, request, errand, &prepared, now).await? {
+                    Permission::Given(start) => start,
+                    Permission::Waits(approval) => return Ok(waiting(rule, &approval, watch)),
+                }
+            }
         };
         let run = self.ledger.start_run(request, rule, &start, now).await?;
         fault::point("run.started");
@@ -385,19 +408,26 @@ impl Runner {
         &self,
         rule: &Rule,
         request: &Request,
+        errand: &Errand<'_>,
         prepared: &Prepared,
         now: Timestamp,
     ) -> Result<Permission, LedgerError> {
         let history = self.ledger.history(rule).await?;
         let (due, total) = (prepared.due, prepared.total);
-        match breaker::trips(rule.limits, &history, due, total, now).first() {
+        let trip = match errand {
+            // Each event names its record, so numbers and shares say nothing; but somebody has to have
+            // seen what the rule does.
+            Errand::Events => (!history.has_acted).then_some(Trip::FirstRun),
+            _ => breaker::trips(rule.limits, &history, due, total, now).first().copied(),
+        };
+        match trip {
             None => {
                 if due > 0 {
                     self.ledger.withdraw_approval(&rule.name).await?;
                 }
                 Ok(Permission::Given(Start::Unasked))
             }
-            Some(trip) => self.ledger.ask_approval(request, rule, (due, total), *trip, now).await,
+            Some(trip) => self.ledger.ask_approval(request, rule, (due, total), trip, now).await,
         }
     }
 

@@ -497,6 +497,8 @@ words! {
         Continuous = "continuous",
         /// An earlier run was interrupted.
         Restart = "restart",
+        /// An application said that something is over.
+        Event = "event",
     }
 }
 

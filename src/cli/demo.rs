@@ -12,10 +12,11 @@ use super::{CliError, Common, Exit, apply, audit, certificate, check, open_ledge
 
 mod data;
 mod folder;
+mod photos;
 mod proof;
 mod random;
 
-use folder::{CONFIG, DATABASE, Folder, PLAN};
+use folder::{CONFIG, DATABASE, Folder, PLAN, UPLOADS};
 use proof::Count;
 
 /// The configuration that the demo leaves behind.
@@ -51,6 +52,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         common: Common { config: folder.file(CONFIG), json: false },
         shown: quoted(&folder.file(CONFIG)),
         database: folder.file(DATABASE),
+        uploads: folder.file(UPLOADS),
         now,
     };
     if args.build_only {
@@ -58,11 +60,11 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         tour.what_next();
         return Ok(Exit::Fine);
     }
-    let before = proof::overdue(&tour.database, now).await?;
+    let before = tour.overdue().await?;
     introduce();
-    tour.show().await?;
-    let after = proof::overdue(&tour.database, now).await?;
-    let proved = prove(&before, &after);
+    let all_gone = tour.show().await?;
+    let after = tour.overdue().await?;
+    let proved = prove(&before, &after) && all_gone;
     tour.what_next();
     Ok(if proved { Exit::Fine } else { Exit::Failed })
 }
@@ -73,12 +75,15 @@ async fn build(folder: &Folder, dir: &Path, now: Timestamp) -> Result<(), CliErr
     bar.set_length(data::ROWS as u64);
     data::build(&folder.file(DATABASE), now, &|rows| bar.set_position(rows as u64)).await?;
     bar.finish_and_clear();
+    let doing = || "upload photos".to_owned();
+    photos::build(&folder.file(UPLOADS), now)
+        .map_err(|source| CliError::Io { doing: doing(), source })?;
     let config = Config::load(&folder.file(CONFIG), std::iter::empty())?;
     open_ledger(&config).await?.close().await;
     let rows = output::number(data::ROWS as u64);
     let text = format!(
         "Built in {}: the database of a small service that turns photos into portraits, with {rows} \
-         rows of invented people over five years, and expunged's configuration, ledger and keys.",
+         rows of invented people over five years, its folder of uploads, and expunged's configuration, ledger and keys.",
         dir.display()
     );
     println!("{}", output::hanging(&text, 0));
@@ -99,11 +104,21 @@ struct Tour {
     /// The configuration's path, as one types it.
     shown: String,
     database: PathBuf,
+    uploads: PathBuf,
     now: Timestamp,
 }
 
 impl Tour {
-    async fn show(&self) -> Result<(), CliError> {
+    /// What is older than the policy allows, counted without expunged.
+    async fn overdue(&self) -> Result<Vec<Count>, CliError> {
+        let mut counts = proof::overdue(&self.database, self.now).await?;
+        let what = "files in uploads/, each of a face photo";
+        counts.push(Count { what, rows: photos::count(&self.uploads), enforced: true });
+        Ok(counts)
+    }
+
+    /// Returns whether every photo was gone in time.
+    async fn show(&self) -> Result<bool, CliError> {
         self.heading(
             "check --quiet",
             "Each rule is held against the live database before anything else: columns, types, keys, \
@@ -142,6 +157,15 @@ impl Tour {
         tell(&exit);
 
         self.heading(
+            "event synthesis.finished upload_key=…",
+            "Photos are uploaded, and the application says of each that its synthesis is over. Photo and \
+             thumbnails go at once: the event is written down first, so that nothing is lost whatever is \
+             killed, and the deletion is announced in the ledger as any other.",
+        );
+        let config = self.common.load()?;
+        let all_gone = photos::show(&config, &self.uploads).await?;
+
+        self.heading(
             "certificate -b closed-orders",
             "For the file: what was deleted, and how that was verified. Without -b the proof that the \
              audit log says so comes with it. None is issued for a run that is not complete and verified.",
@@ -174,7 +198,7 @@ impl Tour {
         let exit =
             audit::main(&self.common, audit::Command::Verify(audit::VerifyArgs::default())).await?;
         tell(&exit);
-        Ok(())
+        Ok(all_gone)
     }
 
     fn heading(&self, command: &str, text: &str) {
@@ -247,7 +271,7 @@ fn tell(exit: &Exit) {
 /// Prints what was counted before and after, and says whether it is as it must be.
 fn prove(before: &[Count], after: &[Count]) -> bool {
     anstream::println!("\n\n{BOLD}What was proved{RESET}");
-    let text = "Counted in app.db with SQL that shares nothing with expunged's own:";
+    let text = "Counted in app.db with SQL that shares nothing with expunged's own, and in the folder of uploads:";
     anstream::println!("{DIM}{}{RESET}\n", output::hanging(text, 0));
     let mut table = output::table(&["older than the policy allows", "before", "now", ""]);
     let mut proved = true;

@@ -93,9 +93,18 @@ pub(crate) fn print(results: &[RunResult]) {
         if let (Some(error), RunState::Waiting) = (&result.error, result.state) {
             let text = format!("{}: {error}", result.rule);
             anstream::println!("{YELLOW}waits{RESET}   {}", output::hanging(&text, 8));
+        } else if let (Some(error), RunState::Done) = (&result.error, result.state) {
+            let text = format!("{}: {error}", result.rule);
+            anstream::println!("{YELLOW}kept{RESET}    {}", output::hanging(&text, 8));
         } else if let Some(error) = &result.error {
             let text = format!("{}: {error}", result.rule);
             anstream::println!("{RED}failed{RESET}  {}", output::hanging(&text, 8));
+        }
+        if let Some(lives_on) =
+            result.lives_on.as_ref().filter(|_| result.state != RunState::Failed)
+        {
+            let text = format!("{}: {lives_on}", result.rule);
+            anstream::println!("{YELLOW}note{RESET}    {}", output::hanging(&text, 8));
         }
     }
     for result in results {

@@ -12,9 +12,9 @@ use super::agenda::{self, Looked};
 use crate::audit::entry::Cause;
 use crate::clock;
 use crate::config::Config;
-use crate::ledger::{Ledger, Request};
+use crate::ledger::{Approval, Ledger, Request};
 use crate::rule::{Mode, Rule};
-use crate::run::{RunError, RunResult, Runner};
+use crate::run::{Depth, Inboxes, RunError, RunResult, Runner, Sources};
 use crate::schedule::Schedule;
 use crate::store::sql::{Access, Bounds};
 use crate::store::{StoreError, Stores};
@@ -41,6 +41,8 @@ pub(super) enum Work {
     TakeOver { attempts: u32 },
     /// See whether anything has fallen due for a continuous rule, and run it if so.
     Look(Looked),
+    /// See whether an application's table tells of anything for an event rule, and run it if so.
+    LookForEvents(Depth),
 }
 
 /// What a task has to say at its end.
@@ -63,7 +65,8 @@ impl Active {
         let turns = config.stores.keys().map(turn).collect();
         let clock = before.map(|before| before.runner.clock.clone()).unwrap_or_default();
         let rules = Arc::new(config.rules.clone());
-        let runner = Runner { ledger: ledger.clone(), stores, rules, clock };
+        let (sources, inboxes) = (Arc::new(Sources::new(&config)), Arc::new(Inboxes::new(&rules)));
+        let runner = Runner { ledger: ledger.clone(), stores, rules, clock, sources, inboxes };
         Active { config, runner, turns }
     }
 
@@ -76,7 +79,10 @@ impl Active {
         stop: CancellationToken,
     ) -> Ended {
         let mut ended = Ended { result: Ok(None), look_again: None };
-        let _turn = match self.turns.get(&rule.store) {
+        // What an event names goes at once: it waits for no other rule, and a run that stands keeps none
+        // from its turn.
+        let turns = self.turns.get(&rule.store).filter(|_| rule.events.is_empty());
+        let _turn = match turns {
             Some(turns) => tokio::select! {
                 // The semaphore is never closed, so this only waits.
                 turn = turns.clone().acquire_owned() => turn.ok(),
@@ -89,6 +95,7 @@ impl Active {
             Work::Request(request) => self.run(&rule, &request, &stop).await,
             Work::TakeOver { attempts } => self.take_over(&rule, attempts, &stop).await,
             Work::Look(last) => self.look(&rule, last, &stop).await,
+            Work::LookForEvents(depth) => self.look_for_events(&rule, depth, &stop).await,
         };
         if matches!(rule.schedule, Schedule::Continuous) && !stop.is_cancelled() {
             ended.look_again = self.look_again(&rule, &ended.result, began).await;
@@ -128,6 +135,27 @@ impl Active {
         Ok(None)
     }
 
+    async fn look_for_events(
+        &self,
+        rule: &Rule,
+        depth: Depth,
+        stop: &CancellationToken,
+    ) -> Result<Option<RunResult>, RunError> {
+        if self.waits_for_approval(rule).await? || !self.runner.has_events(rule, depth).await? {
+            return Ok(None);
+        }
+        let request = self.runner.ledger.request(&rule.name, Cause::Event, clock::now()).await?;
+        self.run(rule, &request, stop).await
+    }
+
+    /// Whether somebody has been asked about the rule and has not answered yet.
+    async fn waits_for_approval(&self, rule: &Rule) -> Result<bool, RunError> {
+        let approvals = self.runner.ledger.approvals().await?;
+        let waits =
+            |approval: &Approval| approval.rule == rule.name && approval.approved_at.is_none();
+        Ok(approvals.iter().any(waits))
+    }
+
     async fn look(
         &self,
         rule: &Rule,
@@ -157,6 +185,9 @@ impl Active {
 
     /// Whether any record is due: the oldest is asked for, not their number.
     async fn is_due(&self, rule: &Rule) -> Result<bool, RunError> {
+        if !rule.events.is_empty() && self.runner.has_events(rule, Depth::Whole).await? {
+            return Ok(true);
+        }
         let now = clock::now();
         let holds = self.runner.in_force(now).await?;
         let store = self.runner.stores.get(&rule.store, Access::ReadOnly)?;

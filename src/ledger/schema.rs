@@ -20,10 +20,10 @@ use crate::keys::Keys;
 const VERSIONS: &str = "ledger_version";
 
 /// The version that this program makes and understands.
-const KNOWN: i64 = 3;
+const KNOWN: i64 = 4;
 
 /// Each migration's name, and its text for SQLite and for PostgreSQL; the first brings version 1.
-const MIGRATIONS: [(&str, &str, &str); 3] = [
+const MIGRATIONS: [(&str, &str, &str); 4] = [
     (
         "ledger",
         include_str!("../../migrations/sqlite/0001_ledger.sql"),
@@ -33,6 +33,11 @@ const MIGRATIONS: [(&str, &str, &str); 3] = [
         "trust",
         include_str!("../../migrations/sqlite/0002_trust.sql"),
         include_str!("../../migrations/postgres/0002_trust.sql"),
+    ),
+    (
+        "events",
+        include_str!("../../migrations/sqlite/0003_events.sql"),
+        include_str!("../../migrations/postgres/0003_events.sql"),
     ),
     (
         "attachments",

@@ -144,6 +144,13 @@ pub(super) async fn take(
     let locked = match next {
         Next::OfWalk(walk) => store.lock(target, *bounds, walk, pace).await?,
         Next::In(window) => Some(store.lock_window(target, *bounds, window.clone()).await?),
+        Next::Named(events) => {
+            let window = target.rows().map(|rows| rows.window_of(events.iter().copied()));
+            match window {
+                Some(window) => Some(store.lock_window(target, *bounds, window).await?),
+                None => None,
+            }
+        }
     };
     let Some(mut locked) = locked else { return Ok(None) };
     let columns: Vec<&str> = target.rows().map(|rows| rows.carry().collect()).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! A run under way: batches along a walk, each taken, intended, committed and settled; then a look back.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,8 @@ pub(super) enum Next<'a> {
     OfWalk(&'a mut Walk),
     /// This window.
     In(Window),
+    /// What these events name.
+    Named(&'a [&'a BTreeMap<String, String>]),
 }
 
 /// What ended the batches of a run.
@@ -74,7 +77,13 @@ impl Execution<'_> {
         watch: Stopwatch,
     ) -> Result<RunResult, LedgerError> {
         let ended = match errand {
-            Errand::Due => self.walk().await,
+            Errand::Events => self.take_events(true).await,
+            Errand::Due if self.rule.events.is_empty() => self.walk().await,
+            // Events first: they are promises that were made.
+            Errand::Due => match self.take_events(false).await {
+                Ok(Ended::Complete) => self.walk().await,
+                ended => ended,
+            },
             Errand::Plan(planned) => self.take_planned(planned).await,
         };
         // Read back: that a statement succeeded is weak evidence. What cannot be read is not known, and
@@ -83,6 +92,7 @@ impl Execution<'_> {
             Ok(Ended::Stopped) => {
                 tokio::time::timeout(READ_BACK_WITHIN, self.prepared.survey()).await.ok()
             }
+            _ if matches!(errand, Errand::Events) => Some(Ok(self.left)),
             _ => Some(self.prepared.survey().await),
         };
         let remaining = remaining.and_then(Result::ok);
@@ -307,6 +317,9 @@ impl Execution<'_> {
                     Next::In(window) => {
                         let window = window.clone();
                         store.take_window(target, *bounds, window, &replace).await.map(Some)
+                    }
+                    Next::Named(events) => {
+                        store.take_named(target, *bounds, events, &replace).await.map(Some)
                     }
                 };
                 taken.map(|batch| batch.map(Taking::alone))

@@ -10,6 +10,7 @@ use crate::breaker;
 use crate::check::{self, Severity};
 use crate::clock::{self, Jump, Stopwatch};
 use crate::ledger::LedgerError;
+use crate::plan::Survey;
 use crate::rule::Rule;
 use crate::store::sql::{self, Access, Bounds, SurveyDepth};
 use crate::store::{Store, StoreError, Target};
@@ -104,7 +105,7 @@ impl Runner {
         let mut target = fitting(&store, rule).await?;
         store.hold_back(&mut target, rule, &held.holds).await?;
         let cutoff = match errand {
-            Errand::Due => rule.cutoff(now),
+            Errand::Due | Errand::Events => rule.cutoff(now),
             Errand::Plan(planned) if target.schema_digest() != planned.part.schema_digest => {
                 let error = "columns, key, references or triggers of its table are others now";
                 return Err(Refusal::new("the schema has changed", &error));
@@ -112,13 +113,17 @@ impl Runner {
             Errand::Plan(planned) => planned.part.cutoff,
         };
         let bounds = Bounds { cutoff, now };
-        let mut survey = store.survey(&target, bounds, SurveyDepth::Due).await?;
+        let mut survey = match errand {
+            // Events say what goes. One stands for all of them where somebody is asked.
+            Errand::Events => Survey { due: 1, total: 1, ..Survey::default() },
+            _ => store.survey(&target, bounds, SurveyDepth::Due).await?,
+        };
         // An estimate may be old, and a table much smaller by now.
         if survey.total_is_estimate && rule.limits.max_share.is_near(survey.due, survey.total) {
             survey.total = store.count(&target).await?;
         }
         let taken_before = match errand {
-            Errand::Due => 0,
+            Errand::Due | Errand::Events => 0,
             Errand::Plan(planned) => self.hold_against(planned, rule, survey.due).await?,
         };
         Ok(Prepared {

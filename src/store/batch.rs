@@ -115,6 +115,12 @@ impl Left {
 }
 
 impl Left {
+    /// Whether more stayed than before.
+    pub fn is_more_than(&self, before: Left) -> bool {
+        (self.blocked, self.refused, self.changed)
+            != (before.blocked, before.refused, before.changed)
+    }
+
     /// What of it anybody should know; nothing where there is nothing.
     pub fn in_words(&self) -> Option<String> {
         let until =

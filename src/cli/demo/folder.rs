@@ -24,6 +24,8 @@ const APPLICATION_AT: usize = 68;
 pub(super) const DATABASE: &str = "app.db";
 pub(super) const CONFIG: &str = "expunged.toml";
 pub(super) const PLAN: &str = "plan";
+/// The folder of uploads, and what is in it: photos, and a folder of thumbnails for each.
+pub(super) const UPLOADS: &str = "uploads";
 const LOCKS: &str = "ledger.db.locks";
 const KEYS: &str = "keys";
 
@@ -129,6 +131,8 @@ fn own_files(path: &Path) -> Result<Owned, CliError> {
                 owned.files.push(file);
             }
             owned.folders.push(entry);
+        } else if name == UPLOADS && is_folder(&entry) {
+            own_uploads(path, &entry, &mut owned)?;
         } else {
             return Err(refuse(path, &format!("it holds `{name}`, and the demo did not make it")));
         }
@@ -138,6 +142,41 @@ fn own_files(path: &Path) -> Result<Owned, CliError> {
     // The mark goes last: a rebuild that is interrupted can be done again.
     owned.files.sort_by_key(|file| file.ends_with(MARK));
     Ok(owned)
+}
+
+/// The uploads: `faces/KEY` and `thumbs/KEY/SIZE.jpg`, of names that the demo gives.
+fn own_uploads(path: &Path, uploads: &Path, owned: &mut Owned) -> Result<(), CliError> {
+    let foreign = |entry: &Path| {
+        let inside = entry.strip_prefix(path).unwrap_or(entry);
+        refuse(path, &format!("it holds `{}`, and the demo did not make it", inside.display()))
+    };
+    let is_key = |name: &str| name.starts_with("lost-") || name.starts_with("face-");
+    for name in list(uploads)? {
+        let folder = uploads.join(&name);
+        if !["faces", "thumbs"].contains(&name.as_str()) || !is_folder(&folder) {
+            return Err(foreign(&folder));
+        }
+        for key in list(&folder)? {
+            let entry = folder.join(&key);
+            match (name.as_str(), is_key(&key)) {
+                ("faces", true) if is_file(&entry) => owned.files.push(entry),
+                ("thumbs", true) if is_folder(&entry) => {
+                    for size in list(&entry)? {
+                        let file = entry.join(&size);
+                        if !size.ends_with(".jpg") || !is_file(&file) {
+                            return Err(foreign(&file));
+                        }
+                        owned.files.push(file);
+                    }
+                    owned.folders.push(entry);
+                }
+                _ => return Err(foreign(&entry)),
+            }
+        }
+        owned.folders.push(folder);
+    }
+    owned.folders.push(uploads.to_owned());
+    Ok(())
 }
 
 /// A configuration that somebody worked on is theirs.

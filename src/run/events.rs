@@ -1,0 +1,313 @@
+//! Event rules: what events name goes, whatever its age.
+//!
+//! Events wait in the ledger, where they were received, or are found in an application's own table. A
+//! run takes them in batches, and then *stands* for a while: what comes meanwhile costs an intent, the
+//! deletion and an outcome, and nothing else. An event is forgotten only when what it names is gone, so
+//! one that is found twice, or late, does no harm.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::execution::{Ended, Execution, GATE_WITHIN, Next};
+use super::sources::{Depth, News, SourceError};
+use super::{RunError, Runner};
+use crate::clock::{self, Stopwatch};
+use crate::fault;
+use crate::ledger::LedgerError;
+use crate::rule::{Mode, Rule};
+use crate::store::sql::Pace;
+use crate::types::Name;
+
+/// Events that are worked off at once.
+const AT_ONCE: u32 = 1_000;
+/// How long a run stands without an event.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long it stands at most: then what falls due by its age has its turn.
+const AT_MOST: Duration = Duration::from_mins(1);
+
+/// What wakes the standing run of each event rule.
+#[derive(Debug, Default)]
+pub struct Inboxes(BTreeMap<Name, Inbox>);
+
+/// What wakes the standing run of a rule.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    notify: Notify,
+    calls: AtomicU8,
+}
+
+/// Why a run is woken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Call {
+    /// An event was received.
+    Received,
+    /// An application's table may tell of something.
+    Happened(Depth),
+}
+
+impl Call {
+    fn bit(self) -> u8 {
+        match self {
+            Call::Received => 1,
+            Call::Happened(Depth::Quick) => 2,
+            Call::Happened(Depth::Whole) => 4,
+        }
+    }
+}
+
+/// Where a run is to look.
+#[derive(Clone, Copy, Debug)]
+struct Calls(u8);
+
+impl Calls {
+    /// Everywhere.
+    const ALL: Calls = Calls(7);
+
+    fn received(self) -> bool {
+        self.0 & Call::Received.bit() != 0
+    }
+
+    fn depth(self) -> Option<Depth> {
+        [Depth::Whole, Depth::Quick]
+            .into_iter()
+            .find(|depth| self.0 & Call::Happened(*depth).bit() != 0)
+    }
+}
+
+impl Inboxes {
+    /// One for each rule that events wake.
+    pub fn new(rules: &BTreeMap<Name, Rule>) -> Inboxes {
+        let woken = rules.values().filter(|rule| !rule.events.is_empty());
+        Inboxes(woken.map(|rule| (rule.name.clone(), Inbox::default())).collect())
+    }
+
+    /// Wakes the run of a rule, if it stands; otherwise the next one finds everything by itself.
+    pub fn call(&self, rule: &Name, call: Call) {
+        if let Some(inbox) = self.0.get(rule) {
+            inbox.calls.fetch_or(call.bit(), Ordering::AcqRel);
+            inbox.notify.notify_one();
+        }
+    }
+}
+
+impl Inbox {
+    fn take(&self) -> Calls {
+        Calls(self.calls.swap(0, Ordering::AcqRel))
+    }
+}
+
+/// An event that is to be worked off.
+enum Waiting {
+    Received { id: String, values: BTreeMap<String, String> },
+    Happened(News),
+}
+
+impl Waiting {
+    fn values(&self) -> &BTreeMap<String, String> {
+        match self {
+            Waiting::Received { values, .. } => values,
+            Waiting::Happened(news) => &news.values,
+        }
+    }
+}
+
+impl From<SourceError> for RunError {
+    fn from(error: SourceError) -> RunError {
+        match error {
+            SourceError::Store(error) => error.into(),
+            SourceError::Ledger(error) => error.into(),
+        }
+    }
+}
+
+impl Runner {
+    /// Whether there is anything for an event rule to work off.
+    ///
+    /// # Errors
+    /// When the ledger or a store cannot be asked.
+    pub async fn has_events(&self, rule: &Rule, depth: Depth) -> Result<bool, RunError> {
+        if !self.ledger.pending_events(&rule.name, 1).await?.is_empty() {
+            return Ok(true);
+        }
+        if rule.mode == Mode::Observe {
+            return Ok(false);
+        }
+        Ok(!self.sources.look(rule, &self.stores, &self.ledger, depth).await?.is_empty())
+    }
+
+    /// Forgets the events of a rule that only observes: what they name goes by its age once it is armed.
+    pub(super) async fn forget_observed(&self, rule: &Rule) -> Result<u64, LedgerError> {
+        let mut forgotten = 0;
+        loop {
+            let events = self.ledger.pending_events(&rule.name, AT_ONCE).await?;
+            if events.is_empty() {
+                return Ok(forgotten);
+            }
+            let ids: Vec<String> = events.into_iter().map(|event| event.id).collect();
+            self.ledger.forget_events(&rule.name, &ids).await?;
+            forgotten += ids.len() as u64;
+        }
+    }
+}
+
+impl Execution<'_> {
+    /// Works off the events of the rule; `stands` until there have been none for a while.
+    pub(super) async fn take_events(&mut self, stands: bool) -> Result<Ended, RunError> {
+        let by_age = self.prepared.target.clone();
+        self.prepared.target = by_age.clone().by_event();
+        let ended = self.work_off_events(stands).await;
+        self.prepared.target = by_age;
+        let runner = self.runner;
+        // After a failure too: what was worked off before it is.
+        runner.sources.save(&self.rule.name, &runner.ledger).await?;
+        ended
+    }
+
+    async fn work_off_events(&mut self, stands: bool) -> Result<Ended, RunError> {
+        let runner = self.runner;
+        let (began, mut last) = (Stopwatch::start(), Stopwatch::start());
+        let nobody = Inbox::default();
+        let inbox = runner.inboxes.0.get(&self.rule.name).unwrap_or(&nobody);
+        inbox.take();
+        let mut calls = Calls::ALL;
+        // Events that could not be worked off in this run.
+        let mut stuck = BTreeSet::new();
+        let mut claimed = Vec::new();
+        loop {
+            if self.stop.is_cancelled() {
+                return Ok(Ended::Stopped);
+            }
+            let (waiting, is_all) = self.waiting(calls, &stuck).await?;
+            if !waiting.is_empty() {
+                self.work_off(waiting, &mut stuck).await?;
+                last = Stopwatch::start();
+            }
+            if !is_all {
+                continue;
+            }
+            let left =
+                IDLE.saturating_sub(last.elapsed()).min(AT_MOST.saturating_sub(began.elapsed()));
+            if !stands || left.is_zero() {
+                // Events that came meanwhile have left a request. Claimed first, and looked at after, none
+                // is overlooked.
+                if let Some(request) = runner.ledger.claim_events(&self.rule.name).await? {
+                    claimed.push(request);
+                    calls = Calls(Call::Received.bit());
+                    continue;
+                }
+                for request in &claimed {
+                    let why = "its events were worked off with others";
+                    runner.ledger.abandon_request(request, why, clock::now()).await?;
+                }
+                self.left = stuck.len() as u64;
+                return Ok(Ended::Complete);
+            }
+            tokio::select! {
+                () = inbox.notify.notified() => calls = inbox.take(),
+                () = tokio::time::sleep(left) => calls = Calls::ALL,
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Events to be worked off, and whether these are all.
+    async fn waiting(
+        &mut self,
+        calls: Calls,
+        stuck: &BTreeSet<String>,
+    ) -> Result<(Vec<Waiting>, bool), RunError> {
+        let Runner { ledger, sources, stores, .. } = self.runner;
+        let (mut waiting, mut is_all) = (Vec::new(), true);
+        if let Some(depth) = calls.depth() {
+            let news = sources.look(self.rule, stores, ledger, depth).await?;
+            is_all &= news.len() < AT_ONCE as usize;
+            waiting.extend(news.into_iter().map(Waiting::Happened));
+        }
+        if calls.received() {
+            let limit = AT_ONCE.saturating_add(u32::try_from(stuck.len()).unwrap_or(u32::MAX));
+            let received = ledger.pending_events(&self.rule.name, limit).await?;
+            is_all &= received.len() < limit as usize;
+            let fresh = received.into_iter().filter(|event| !stuck.contains(&event.id));
+            waiting.extend(
+                fresh.map(|event| Waiting::Received { id: event.id, values: event.values }),
+            );
+        }
+        Ok((waiting, is_all))
+    }
+
+    /// Works events off together, and where that leaves anything, one by one, so that one bad event is one.
+    async fn work_off(
+        &mut self,
+        waiting: Vec<Waiting>,
+        stuck: &mut BTreeSet<String>,
+    ) -> Result<(), RunError> {
+        let values: Vec<_> = waiting.iter().map(Waiting::values).collect();
+        let mut done: Vec<&Waiting> = Vec::new();
+        if self.take_named(&values).await? {
+            done.extend(&waiting);
+        } else {
+            for event in &waiting {
+                if waiting.len() > 1 && self.take_named(&[event.values()]).await? {
+                    done.push(event);
+                } else if let Waiting::Received { id, .. } = event {
+                    stuck.insert(id.clone());
+                } else {
+                    // The table tells of it again at the next look; what it names goes by its age.
+                    done.push(event);
+                }
+            }
+        }
+        fault::point("events.taken");
+        let ids = done.iter().filter_map(|event| match event {
+            Waiting::Received { id, .. } => Some(id.clone()),
+            Waiting::Happened(_) => None,
+        });
+        let ids: Vec<String> = ids.collect();
+        if !ids.is_empty() {
+            self.runner.ledger.forget_events(&self.rule.name, &ids).await?;
+        }
+        let news = done.iter().filter_map(|event| match event {
+            Waiting::Happened(news) => Some(news),
+            Waiting::Received { .. } => None,
+        });
+        self.runner.sources.worked_off(&self.rule.name, news).await;
+        Ok(())
+    }
+
+    /// Takes what the values of events name. Returns whether all of it is gone.
+    async fn take_named(&mut self, values: &[&BTreeMap<String, String>]) -> Result<bool, RunError> {
+        self.runner.clock.look()?;
+        let mut pace = Pace::new(false);
+        let mut gate = None;
+        loop {
+            let mut next = Next::Named(values);
+            let take = self.take(&mut next, &mut pace);
+            let taken = if gate.is_none() {
+                take.await?
+            } else if let Ok(taken) = tokio::time::timeout(GATE_WITHIN, take).await {
+                taken?
+            } else {
+                gate = None;
+                continue;
+            };
+            let Some(taking) = taken else { return Ok(true) };
+            let (unfit, before) = (taking.unfit, self.lives_on);
+            if taking.batch.keys.is_empty() {
+                taking.batch.rollback().await?;
+                return Ok(unfit == 0);
+            }
+            match self.finish_batch(taking, gate).await {
+                Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
+                Err(RunError::AttachmentsStay { store, left, until }) => {
+                    tracing::warn!(rule = %self.rule.name, %store, left, ?until, "what an event names stays");
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(unfit == 0 && !self.lives_on.is_more_than(before)),
+            }
+        }
+    }
+}

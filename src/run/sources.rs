@@ -1,0 +1,188 @@
+//! Events that are found in an application's own table. The table is the truth: whatever wakes a rule,
+//! it looks there, and a wake-up that got lost loses nothing.
+//!
+//! A row may come to light later than the moment that it names, by as much as its transaction took. So
+//! a look goes back by an overlap, and what was worked off within it is remembered. A quick look, as
+//! upon a notification, goes back a little only; a whole one follows at intervals.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Mutex;
+
+use crate::config::{Config, SourceConfig};
+use crate::ledger::{Ledger, LedgerError};
+use crate::rule::Rule;
+use crate::store::sql::{Access, Happened, Watched};
+use crate::store::{StoreError, Stores};
+use crate::types::{Key, Name};
+
+/// Rows that are read at once.
+const PAGE: u32 = 1_000;
+/// How far a quick look goes back.
+const QUICK: SignedDuration = SignedDuration::from_secs(2);
+
+/// The sources of each rule that listens to any.
+#[derive(Debug, Default)]
+pub struct Sources(BTreeMap<Name, Vec<Source>>);
+
+/// A source, as far as one rule has come with it.
+#[derive(Debug)]
+struct Source {
+    config: SourceConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    watched: Option<Watched>,
+    /// Whether the ledger was asked how far it has come.
+    is_loaded: bool,
+    /// The latest moment of a row that was worked off.
+    reached: Option<Timestamp>,
+    /// What was worked off lately, with the moment and the status that it had.
+    seen: HashMap<Key, (Timestamp, String)>,
+}
+
+/// How far back a look goes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Depth {
+    /// A little: something has happened just now.
+    Quick,
+    /// By the whole overlap.
+    Whole,
+}
+
+/// Something that has happened and was not worked off yet.
+#[derive(Debug)]
+pub(super) struct News {
+    source: usize,
+    row: Happened,
+    /// The values of the event.
+    pub(super) values: BTreeMap<String, String>,
+}
+
+/// Why a source could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl Sources {
+    /// The sources of a configuration.
+    pub fn new(config: &Config) -> Sources {
+        let listens = |rule: &Rule| {
+            let sources = config.sources.values();
+            let of_rule = sources
+                .filter(|source| source.events.values().any(|event| rule.events.contains(event)));
+            let sources: Vec<_> = of_rule
+                .map(|config| Source { config: config.clone(), state: Mutex::default() })
+                .collect();
+            (!sources.is_empty()).then(|| (rule.name.clone(), sources))
+        };
+        Sources(config.rules.values().filter_map(listens).collect())
+    }
+
+    /// What has happened that a rule has not worked off, oldest first: at most a page of each source.
+    pub(super) async fn look(
+        &self,
+        rule: &Rule,
+        stores: &Stores,
+        ledger: &Ledger,
+        depth: Depth,
+    ) -> Result<Vec<News>, SourceError> {
+        let mut news = Vec::new();
+        for (place, source) in self.0.get(&rule.name).into_iter().flatten().enumerate() {
+            let found = source.look(rule, stores, ledger, depth).await?;
+            news.extend(found.into_iter().map(|(row, values)| News { source: place, row, values }));
+        }
+        Ok(news)
+    }
+
+    /// Takes note that these were worked off.
+    pub(super) async fn worked_off<'a>(&self, rule: &Name, news: impl Iterator<Item = &'a News>) {
+        let Some(sources) = self.0.get(rule) else { return };
+        for News { source, row, .. } in news {
+            let Some(source) = sources.get(*source) else { continue };
+            let mut state = source.state.lock().await;
+            state.reached = state.reached.max(Some(row.at));
+            state.seen.insert(row.key.clone(), (row.at, row.status.clone()));
+        }
+    }
+
+    /// Has the ledger remember how far a rule has come.
+    pub(super) async fn save(&self, rule: &Name, ledger: &Ledger) -> Result<(), LedgerError> {
+        for source in self.0.get(rule).into_iter().flatten() {
+            let mut state = source.state.lock().await;
+            let Some(reached) = state.reached else { continue };
+            ledger.set_source_reached(rule, &source.config.name, reached).await?;
+            let overlap = SignedDuration::try_from(source.config.overlap).unwrap_or_default();
+            let oldest = reached.checked_sub(overlap).unwrap_or(Timestamp::MIN);
+            state.seen.retain(|_, (at, _)| *at >= oldest);
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    async fn look(
+        &self,
+        rule: &Rule,
+        stores: &Stores,
+        ledger: &Ledger,
+        depth: Depth,
+    ) -> Result<Vec<(Happened, BTreeMap<String, String>)>, SourceError> {
+        let mut state = self.state.lock().await;
+        if !state.is_loaded {
+            state.reached = ledger.source_reached(&rule.name, &self.config.name).await?;
+            state.is_loaded = true;
+        }
+        let store = stores.get(&self.config.store, Access::ReadOnly)?;
+        let tables = store.tables()?;
+        let watched = match state.watched.take() {
+            Some(watched) => watched,
+            None => tables.watch(&self.config).await?,
+        };
+        let back = match depth {
+            Depth::Quick => QUICK,
+            Depth::Whole => SignedDuration::try_from(self.config.overlap).unwrap_or_default(),
+        };
+        let mut since = state.reached.map(|at| at.checked_sub(back).unwrap_or(Timestamp::MIN));
+        let mut limit = PAGE;
+        let mut news = Vec::new();
+        loop {
+            let rows = tables.happened(&watched, since, limit).await?;
+            let is_all = rows.len() < limit as usize;
+            let last = rows.last().map(|row| row.at);
+            for row in rows {
+                let event = self.config.events.get(&row.status);
+                let is_meant = event.is_some_and(|event| rule.events.contains(event));
+                let before = state.seen.get(&row.key);
+                let is_seen =
+                    before.is_some_and(|(at, status)| *at == row.at && *status == row.status);
+                if !is_meant
+                    || is_seen
+                    || news.iter().any(|(known, _): &(Happened, _)| known.key == row.key)
+                {
+                    continue;
+                }
+                let values = self.config.values.iter().cloned().zip(&row.values);
+                let values: BTreeMap<_, _> =
+                    values.filter_map(|(name, value)| Some((name, value.clone()?))).collect();
+                news.push((row, values));
+            }
+            if is_all || news.len() >= PAGE as usize {
+                break;
+            }
+            // Where a whole page is of one moment, the next must be larger to get beyond it.
+            limit = if last > since { PAGE } else { limit.saturating_mul(2) };
+            since = last.max(since);
+        }
+        // Only of a look that went well: otherwise the catalogue is read anew.
+        state.watched = Some(watched);
+        Ok(news)
+    }
+}
