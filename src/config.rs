@@ -447,7 +447,10 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
     };
     let ledger_folder = urls::sqlite_folder(&ledger_url);
     let beside = || ledger_folder.clone().unwrap_or_else(|| STATE.into()).join("keys");
-    let own = stores::Own { keys: keys.unwrap_or_else(beside), ledger, ledger_folder };
+    let audit = audit.unwrap_or_default();
+    let keys = keys.unwrap_or_else(beside);
+    let checkpoints = audit.checkpoint_file.clone();
+    let own = stores::Own { ledger, ledger_folder, keys, checkpoints };
     let mut kinds = rules::Stores::new();
     let mut known = BTreeMap::new();
     for (name, table) in stores {
@@ -471,7 +474,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         ledger: LedgerConfig { url: ledger_url },
         keys: own.keys,
         daemon: daemon.unwrap_or_default(),
-        audit: audit.unwrap_or_default(),
+        audit,
         stores: known,
         rules,
         files,

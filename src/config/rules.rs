@@ -38,7 +38,7 @@ pub(super) fn read(
     limits: Limits,
 ) -> Option<Rule> {
     let mut reader = Reader::new(context, format!("rule `{name}`"), table);
-    reader.expect(&[("store", "\"app\""), ("action", "\"delete\"")]);
+    reader.expect(&[("store", "\"app\"")]);
     let before = context.problems.count();
     let description = owned(reader.text("description", "\"what the rule does\""));
     let basis = owned(reader.text("basis", "\"the policy or law behind it\""));
@@ -57,13 +57,14 @@ pub(super) fn read(
         reader.refuse(
             "max_age",
             "`max_age` is only for rules that wait for events",
-            "write `retention`",
+            "write `retention`, or add `on_event`",
         );
         if !reader.has("max_age") {
             reader.expect(&[("retention", "\"2 years\"")]);
         }
         (retention(&mut reader), schedule(&mut reader))
     };
+    reader.expect(&[("action", "\"delete\"")]);
     let time_zone = zone(&mut reader, "time_zone");
     let modes = [("observe", Mode::Observe), ("enforce", Mode::Enforce)];
     let meant = [

@@ -20,6 +20,8 @@ pub(super) struct Own {
     pub(super) ledger_folder: Option<PathBuf>,
     /// The folder of the keys.
     pub(super) keys: PathBuf,
+    /// Where checkpoints of the audit log are kept.
+    pub(super) checkpoints: Option<PathBuf>,
 }
 
 /// Keys that only some kinds of store have.
@@ -94,7 +96,7 @@ fn refuse(reader: &mut Reader<'_>, others: &[(&[&'static str], &str)]) {
         };
         for key in *keys {
             let help = format!("leave it out, or write `kind = \"{kind}\"`");
-            reader.refuse(key, &format!("`{key}` is of {of}"), &help);
+            reader.refuse(key, &format!("`{key}` is for {of}"), &help);
         }
     }
 }
@@ -177,6 +179,7 @@ fn root(reader: &mut Reader<'_>, own: &Own) -> Option<PathBuf> {
     for (folder, what) in [
         (own.ledger_folder.as_deref(), "expunged's own ledger"),
         (Some(own.keys.as_path()), "expunged's own keys"),
+        (own.checkpoints.as_deref(), "the audit log's checkpoints"),
         (Some(context.folder), "this configuration"),
     ] {
         if folder.is_some_and(|folder| folder.starts_with(&root)) {
@@ -212,7 +215,7 @@ fn objects(reader: &mut Reader<'_>) -> Option<ObjectsConfig> {
     let region = if service == Service::S3 {
         reader.word("region", "\"eu-central-1\"")
     } else {
-        reader.refuse("region", "`region` is of S3 alone", "leave it out");
+        reader.refuse("region", "`region` is for S3 alone", "leave it out");
         None
     };
     let (access_key_id, secret_access_key) = credentials(reader, service);
