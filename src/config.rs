@@ -20,23 +20,30 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 
 use crate::breaker::Limits;
 use crate::rule::{Dialect, Rule, StartingPoint, StoreKind};
 use crate::types::{EventName, Name, TableName};
 
+mod anonymizing;
 mod api;
+mod attachments;
 mod audit;
 mod columns;
 mod diagnostic;
 mod environment;
+mod events;
 mod layers;
 mod mask;
+mod paths;
 mod reader;
+mod rows;
 mod rules;
 mod secret;
+mod sharing;
+mod sources;
+mod stores;
 pub(crate) mod suggest;
 mod text;
 mod urls;
@@ -49,7 +56,7 @@ pub use secret::{HasPassword, PlainUrl, Secret, SecretError};
 
 use diagnostic::{Problem, Problems};
 use layers::Merged;
-use reader::{Context, Located, Reader, Wrong, quoted};
+use reader::{Context, Reader, quoted};
 use text::{Entry, Kind, Table, Texts};
 
 /// The folder of expunged's own state, unless the configuration says otherwise.
@@ -344,6 +351,10 @@ impl Config {
         for store in self.stores.values() {
             hasher.update(format!("{}\0{}\n", store.name, store.kind().as_str()));
         }
+        for source in self.sources.values() {
+            hasher.update(format!("{}\0{}\0{}\n", source.name, source.store, source.table));
+            hasher.update(format!("{}\0{:?}\n", source.status, source.events));
+        }
         hex::encode(hasher.finalize())
     }
 
@@ -432,38 +443,50 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
     let limits =
         section(&mut reader, "breakers", |reader| Some(rules::limits(reader, Limits::default())));
     let limits = limits.unwrap_or_default();
+    let sources = named(&mut reader, "source");
     reader.finish();
 
+    let ledger_url = match &ledger {
+        Some(url) => url.value.clone(),
+        None => Secret::Literal(PlainUrl::new(format!("sqlite://{STATE}/ledger.db")).ok()?),
+    };
+    let ledger_folder = urls::sqlite_folder(&ledger_url);
+    let beside = || ledger_folder.clone().unwrap_or_else(|| STATE.into()).join("keys");
+    let audit = audit.unwrap_or_default();
+    let keys = keys.unwrap_or_else(beside);
+    let checkpoints = audit.checkpoint_file.clone();
+    let own = stores::Own { ledger, ledger_folder, keys, checkpoints };
     let mut kinds = rules::Stores::new();
     let mut known = BTreeMap::new();
     for (name, table) in stores {
-        let (kind, store) = store(context, &name, table, ledger.as_ref());
+        let (kind, store) = stores::read(context, &name, table, &own);
         kinds.insert(name.clone(), kind);
         known.extend(store.map(|store| (name, store)));
     }
+    let read = |(name, table): &(Name, &Table)| {
+        rules::read(context, name, table, &kinds, limits).map(|rule| (name.clone(), rule))
+    };
+    let tables = rules;
+    let rules: BTreeMap<Name, Rule> = tables.iter().filter_map(read).collect();
+    sharing::check(context, &tables, &rules, &known);
+    let whole = rules.len() == tables.len();
+    let listeners = whole.then_some(&rules);
     let read = |(name, table): (Name, &Table)| {
-        rules::read(context, &name, table, &kinds, limits).map(|rule| (name, rule))
+        sources::read(context, &name, table, &kinds, listeners).map(|source| (name, source))
     };
-    let rules = rules.into_iter().filter_map(read).collect();
-    let ledger = match ledger {
-        Some(url) => url.value,
-        None => Secret::Literal(PlainUrl::new(format!("sqlite://{STATE}/ledger.db")).ok()?),
-    };
-    let beside = || urls::sqlite_folder(&ledger).unwrap_or_else(|| STATE.into()).join("keys");
-    let keys = keys.unwrap_or_else(beside);
-    let default = ApiConfig::beside(&keys);
+    let default = ApiConfig::beside(&own.keys);
     Some(Config {
         api: match api {
             Some(written) => written.over(default),
             None => default,
         },
-        keys,
-        ledger: LedgerConfig { url: ledger },
+        sources: sources.into_iter().filter_map(read).collect(),
+        ledger: LedgerConfig { url: ledger_url },
+        keys: own.keys,
         daemon: daemon.unwrap_or_default(),
-        audit: audit.unwrap_or_default(),
+        audit,
         stores: known,
         rules,
-        sources: BTreeMap::new(),
         files,
     })
 }
@@ -481,7 +504,7 @@ fn section<T>(
     value
 }
 
-/// The tables of `[store.NAME]` or `[rule.NAME]`.
+/// The tables of `[store.NAME]`, `[rule.NAME]` or `[source.NAME]`.
 fn named<'a>(reader: &mut Reader<'a>, key: &'static str) -> Vec<(Name, &'a Table)> {
     let context = reader.context;
     let Some((_, table)) = reader.table(key, "{ NAME = { … } }") else { return Vec::new() };
@@ -518,6 +541,9 @@ fn likely_name(text: &str) -> Option<Name> {
 
 fn daemon(reader: &mut Reader<'_>) -> DaemonConfig {
     let default = DaemonConfig::default();
+    let bounds = Duration::from_millis(1)..=Duration::from_hours(1);
+    let (example, in_words) = ("\"30 seconds\"", "1 millisecond to 1 hour");
+    let stop_deadline = reader.duration("stop_deadline", example, &bounds, in_words);
     let formats = [
         ("auto", LogFormat::Auto),
         ("human", LogFormat::Human),
@@ -526,69 +552,7 @@ fn daemon(reader: &mut Reader<'_>) -> DaemonConfig {
     ];
     let meant = [("text", "human"), ("pretty", "human"), ("journal", "journald")];
     DaemonConfig {
-        stop_deadline: duration(reader, "stop_deadline", "\"30 seconds\"")
-            .unwrap_or(default.stop_deadline),
+        stop_deadline: stop_deadline.unwrap_or(default.stop_deadline),
         log: reader.choice("log", &formats, &meant).map_or(default.log, |log| log.value),
     }
-}
-
-/// A length of time, from a millisecond to an hour.
-fn duration(reader: &mut Reader<'_>, key: &'static str, example: &str) -> Option<Duration> {
-    let duration = reader.parsed(key, example, |text| {
-        let wrong = || Wrong::new(format!("{} is not a length of time", quoted(text)));
-        let duration = text.parse::<SignedDuration>().map_err(|_| wrong())?;
-        let bounds = SignedDuration::from_millis(1)..=SignedDuration::from_hours(1);
-        if !bounds.contains(&duration) {
-            let message = format!("`{key}` is out of bounds");
-            return Err(Wrong::new(message).help("write a time from 1 millisecond to 1 hour"));
-        }
-        Duration::try_from(duration).map_err(|_| wrong())
-    });
-    duration.map(|duration| duration.value)
-}
-
-/// Reads one store; its kind is told even when the rest is wrong.
-fn store(
-    context: Context<'_>,
-    name: &Name,
-    table: &Table,
-    ledger: Option<&Located<Secret>>,
-) -> (Option<Dialect>, Option<StoreConfig>) {
-    let mut reader = Reader::new(context, format!("store `{name}`"), table).guarded();
-    reader.expect(&[("kind", "\"postgres\""), ("url", "{ credential = \"app-db-url\" }")]);
-    let all = [Dialect::Postgres, Dialect::Mysql, Dialect::Sqlite];
-    let words = all.map(|kind| (kind.as_str(), kind));
-    let meant = [
-        ("postgresql", "postgres"),
-        ("pg", "postgres"),
-        ("psql", "postgres"),
-        ("mariadb", "mysql"),
-        ("sqlite3", "sqlite"),
-    ];
-    let kind = reader.choice("kind", &words, &meant).map(|kind| kind.value);
-    let kinds = kind.as_ref().map_or(all.as_slice(), std::slice::from_ref);
-    let url = urls::read(&mut reader, "url", kinds);
-    let read_only_url = urls::read(&mut reader, "read_only_url", kinds);
-    let replica_url = urls::read(&mut reader, "replica_url", kinds);
-    let connect_timeout = duration(&mut reader, "connect_timeout", "\"10 seconds\"")
-        .unwrap_or(Duration::from_secs(10));
-    reader.finish();
-    if let (Some(url), Some(ledger)) = (&url, ledger)
-        && url.value == ledger.value
-    {
-        let message = format!("store `{name}` is expunged's own ledger");
-        let problem = Problem::new(url.place, message).related(ledger.place, "the ledger");
-        context.problems.add(problem.help("give the ledger a database of its own"));
-    }
-    let store = kind.zip(url).map(|(dialect, url)| StoreConfig {
-        name: name.clone(),
-        system: System::Tables(TablesConfig {
-            dialect,
-            url: url.value,
-            read_only_url: read_only_url.map(|url| url.value),
-            replica_url: replica_url.map(|url| url.value),
-            connect_timeout,
-        }),
-    });
-    (kind, store)
 }

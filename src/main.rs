@@ -1,5 +1,8 @@
 //! Arguments in, exit code out.
 
+// The commands are futures in futures, deeper than the compiler looks by default.
+#![recursion_limit = "256"]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

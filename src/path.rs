@@ -210,6 +210,7 @@ impl Part {
             Part::Deep => out.push_str("(?:[^/]+/)*"),
             Part::Placeholder(name) => out.extend(["(?P<", name, ">[^/]+)"]),
             Part::Date(format) => {
+                // No placeholder has a dot in its name.
                 let expression = regex::escape(format)
                     .replace('/', "\\x2f")
                     .replace("%Y", "(?P<date.y>[0-9]{4})")

@@ -12,6 +12,11 @@ use expunged::rule::{Action, Mode, Rule};
 use jiff::civil::Date;
 use proptest::prelude::*;
 
+#[path = "config/events.rs"]
+mod events;
+#[path = "config/stores.rs"]
+mod stores;
+
 const FOLDER: &str = "/etc/expunged";
 
 fn input(files: &[(&str, &str)]) -> Vec<InputFile> {
@@ -119,7 +124,18 @@ fn the_samples_are_valid_all_together() {
     let rules: Vec<_> = config.rules.keys().map(|name| name.as_str()).collect();
     assert_eq!(
         rules,
-        ["access-log", "access-log-addresses", "closed-orders", "face-photos", "inactive-accounts"]
+        [
+            "access-log",
+            "access-log-addresses",
+            "closed-orders",
+            "creations",
+            "export-logs",
+            "exports",
+            "face-features",
+            "face-photos",
+            "inactive-accounts",
+            "media",
+        ]
     );
     assert!(config.rules.values().all(|rule| rule.mode == Mode::Observe), "no sample is armed");
     let app = &config.stores[&"app".parse().unwrap()];
@@ -497,6 +513,20 @@ fn pieces() -> impl Strategy<Value = String> {
         "[ledger]\n",
         "[daemon]\n",
         "[[rule]]\n",
+        "[[rule.a.attachments]]\n",
+        "[source.a]\n",
+        "path",
+        "on_event",
+        "max_age",
+        "match",
+        "events",
+        "values",
+        "root",
+        "bucket",
+        "\"files\"",
+        "\"objects\"",
+        "\"faces/{key}\"",
+        "[\"a.b\", \"c\"]",
         "kind",
         "url",
         "store",

@@ -1,8 +1,8 @@
 //! `[audit]`: where signed checkpoints go.
 
-use jiff::SignedDuration;
+use std::time::Duration;
 
-use super::reader::{Reader, Wrong, quoted};
+use super::reader::Reader;
 use super::{AuditConfig, Problem, WebhookConfig, urls};
 use crate::config::PlainUrl;
 
@@ -11,29 +11,16 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuditConfig {
     let default = AuditConfig::default();
     let file = reader.word("checkpoint_file", "\"/mnt/elsewhere/checkpoints\"");
     let context = reader.context;
+    let bounds = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+    let every = reader.duration("checkpoint_every", "\"1 hour\"", &bounds, "1 second to 168 hours");
     AuditConfig {
         checkpoint_file: file.map(|file| urls::absolute(context, file.value)),
         checkpoint_journal: reader
             .boolean("checkpoint_journal")
             .map_or(default.checkpoint_journal, |journal| journal.value),
         checkpoint_webhook: webhook(reader),
-        checkpoint_every: every(reader).unwrap_or(default.checkpoint_every),
+        checkpoint_every: every.unwrap_or(default.checkpoint_every),
     }
-}
-
-/// A length of time from a second to a week.
-fn every(reader: &mut Reader<'_>) -> Option<std::time::Duration> {
-    let every = reader.parsed("checkpoint_every", "\"1 hour\"", |text| {
-        let wrong = || Wrong::new(format!("{} is not a length of time", quoted(text)));
-        let every = text.parse::<SignedDuration>().map_err(|_| wrong())?;
-        let bounds = SignedDuration::from_secs(1)..=SignedDuration::from_hours(7 * 24);
-        if !bounds.contains(&every) {
-            let message = "`checkpoint_every` is out of bounds";
-            return Err(Wrong::new(message).help("write a time from 1 second to 168 hours"));
-        }
-        std::time::Duration::try_from(every).map_err(|_| wrong())
-    });
-    every.map(|every| every.value)
 }
 
 fn webhook(reader: &mut Reader<'_>) -> Option<WebhookConfig> {

@@ -1,7 +1,7 @@
 //! Environment variables as the last layer: `EXPUNGED__RULE__INACTIVE_ACCOUNTS__MODE=enforce`.
 //!
 //! A variable overrides a value; it makes no new store, rule or column, because a slip in a name
-//! would then make a thing instead of an error. Names are matched without regard to case and with
+//! would then make a thing instead of an error. Where a list may stand it sets one text. Names are matched without regard to case and with
 //! `-` written as `_`.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,10 @@ use super::text::{Kind, Origin, Place, Table, Texts};
 
 const PREFIX: &str = "EXPUNGED__";
 const SEPARATOR: &str = "__";
+
+/// Tables whose keys are names: in which section, under which key, and of what.
+const FREE: [(&str, &str, &str); 3] =
+    [("rule", "columns", "column"), ("rule", "match", "column"), ("source", "events", "status")];
 
 /// A variable that reaches into the configuration.
 #[derive(Debug)]
@@ -93,25 +97,29 @@ fn resolve(name: &str, root: &Table) -> Result<Vec<String>, Unreached> {
             path.extend(keys(rest, section)?);
             Ok(path)
         }
-        "store" | "rule" => {
+        "store" | "rule" | "source" => {
             let (named, rest) = find(section, root.entries.get(section).map(|e| &e.kind), rest)?;
             path.push(named.to_owned());
             let table = root.entries.get(section).and_then(|section| inner(&section.kind, named));
-            match rest.strip_prefix("columns__") {
-                Some(rest) if section == "rule" => {
-                    let columns = table.and_then(|table| inner(table, "columns"));
-                    let (column, rest) = find("column", columns, rest)?;
-                    path.extend(["columns".to_owned(), column.to_owned()]);
-                    if !rest.is_empty() {
-                        path.extend(keys(rest, "column")?);
-                    }
+            // Below these, keys are names of the application's own.
+            let below = |key: &str| rest.strip_prefix(key)?.strip_prefix(SEPARATOR);
+            let free = FREE.iter().find_map(|(of, key, what)| {
+                (*of == section).then(|| Some((*key, *what, below(key)?))).flatten()
+            });
+            if let Some((key, what, rest)) = free {
+                let known = table.and_then(|table| inner(table, key));
+                let (name, rest) = find(what, known, rest)?;
+                path.extend([key.to_owned(), name.to_owned()]);
+                if !rest.is_empty() {
+                    path.extend(keys(rest, what)?);
                 }
-                _ => path.extend(keys(rest, section)?),
+            } else {
+                path.extend(keys(rest, section)?);
             }
             Ok(path)
         }
         _ => {
-            let sections = ["ledger", "keys", "daemon", "store", "rule"];
+            let sections = ["ledger", "keys", "daemon", "store", "rule", "source"];
             let help = match suggest::nearest(section, sections) {
                 Some(near) => format!("did you mean `{PREFIX}{}__…`?", near.to_uppercase()),
                 None => format!("the sections are {}", suggest::list(sections)),

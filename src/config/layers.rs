@@ -138,24 +138,33 @@ impl Stack {
     }
 
     fn entry(&self, path: &mut Vec<String>, value: Value) -> Option<Entry> {
-        let origin = value.origin().and_then(read_origin);
-        if let ValueKind::Table(map) = value.kind {
-            let header = *self.tables.get(path.as_slice())?;
-            let entries = self.entries(path, map);
-            let kind = Kind::Table(Table { place: header.place, entries });
-            return Some(Entry { key: header.key, place: header.place, kind });
-        }
-        let (key, place, is_date) = origin?;
-        let kind = match value.kind {
-            ValueKind::String(text) if is_date => Kind::Date(text),
-            ValueKind::String(text) => Kind::Text(text),
-            ValueKind::Boolean(value) => Kind::Boolean(value),
-            ValueKind::I128(value) => Kind::Integer(value),
-            ValueKind::Float(value) => Kind::Float(value),
-            _ => Kind::Array,
-        };
-        Some(Entry { key, place, kind })
+        let ValueKind::Table(map) = value.kind else { return whole(value) };
+        let header = *self.tables.get(path.as_slice())?;
+        let entries = self.entries(path, map);
+        let kind = Kind::Table(Table { place: header.place, entries });
+        Some(Entry { key: header.key, place: header.place, kind })
     }
+}
+
+/// A value that came through the merge as it was written. Lists are replaced whole, with the tables in
+/// them.
+fn whole(value: Value) -> Option<Entry> {
+    let (key, place, is_date) = value.origin().and_then(read_origin)?;
+    let kind = match value.kind {
+        ValueKind::String(text) if is_date => Kind::Date(text),
+        ValueKind::String(text) => Kind::Text(text),
+        ValueKind::Boolean(value) => Kind::Boolean(value),
+        ValueKind::I128(value) => Kind::Integer(value),
+        ValueKind::Float(value) => Kind::Float(value),
+        ValueKind::Array(values) => Kind::List(values.into_iter().filter_map(whole).collect()),
+        ValueKind::Table(map) => {
+            let entries = map.into_iter().filter_map(|(key, value)| Some((key, whole(value)?)));
+            Kind::Table(Table { place, entries: entries.collect() })
+        }
+        // Nothing writes another kind.
+        _ => return None,
+    };
+    Some(Entry { key, place, kind })
 }
 
 /// What is carried through the merge: the places of key and value, and whether it was a date.
@@ -210,7 +219,7 @@ fn parse(
             problems.add(problem.syntax());
         }
     }
-    let mut walk = Walk { text, content: &content, tables, path: Vec::new() };
+    let mut walk = Walk { text, content: &content, tables, path: Vec::new(), is_listed: false };
     Some(Layer(walk.table(table.get_ref())))
 }
 
@@ -220,6 +229,8 @@ struct Walk<'a> {
     content: &'a str,
     tables: &'a mut BTreeMap<Vec<String>, Header>,
     path: Vec<String>,
+    /// Within a list.
+    is_listed: bool,
 }
 
 impl Walk<'_> {
@@ -240,7 +251,7 @@ impl Walk<'_> {
     }
 
     fn value(&mut self, key: Place, value: &Spanned<DeValue<'_>>) -> Value {
-        let place = self.place(value);
+        let mut place = self.place(value);
         let is_date = matches!(value.get_ref(), DeValue::Datetime(_));
         let kind = match value.get_ref() {
             DeValue::String(text) => ValueKind::String(text.to_string()),
@@ -251,11 +262,18 @@ impl Walk<'_> {
             }
             DeValue::Boolean(value) => ValueKind::Boolean(*value),
             DeValue::Datetime(date) => ValueKind::String(date.to_string()),
-            // No key takes a list, so only that it is one is of interest.
-            DeValue::Array(_) => ValueKind::Array(Vec::new()),
+            DeValue::Array(values) => {
+                let outside = std::mem::replace(&mut self.is_listed, true);
+                let values = values.iter().map(|value| self.value(key, value)).collect();
+                self.is_listed = outside;
+                ValueKind::Array(values)
+            }
             DeValue::Table(table) => {
-                let header = Header { key, place: self.header(key, place) };
-                self.tables.entry(self.path.clone()).or_insert(header);
+                place = self.header(key, place);
+                // One in a list has no path of its own.
+                if !self.is_listed {
+                    self.tables.entry(self.path.clone()).or_insert(Header { key, place });
+                }
                 ValueKind::Table(self.table(table))
             }
         };
@@ -329,6 +347,27 @@ mod tests {
         assert!(
             matches!(&find(&merged.root, "rule").kind, Kind::Table(t) if t.entries.contains_key("x.y"))
         );
+    }
+
+    #[test]
+    fn lists_are_replaced_whole_and_their_elements_know_their_places() {
+        let (merged, problems) = merged(&[
+            "a = ['x', 'y']\n[[b]]\nc = 1\n[[b]]\nc = 2\nd = { e = 'f' }\n",
+            "a = ['z']\n",
+        ]);
+        assert!(problems.into_error(&merged.texts).is_none());
+        let elements = |entry: &Entry| match &entry.kind {
+            Kind::List(elements) => elements.clone(),
+            _ => panic!("a list"),
+        };
+        let a = elements(find(&merged.root, "a"));
+        assert_eq!((a.len(), merged.texts.slice(a[0].place)), (1, "'z'"));
+        let b = elements(find(&merged.root, "b"));
+        let Kind::Table(second) = &b[1].kind else { panic!("a table") };
+        assert_eq!(merged.texts.slice(second.place), "[[b]]");
+        assert!(second.place.start > b[0].place.start);
+        assert_eq!(merged.texts.slice(second.entries["c"].place), "2");
+        assert_eq!(merged.texts.slice(find(second, "d.e").place), "'f'");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::time::Duration;
+
+use jiff::SignedDuration;
 
 use super::diagnostic::{Problem, Problems};
 use super::text::{Entry, Kind, Place, Table, Texts};
@@ -66,6 +69,8 @@ pub(super) struct Reader<'a> {
     expected: Vec<(&'static str, &'static str)>,
     /// What is unknown here may be a secret in the wrong place.
     guarded: bool,
+    /// Keys that were reported already.
+    refused: Vec<&'static str>,
 }
 
 impl<'a> Reader<'a> {
@@ -78,6 +83,7 @@ impl<'a> Reader<'a> {
             asked: Vec::new(),
             expected: Vec::new(),
             guarded: false,
+            refused: Vec::new(),
         }
     }
 
@@ -121,13 +127,68 @@ impl<'a> Reader<'a> {
     /// A text that is not blank and has no control characters: a name of something.
     pub(super) fn word(&mut self, key: &'static str, example: &str) -> Option<Located<&'a str>> {
         self.text(key, example).filter(|text| {
-            let good = !text.value.trim().is_empty() && !text.value.contains(char::is_control);
+            let good = is_word(text.value);
             if !good {
-                let message = format!("{}: `{key}` is empty or has control characters", self.what);
-                self.report(Problem::new(text.place, message).help(self.write(text, key, example)));
+                self.blank(text, key, example);
             }
             good
         })
+    }
+
+    fn blank<T>(&self, at: &Located<T>, key: &str, example: &str) {
+        let message = format!("{}: `{key}` is empty or has control characters", self.what);
+        self.report(Problem::new(at.place, message).help(self.write(at, key, example)));
+    }
+
+    /// A text or a list of texts, each a word. From the environment it is one: several are for a file,
+    /// as any sign between them could be part of one.
+    pub(super) fn words(
+        &mut self,
+        key: &'static str,
+        example: &str,
+    ) -> Option<Vec<Located<&'a str>>> {
+        let entry = self.entry(key)?;
+        let Kind::List(elements) = &entry.kind else {
+            return match &entry.kind {
+                Kind::Text(_) => self.word(key, example).map(|word| vec![word]),
+                _ => self.wrong_type(entry, key, "a text or a list of texts", example),
+            };
+        };
+        if elements.is_empty() {
+            let message = format!("{}: `{key}` is an empty list", self.what);
+            let help = self.write(&located(entry, ()), key, example);
+            self.report(Problem::new(entry.place, message).help(help));
+            return None;
+        }
+        let mut words = Vec::new();
+        for element in elements {
+            match &element.kind {
+                Kind::Text(text) if is_word(text) => words.push(located(element, text.as_str())),
+                Kind::Text(_) => self.blank(&located(element, ()), key, example),
+                _ => {
+                    self.wrong_type::<()>(element, key, "a text or a list of texts", example);
+                }
+            }
+        }
+        (words.len() == elements.len()).then_some(words)
+    }
+
+    /// Several tables: `[[key]]`.
+    pub(super) fn tables(&mut self, key: &'static str, example: &str) -> Option<Vec<&'a Table>> {
+        let entry = self.entry(key)?;
+        let Kind::List(elements) = &entry.kind else {
+            return self.wrong_type(entry, key, "a list of tables", example);
+        };
+        let mut tables = Vec::new();
+        for element in elements {
+            match &element.kind {
+                Kind::Table(table) => tables.push(table),
+                _ => {
+                    self.wrong_type::<()>(element, key, "a list of tables", example);
+                }
+            }
+        }
+        (tables.len() == elements.len()).then_some(tables)
     }
 
     /// A text that parses into something; the error is shown and `help` after it.
@@ -198,6 +259,26 @@ impl<'a> Reader<'a> {
             self.report(problem.help(format!("{help}, above 0 and up to 100 %")));
         }
         share.map(|share| located(entry, share))
+    }
+
+    /// A length of time within bounds, which `in_words` tells.
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        bounds: &RangeInclusive<Duration>,
+        in_words: &str,
+    ) -> Option<Duration> {
+        let duration = self.parsed(key, example, |text| {
+            let wrong = || Wrong::new(format!("{} is not a length of time", quoted(text)));
+            let duration = text.parse::<SignedDuration>().map_err(|_| wrong())?;
+            let duration = Duration::try_from(duration).ok();
+            duration.filter(|duration| bounds.contains(duration)).ok_or_else(|| {
+                let message = format!("`{key}` is out of bounds");
+                Wrong::new(message).help(format!("write a time from {in_words}"))
+            })
+        });
+        duration.map(|duration| duration.value)
     }
 
     /// `true` or `false`. From the environment, these words.
@@ -276,11 +357,24 @@ impl<'a> Reader<'a> {
         self.report(problem.absence());
     }
 
+    /// Reports a key that this table cannot have, if it is there.
+    pub(super) fn refuse(&mut self, key: &'static str, reason: &str, help: &str) {
+        self.refused.push(key);
+        if let Some(entry) = self.table.entries.get(key) {
+            if self.guarded {
+                self.context.hide_value(entry);
+            }
+            let message = format!("{}: {reason}", self.what);
+            self.report(Problem::new(entry.key, message).help(help));
+        }
+    }
+
     /// Reports what was not asked for, and what was expected and is not there.
     pub(super) fn finish(self) {
         let mut meant = Vec::new();
         for (key, entry) in &self.table.entries {
-            if !self.asked.contains(&key.as_str()) {
+            let key = key.as_str();
+            if !self.asked.contains(&key) && !self.refused.contains(&key) {
                 meant.extend(self.unknown(key, entry));
             }
         }
@@ -350,6 +444,11 @@ impl<'a> Reader<'a> {
     fn is_variable(&self, entry: &Entry) -> bool {
         self.context.texts.variable(entry.place).is_some()
     }
+}
+
+/// Not blank, and without control characters.
+fn is_word(text: &str) -> bool {
+    !text.trim().is_empty() && !text.contains(char::is_control)
 }
 
 pub(super) fn located<T>(entry: &Entry, value: T) -> Located<T> {

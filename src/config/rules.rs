@@ -1,31 +1,32 @@
 //! `[rule.NAME]`: decoded into rules that are valid, or into what is wrong with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::diagnostic::Problem;
 use super::reader::{Context, Located, Reader, Wrong, quoted};
-use super::suggest;
-use super::text::{Entry, Kind, Table};
-use crate::anonymize::{Anonymization, InvalidAnonymization};
+use super::text::{Kind, Table};
+use super::{events, paths, rows, suggest};
 use crate::breaker::Limits;
 use crate::rule::{
-    Action, Condition, Dialect, Encoding, HoldPolicy, InvalidCondition, InvalidRetention, Mode,
-    Retention, Rows, Rule, Selection, Sharing, StartingPoint,
+    Action, HoldPolicy, InvalidRetention, Mode, Retention, Rule, Selection, Sharing, StoreKind,
 };
 use crate::schedule::Schedule;
 use crate::types::{Name, TableName};
 
 /// The stores that a rule can name, with their kind where it is known.
-pub(super) type Stores = BTreeMap<Name, Option<Dialect>>;
+pub(super) type Stores = BTreeMap<Name, Option<StoreKind>>;
 
-/// The columns that a rule names, for finding clashes.
-struct Columns<'a> {
-    starting_point: Option<Located<&'a str>>,
-    subject: Option<Located<&'a str>>,
-    marker: Option<Located<&'a str>>,
+/// What a rule selects and what becomes of it.
+pub(super) struct Chosen {
+    pub(super) table: TableName,
+    pub(super) select: Selection,
+    pub(super) subject: Option<String>,
+    pub(super) action: Action,
+    /// The values by which an event names records.
+    pub(super) event_values: BTreeSet<String>,
 }
 
 /// Reads one rule.
@@ -37,31 +38,33 @@ pub(super) fn read(
     limits: Limits,
 ) -> Option<Rule> {
     let mut reader = Reader::new(context, format!("rule `{name}`"), table);
-    reader.expect(&[
-        ("store", "\"app\""),
-        ("table", "\"users\""),
-        ("starting_point", "\"created_at\""),
-        ("retention", "\"2 years\""),
-        ("action", "\"delete\""),
-    ]);
+    reader.expect(&[("store", "\"app\"")]);
     let before = context.problems.count();
     let description = owned(reader.text("description", "\"what the rule does\""));
     let basis = owned(reader.text("basis", "\"the policy or law behind it\""));
     let (store, kind) = store(&mut reader, stores);
-    let table_name = reader.parsed("table", "\"users\"", |text| {
-        text.parse::<TableName>().map_err(|error| Wrong::new(error.to_string()))
-    });
-    let condition = condition(&mut reader, kind);
-    let columns = Columns {
-        starting_point: reader.word("starting_point", "\"created_at\""),
-        subject: reader.word("subject", "\"user_id\""),
-        marker: reader.word("marker", "\"anonymized_at\""),
+    let (listens, events) = events::names(&mut reader);
+    let chosen = match kind.map(|kind| kind.value) {
+        Some(StoreKind::Sql(dialect)) => rows::read(&mut reader, Some(dialect), stores, listens),
+        Some(kind) => paths::read(&mut reader, kind, listens),
+        // The store is what is wrong: what it most likely holds is told by the rule.
+        None if reader.has("path") => paths::read(&mut reader, StoreKind::Files, listens),
+        None => rows::read(&mut reader, None, stores, listens),
     };
-    let starting_point = starting_point(&mut reader, columns.starting_point);
-    let retention = retention(&mut reader);
-    let action = action(&mut reader, &columns);
-    clashes(&reader, &columns);
-    let schedule = schedule(&mut reader);
+    let (retention, schedule) = if listens.is_some() {
+        events::timing(&mut reader, listens)
+    } else {
+        reader.refuse(
+            "max_age",
+            "`max_age` is only for rules that wait for events",
+            "write `retention`, or add `on_event`",
+        );
+        if !reader.has("max_age") {
+            reader.expect(&[("retention", "\"2 years\"")]);
+        }
+        (retention(&mut reader), schedule(&mut reader))
+    };
+    reader.expect(&[("action", "\"delete\"")]);
     let time_zone = zone(&mut reader, "time_zone");
     let modes = [("observe", Mode::Observe), ("enforce", Mode::Enforce)];
     let meant = [
@@ -76,35 +79,44 @@ pub(super) fn read(
     let mode = reader.choice("mode", &modes, &meant);
     let limits = self::limits(&mut reader, limits);
     let holds = holds(&mut reader);
+    let sharing = sharing(&mut reader);
     reader.finish();
     // A default must never stand in for a value that was written and is wrong.
     if context.problems.count() != before {
         return None;
     }
+    let Chosen { table, select, subject, action, event_values } = chosen?;
     Some(Rule {
         name: name.clone(),
         description,
         basis,
         store: store?,
-        table: table_name?.value,
-        select: Selection::Rows(Rows {
-            condition,
-            starting_point: starting_point?,
-            attachments: Vec::new(),
-            matching: BTreeMap::new(),
-        }),
+        table,
+        select,
         retention: retention?,
-        action: action?,
-        subject: owned(columns.subject),
+        action,
+        subject,
         schedule: schedule?,
         time_zone,
         mode: mode.map_or(Mode::Observe, |mode| mode.value),
         limits,
         holds,
-        events: Vec::new(),
-        event_values: std::collections::BTreeSet::new(),
-        sharing: Sharing::Possible,
+        event_values: if events.is_empty() { BTreeSet::new() } else { event_values },
+        events,
+        sharing,
     })
+}
+
+/// Whether what the rule takes may have been given to others.
+fn sharing(reader: &mut Reader<'_>) -> Sharing {
+    let Some(entry) = reader.entry("recipients") else { return Sharing::Possible };
+    if matches!(&entry.kind, Kind::Text(text) if text == "none") {
+        return Sharing::Never;
+    }
+    let message = format!("{}: there are no recipients yet", reader.what);
+    let help = "write `recipients = \"none\"` where what it takes is never given to anybody, or leave it out";
+    reader.report(Problem::new(entry.place, message).help(help));
+    Sharing::Possible
 }
 
 /// What a run may take without being asked about: what is written, else what holds in general.
@@ -143,16 +155,19 @@ fn holds(reader: &mut Reader<'_>) -> HoldPolicy {
     HoldPolicy::Apply
 }
 
-fn owned(text: Option<Located<&str>>) -> Option<String> {
+pub(super) fn owned(text: Option<Located<&str>>) -> Option<String> {
     text.map(|text| text.value.to_owned())
 }
 
-/// The store that the rule names, if there is one of that name.
-fn store(reader: &mut Reader<'_>, stores: &Stores) -> (Option<Name>, Option<Dialect>) {
+/// The store that the table names, if there is one of that name, and its kind where that is known.
+pub(super) fn store(
+    reader: &mut Reader<'_>,
+    stores: &Stores,
+) -> (Option<Name>, Option<Located<StoreKind>>) {
     let Some(text) = reader.text("store", "\"app\"") else { return (None, None) };
     let known = text.value.parse::<Name>().ok().and_then(|name| stores.get_key_value(&name));
     if let Some((name, kind)) = known {
-        return (Some(name.clone()), *kind);
+        return (Some(name.clone()), kind.map(|kind| text.map(|_| kind)));
     }
     let message = format!("{}: there is no store {}", reader.what, quoted(text.value));
     let near = suggest::nearest(text.value, stores.keys().map(Name::as_str));
@@ -165,55 +180,8 @@ fn store(reader: &mut Reader<'_>, stores: &Stores) -> (Option<Name>, Option<Dial
     (None, None)
 }
 
-fn condition(reader: &mut Reader<'_>, kind: Option<Dialect>) -> Option<Condition> {
-    // Without a store its dialect is not known, and the store is what is wrong.
-    let Some(kind) = kind else {
-        reader.text("where", "\"status = 'closed'\"");
-        return None;
-    };
-    let condition = reader.parsed("where", "\"status = 'closed'\"", |text| {
-        Condition::parse(kind, text).map_err(|error| {
-            let help = match &error {
-                InvalidCondition::Parameter(_) => "write the value itself; in a text it is fine",
-                InvalidCondition::NoTable => "leave `where` out",
-                InvalidCondition::Comment => "take the comment out; `description` is for people",
-                InvalidCondition::Trailing(_) => {
-                    "write one expression, such as `status = 'closed' AND plan = 'free'`"
-                }
-                InvalidCondition::Syntax(_) => {
-                    "write it as after WHERE in the store's own SQL, such as `status = 'closed'`"
-                }
-            };
-            Wrong::new(format!("`where`: {error}")).help(help)
-        })
-    });
-    condition.map(|condition| condition.value)
-}
-
-fn starting_point(reader: &mut Reader<'_>, column: Option<Located<&str>>) -> Option<StartingPoint> {
-    let units = [("seconds", Encoding::Seconds), ("milliseconds", Encoding::Milliseconds)];
-    let meant =
-        [("s", "seconds"), ("unix", "seconds"), ("epoch", "seconds"), ("ms", "milliseconds")];
-    let unit = reader.choice("starting_point_unit", &units, &meant);
-    let time_zone = zone(reader, "starting_point_time_zone");
-    let zone_entry = reader.entry("starting_point_time_zone");
-    if let (Some(unit), Some(entry)) = (&unit, zone_entry) {
-        let message =
-            format!("{}: a number counts from 1970-01-01 UTC, whatever the time zone", reader.what);
-        let problem = Problem::new(entry.key, message).related(unit.place, "says it is a number");
-        reader.report(problem.help("leave `starting_point_time_zone` out"));
-    }
-    let earliest = earliest(reader);
-    Some(StartingPoint {
-        column: column?.value.to_owned(),
-        encoding: unit.map_or(Encoding::Native, |unit| unit.value),
-        time_zone,
-        earliest: earliest?,
-    })
-}
-
 /// The first day that is not a placeholder; written as a date, or as a text that is one.
-fn earliest(reader: &mut Reader<'_>) -> Option<Date> {
+pub(super) fn earliest(reader: &mut Reader<'_>) -> Option<Date> {
     let Some(entry) = reader.entry("earliest") else { return Some(jiff::civil::date(1970, 1, 2)) };
     let (Kind::Text(text) | Kind::Date(text)) = &entry.kind else {
         return reader.wrong_type(entry, "earliest", "a date", "1970-01-02");
@@ -227,10 +195,9 @@ fn earliest(reader: &mut Reader<'_>) -> Option<Date> {
     date
 }
 
+/// How long records are kept.
 fn retention(reader: &mut Reader<'_>) -> Option<Retention> {
-    let retention = reader.parsed("retention", "\"2 years\"", |text| {
-        text.parse::<Retention>().map_err(|error| explain(&error))
-    });
+    let retention = period(reader, "retention", "\"2 years\"");
     let opt_in = reader.boolean("allow_sub_day");
     let retention = retention?;
     let is_sub_day = retention.value.is_sub_day();
@@ -253,6 +220,15 @@ fn retention(reader: &mut Reader<'_>) -> Option<Retention> {
         _ => {}
     }
     Some(retention.value)
+}
+
+/// A period of the calendar or the clock.
+pub(super) fn period(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    example: &str,
+) -> Option<Located<Retention>> {
+    reader.parsed(key, example, |text| text.parse::<Retention>().map_err(|error| explain(&error)))
 }
 
 /// What is wrong with a retention period, and what to write, apart.
@@ -283,6 +259,7 @@ fn explain(error: &InvalidRetention) -> Wrong {
     }
 }
 
+/// When it runs.
 fn schedule(reader: &mut Reader<'_>) -> Option<Schedule> {
     if !reader.has("schedule") {
         reader.entry("schedule");
@@ -298,7 +275,7 @@ fn schedule(reader: &mut Reader<'_>) -> Option<Schedule> {
 }
 
 /// A time zone of the IANA database; UTC when none is given.
-fn zone(reader: &mut Reader<'_>, key: &'static str) -> TimeZone {
+pub(super) fn zone(reader: &mut Reader<'_>, key: &'static str) -> TimeZone {
     let zone = reader.parsed(key, "\"Europe/Berlin\"", |text| {
         TimeZone::get(text).map_err(|_| {
             let names: Vec<String> =
@@ -311,154 +288,4 @@ fn zone(reader: &mut Reader<'_>, key: &'static str) -> TimeZone {
         })
     });
     zone.map_or(TimeZone::UTC, |zone| zone.value)
-}
-
-#[derive(Clone, Copy)]
-enum Verb {
-    Delete,
-    Anonymize,
-}
-
-fn action(reader: &mut Reader<'_>, columns: &Columns<'_>) -> Option<Action> {
-    let verbs = [("delete", Verb::Delete), ("anonymize", Verb::Anonymize)];
-    let meant = [
-        ("remove", "delete"),
-        ("erase", "delete"),
-        ("purge", "delete"),
-        ("anonymise", "anonymize"),
-        ("pseudonymize", "anonymize"),
-        ("mask", "anonymize"),
-        ("update", "anonymize"),
-    ];
-    let verb = reader.choice("action", &verbs, &meant);
-    let found = reader.table("columns", "{ email = \"null\" }");
-    let what = reader.what.clone();
-    let strategies =
-        found.map(|(entry, table)| (entry, super::columns::read(reader.context, &what, table)));
-    let verb = verb?;
-    match verb.value {
-        Verb::Delete => {
-            let marker = columns.marker.map(|marker| (marker.key, "marker"));
-            let changed = strategies.map(|(entry, _)| (entry.place, "columns"));
-            for (place, key) in [changed, marker].into_iter().flatten() {
-                let message = format!("{what}: `{key}` is only for anonymizing");
-                let problem = Problem::new(place, message).related(verb.place, "the action");
-                let help = format!("write `action = \"anonymize\"`, or leave `{key}` out");
-                reader.report(problem.help(help));
-            }
-            Some(Action::Delete)
-        }
-        Verb::Anonymize => {
-            if !reader.has("columns") {
-                let message = format!("{what}: anonymizing needs to know which columns");
-                let help =
-                    format!("add `[{}.columns]` with such as `email = \"null\"`", path(&what));
-                reader.report(Problem::new(verb.place, message).help(help).absence());
-            }
-            let (entry, strategies) = strategies?;
-            let marker = owned(columns.marker);
-            match Anonymization::new(strategies?, marker) {
-                Ok(anonymization) => {
-                    changed_columns(reader, entry, columns);
-                    Some(Action::Anonymize(anonymization))
-                }
-                Err(error) => {
-                    reader.report(impossible(&what, entry, columns, &error));
-                    None
-                }
-            }
-        }
-    }
-}
-
-/// ``rule `x` `` as its table is written: `rule.x`.
-fn path(what: &str) -> String {
-    what.replace(" `", ".").replace('`', "")
-}
-
-fn impossible(
-    what: &str,
-    entry: &Entry,
-    columns: &Columns<'_>,
-    error: &InvalidAnonymization,
-) -> Problem {
-    let at = |column: &str| column_entry(entry, column).map_or(entry.place, |entry| entry.place);
-    match error {
-        InvalidAnonymization::NoColumns => {
-            Problem::new(entry.place, format!("{what}: it changes no column"))
-                .help("name at least one, such as `email = \"null\"`")
-        }
-        InvalidAnonymization::NeedsMarker { column, strategy } => {
-            let message = format!(
-                "{what}: after `{strategy}` nothing in {} tells that it was anonymized",
-                quoted(column)
-            );
-            Problem::new(at(column), message)
-                .help("add `marker = \"anonymized_at\"`, a date-time column that can be NULL")
-        }
-        InvalidAnonymization::MarkerIsChanged(column) => {
-            let message = format!("{what}: the marker {} is anonymized itself", quoted(column));
-            let place = columns.marker.map_or(entry.place, |marker| marker.place);
-            Problem::new(at(column), message)
-                .related(place, "the marker")
-                .help("take another column for one of them")
-        }
-    }
-}
-
-/// The entry of a column, as SQL compares names.
-fn column_entry<'a>(columns: &'a Entry, name: &str) -> Option<&'a Entry> {
-    let Kind::Table(table) = &columns.kind else { return None };
-    table.entries.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, entry)| entry)
-}
-
-/// Columns that the rule goes by must not be changed by it.
-fn changed_columns(reader: &Reader<'_>, entry: &Entry, columns: &Columns<'_>) {
-    if let Some(start) = columns.starting_point
-        && let Some(changed) = column_entry(entry, start.value)
-    {
-        let message = format!(
-            "{}: {} decides what is due, so it cannot be anonymized",
-            reader.what,
-            quoted(start.value)
-        );
-        let problem = Problem::new(changed.key, message).related(start.place, "the starting point");
-        reader.report(problem.help("leave it out of `columns`"));
-    }
-    // The exact name is found by `Anonymization`; databases do not care about case.
-    if let Some(marker) = columns.marker
-        && let Some(changed) = column_entry(entry, marker.value)
-    {
-        let message =
-            format!("{}: the marker {} is anonymized itself", reader.what, quoted(marker.value));
-        let problem = Problem::new(changed.key, message).related(marker.place, "the marker");
-        reader.report(problem.help("take another column for one of them"));
-    }
-}
-
-/// One column cannot be two things.
-fn clashes(reader: &Reader<'_>, columns: &Columns<'_>) {
-    let pairs = [
-        (
-            columns.marker,
-            columns.starting_point,
-            "the marker would overwrite the starting point",
-            "the starting point",
-        ),
-        (columns.marker, columns.subject, "the marker would overwrite the subject", "the subject"),
-        (
-            columns.subject,
-            columns.starting_point,
-            "the subject names a person, the starting point a moment",
-            "the starting point",
-        ),
-    ];
-    for (first, second, message, other) in pairs {
-        let (Some(first), Some(second)) = (first, second) else { continue };
-        if first.value.eq_ignore_ascii_case(second.value) {
-            let message = format!("{}: {message}", reader.what);
-            let problem = Problem::new(first.place, message).related(second.place, other);
-            reader.report(problem.help("name two different columns"));
-        }
-    }
 }

@@ -103,7 +103,8 @@ pub(super) enum Kind {
     Boolean(bool),
     /// A date or time, as written.
     Date(String),
-    Array,
+    /// Its elements; their keys are the key of the list.
+    List(Vec<Entry>),
     Table(Table),
 }
 
@@ -116,7 +117,7 @@ impl Kind {
             Kind::Float(_) => "a fraction",
             Kind::Boolean(_) => "true or false",
             Kind::Date(_) => "a date or time",
-            Kind::Array => "a list",
+            Kind::List(_) => "a list",
             Kind::Table(_) => "a table",
         }
     }

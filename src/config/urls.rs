@@ -39,8 +39,32 @@ pub(super) fn read(
 
 /// Reads what is always secret: only where it is kept can be written.
 pub(super) fn secret(reader: &mut Reader<'_>, key: &'static str) -> Option<Secret> {
+    let entry = reader.entry(key)?;
+    if let (Kind::Text(_), Some(variable)) =
+        (&entry.kind, reader.context.texts.variable(entry.place))
+    {
+        // Already outside of any file: it stays where it is, and is read when needed.
+        reader.context.hide(entry.place);
+        return Some(Secret::Env(variable.to_owned()));
+    }
     let (_, table) = reader.table(key, &format!("{{ {} }}", WAYS[0]))?;
     reference(reader, key, table)
+}
+
+/// Reads what need not be secret, such as the id of a key: as it is, or where it is kept.
+pub(super) fn identifier(reader: &mut Reader<'_>, key: &'static str) -> Option<Secret> {
+    let entry = reader.entry(key)?;
+    if let Kind::Table(table) = &entry.kind {
+        return reference(reader, key, table);
+    }
+    let text = reader.word(key, &format!("{{ {} }}", WAYS[0]))?;
+    PlainUrl::new(text.value).ok().map(Secret::Literal).or_else(|| {
+        reader.context.hide(text.place);
+        let message = format!("{}: a password does not belong into this file", reader.what);
+        let help = format!("write `{key} = {{ {} }}`", WAYS[0]);
+        reader.report(Problem::new(text.place, message).help(help));
+        None
+    })
 }
 
 /// What a URL of this kind may begin with.

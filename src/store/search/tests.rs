@@ -21,9 +21,13 @@ fn search(templates: &[&str], age: Age, kept: Vec<Kept>) -> Search {
     Search { templates, age, kept }
 }
 
-fn held(placeholder: &str, subject: &str) -> Kept {
-    let subjects = BTreeSet::from([subject.as_bytes().to_vec()]);
-    Kept { subjects: Some((placeholder.to_owned(), subjects)), range: Range::default() }
+fn held(templates: &[&str], placeholder: &str, subject: &str) -> Kept {
+    let persons = Persons {
+        templates: templates.iter().map(|text| text.parse().unwrap()).collect(),
+        placeholder: placeholder.to_owned(),
+        values: BTreeSet::from([subject.as_bytes().to_vec()]),
+    };
+    Kept { persons: Some(persons), range: Range::default() }
 }
 
 #[test]
@@ -67,7 +71,8 @@ fn a_day_counts_from_its_end_where_it_is_one() {
 #[test]
 fn a_hold_keeps_whose_it_is_under_any_template_that_says_so() {
     let templates = ["faces/*", "faces/{user}.jpg", "thumbs/{user}/*"];
-    let search = search(&templates, Age::Modified(limits()), vec![held("user", "maria")]);
+    let search =
+        search(&templates, Age::Modified(limits()), vec![held(&templates, "user", "maria")]);
     let old = Some(at(CUTOFF - 1));
     let kept = Verdict::Kept(KeptReason::Held);
     assert_eq!(search.judge(b"faces/maria.jpg", old), kept, "although the first says nothing");
@@ -82,7 +87,7 @@ fn a_hold_keeps_what_may_lie_in_its_range() {
     let range = |from, to| Range { from, to };
     let day = |text: &str| Some(text.parse::<Date>().unwrap());
     let judge = |range, age| {
-        let kept = vec![Kept { subjects: None, range }];
+        let kept = vec![Kept { persons: None, range }];
         search(&["*"], age, kept).judge(b"a", Some("2025-06-15T12:00:00Z".parse().unwrap()))
     };
     let keeps = |range| judge(range, Age::Modified(limits())) == Verdict::Kept(KeptReason::Held);
