@@ -10,6 +10,7 @@ mod certificate;
 mod check;
 mod daemon;
 mod demo;
+mod event;
 mod hold;
 mod metrics;
 mod output;
@@ -68,6 +69,7 @@ enum Command {
     Apply(apply::Args),
     Run(run::Args),
     Approve(approve::Args),
+    Event(event::Args),
     Daemon(daemon::Args),
     Status(status::Args),
     Metrics(metrics::Args),
@@ -104,6 +106,8 @@ pub(crate) enum CliError {
     Archive(#[from] crate::archive::ArchiveError),
     #[error(transparent)]
     Hold(#[from] crate::run::HoldError),
+    #[error(transparent)]
+    Event(#[from] crate::event::EventError),
     #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
     #[error(transparent)]
@@ -195,19 +199,20 @@ impl Cli {
     async fn dispatch(self) -> Result<Exit, CliError> {
         let common = Common { config: self.config, json: self.json };
         match self.command {
-            Command::Demo(args) => demo::main(&common, args).await,
-            Command::Check(args) => check::main(&common, args).await,
-            Command::Plan(args) => plan::main(&common, args).await,
-            Command::Apply(args) => apply::main(&common, args).await,
-            Command::Run(args) => run::main(&common, args).await,
-            Command::Approve(args) => approve::main(&common, args).await,
-            Command::Daemon(args) => daemon::main(&common, args).await,
-            Command::Status(args) => status::main(&common, args).await,
-            Command::Metrics(args) => metrics::main(&common, args).await,
-            Command::Why(args) => why::main(&common, args).await,
-            Command::Certificate(args) => certificate::main(&common, args).await,
-            Command::Hold(command) => hold::main(&common, command).await,
-            Command::Audit(command) => audit::main(&common, command).await,
+            Command::Demo(args) => Box::pin(demo::main(&common, args)).await,
+            Command::Check(args) => Box::pin(check::main(&common, args)).await,
+            Command::Plan(args) => Box::pin(plan::main(&common, args)).await,
+            Command::Apply(args) => Box::pin(apply::main(&common, args)).await,
+            Command::Run(args) => Box::pin(run::main(&common, args)).await,
+            Command::Approve(args) => Box::pin(approve::main(&common, args)).await,
+            Command::Event(args) => Box::pin(event::main(&common, args)).await,
+            Command::Daemon(args) => Box::pin(daemon::main(&common, args)).await,
+            Command::Status(args) => Box::pin(status::main(&common, args)).await,
+            Command::Metrics(args) => Box::pin(metrics::main(&common, args)).await,
+            Command::Why(args) => Box::pin(why::main(&common, args)).await,
+            Command::Certificate(args) => Box::pin(certificate::main(&common, args)).await,
+            Command::Hold(command) => Box::pin(hold::main(&common, command)).await,
+            Command::Audit(command) => Box::pin(audit::main(&common, command)).await,
         }
     }
 }

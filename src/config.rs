@@ -27,6 +27,7 @@ use crate::rule::{Dialect, Rule, StartingPoint, StoreKind};
 use crate::types::{EventName, Name, TableName};
 
 mod anonymizing;
+mod api;
 mod attachments;
 mod audit;
 mod columns;
@@ -47,6 +48,7 @@ pub(crate) mod suggest;
 mod text;
 mod urls;
 
+pub use api::{ApiConfig, TcpConfig};
 pub use diagnostic::{ConfigError, Diagnostic, Related};
 pub use environment::process_environment;
 pub use layers::InputFile;
@@ -74,6 +76,8 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// Where signed checkpoints of the audit log go.
     pub audit: AuditConfig,
+    /// Where events come in.
+    pub api: ApiConfig,
     /// The registered stores.
     pub stores: BTreeMap<Name, StoreConfig>,
     /// The rules; each names a store that is in `stores`.
@@ -433,6 +437,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
     });
     let daemon = section(&mut reader, "daemon", |reader| Some(daemon(reader)));
     let audit = section(&mut reader, "audit", |reader| Some(audit::read(reader)));
+    let api = section(&mut reader, "api", |reader| Some(api::read(reader)));
     let stores = named(&mut reader, "store");
     let rules = named(&mut reader, "rule");
     let limits =
@@ -469,7 +474,12 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
     let read = |(name, table): (Name, &Table)| {
         sources::read(context, &name, table, &kinds, listeners).map(|source| (name, source))
     };
+    let default = ApiConfig::beside(&own.keys);
     Some(Config {
+        api: match api {
+            Some(written) => written.over(default),
+            None => default,
+        },
         sources: sources.into_iter().filter_map(read).collect(),
         ledger: LedgerConfig { url: ledger_url },
         keys: own.keys,

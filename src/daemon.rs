@@ -28,19 +28,22 @@ use crate::audit::entry::Reason;
 use crate::clock::{self, Jump, Stopwatch};
 use crate::config::{Config, ConfigError};
 use crate::fault;
+use crate::http::Api;
 use crate::ledger::{Ledger, LedgerError, Loaded};
 use crate::lifecycle::{Ask, Received, Signals, systemd};
 use crate::publish::Publishing;
 use crate::rule::{Mode, Rule};
-use crate::run::{RunError, RunResult, RunState};
+use crate::run::{Call, RunError, RunResult, RunState};
 use crate::schedule::Schedule;
 use crate::types::Name;
 
 mod agenda;
 mod changes;
+mod listen;
 mod work;
 
 use agenda::{Agenda, Ending};
+use listen::Listening;
 use work::{Active, Ended, Work};
 
 /// How long the ledger may take to answer before the loop goes on without it.
@@ -99,6 +102,12 @@ pub struct Daemon {
     picked_up: bool,
     /// Hands out checkpoints, where the configuration says to whom.
     publishing: Option<Publishing>,
+    /// Where events come in.
+    api: Option<Api>,
+    /// Looks at the tables in which applications write events down.
+    listening: Option<Listening>,
+    /// Wakes the loop.
+    wake: Arc<Notify>,
 }
 
 impl Daemon {
@@ -119,6 +128,9 @@ impl Daemon {
             ledger_answers: true,
             picked_up: false,
             publishing: None,
+            api: None,
+            listening: None,
+            wake: Arc::new(Notify::new()),
         }
     }
 
@@ -135,7 +147,13 @@ impl Daemon {
             tracing::info!("{change}");
         }
         self.publishing = Publishing::start(&self.ledger, &self.active.config.audit);
-        let wake = Arc::new(Notify::new());
+        let wake = self.wake.clone();
+        self.ledger.renew_events(self.active.config.rules.keys(), clock::now()).await?;
+        let (settings, rules) = (self.active.config.api.clone(), self.active.runner.rules.clone());
+        let mut api = Api::new(self.ledger.clone(), settings, rules, wake.clone());
+        api.open();
+        self.api = Some(api);
+        self.listening = Some(Listening::start(&self.active, &wake));
         let mut ticker = ticker(wake.clone()).await?;
         let mut watchdog = Watchdog::new();
         systemd::ready(&self.status());
@@ -230,6 +248,9 @@ impl Daemon {
             None if !self.ledger_answers => tracing::info!("the ledger answers again"),
             None => {}
         }
+        if let Some(api) = &mut self.api {
+            api.open();
+        }
         tracing::debug!(answers, running = self.running.len(), "looked");
         self.ledger_answers = answers;
         self.checked = Stopwatch::start();
@@ -248,6 +269,7 @@ impl Daemon {
             self.load_rules(&active.config).await?;
             states = self.ledger.rule_states().await?;
         }
+        self.pick_up_events().await?;
         self.pick_up(now).await?;
         for rule in active.config.rules.values() {
             if self.running.contains_key(&rule.name) {
@@ -336,6 +358,27 @@ impl Daemon {
             }
         }
         self.picked_up = true;
+        Ok(())
+    }
+
+    /// Starts the rules that events wait for and that nobody has begun.
+    async fn pick_up_events(&mut self) -> Result<(), LedgerError> {
+        let active = self.active.clone();
+        for name in self.ledger.rules_with_events().await? {
+            let Some(rule) = active.config.rules.get(&name) else { continue };
+            if self.running.contains_key(&name) {
+                // Its run may stand: then it takes them at once.
+                active.runner.inboxes.call(&name, Call::Received);
+            } else if let Some(request) = self.ledger.claim_events(&name).await? {
+                self.start(rule, Work::Request(request));
+            }
+        }
+        let Some(listening) = &self.listening else { return Ok(()) };
+        for (name, depth) in listening.take(|name| self.running.contains_key(name)) {
+            if let Some(rule) = active.config.rules.get(&name) {
+                self.start(rule, Work::LookForEvents(depth));
+            }
+        }
         Ok(())
     }
 
@@ -462,8 +505,12 @@ impl Daemon {
 
     async fn take_on(&mut self, config: Config) {
         let in_force = self.active.clone();
-        let error = match timeout(LEDGER_WITHIN, self.load_rules(&config)).await {
-            Ok(Ok(_)) => None,
+        let note = async {
+            self.load_rules(&config).await?;
+            self.ledger.renew_events(config.rules.keys(), clock::now()).await
+        };
+        let error = match timeout(LEDGER_WITHIN, note).await {
+            Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("no answer within the time allowed".to_owned()),
         };
@@ -489,6 +536,10 @@ impl Daemon {
             self.publishing = Publishing::start(&self.ledger, &config.audit);
         }
         self.active = Arc::new(Active::new(config, &self.ledger, Some(&in_force)));
+        self.listening = Some(Listening::start(&self.active, &self.wake));
+        if let Some(api) = &mut self.api {
+            api.reconfigure(&self.active.config.api, self.active.runner.rules.clone()).await;
+        }
         if self.clock_jumped {
             // Whoever reloads after a jump was said has looked. One that nobody knows of is still to be said.
             self.active.runner.clock.accept();
@@ -516,8 +567,12 @@ impl Daemon {
     /// start.
     async fn stop(mut self, signals: &mut Signals, mut watchdog: Watchdog) {
         let deadline = self.active.config.daemon.stop_deadline;
-        systemd::stopping(deadline + 4 * LAST_STEPS);
+        systemd::stopping(deadline + 5 * LAST_STEPS);
         self.soft.cancel();
+        self.listening = None;
+        if let Some(api) = &mut self.api {
+            timeout(LAST_STEPS, api.close()).await.ok();
+        }
         let reason = self.let_finish(deadline, signals, &mut watchdog).await;
         let in_time = self.tasks.is_empty();
         if !in_time {

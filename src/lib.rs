@@ -54,6 +54,7 @@
 //! | [`rule`] | a rule, and the cutoff of its retention |
 //! | [`hold`] | a legal hold: what it covers, when it ends |
 //! | [`config`] | files as people write them, made into valid rules and stores |
+//! | [`event`] | what an application says has happened, and which rules listen |
 //! | [`plan`] | what a rule would do now, with a reason for everything kept |
 //! | `fault` | points at which tests have the process die |
 //! | [`clock`] | the only reader of time and of randomness |
@@ -69,6 +70,7 @@
 //! | [`outbound`] | the way out over HTTP, and where it does not lead |
 //! | [`publish`] | signed checkpoints leave the machine |
 //! | [`lifecycle`] | signals and systemd |
+//! | [`http`] | events come in over a Unix socket, and over TCP where that is wanted |
 //! | [`daemon`] | timers and wake-ups -> passes |
 //! | [`telemetry`] | logs |
 //! | [`cli`] | one thin file per subcommand |
@@ -97,7 +99,7 @@
 //! - **Whoever waits for approval waits in the ledger.** The request is closed while a run waits and
 //!   opened again by whoever approves; the pass that works requests off is the same.
 //! - Deliberately absent so far: erasure requests, recipients, backups, files and object
-//!   stores, and the HTTP interface.
+//!   stores.
 
 #![warn(clippy::pedantic)]
 #![allow(clippy::module_name_repetitions, clippy::must_use_candidate)]
@@ -116,6 +118,7 @@ pub mod daemon;
 pub mod event;
 mod fault;
 pub mod hold;
+pub mod http;
 pub mod keys;
 pub mod ledger;
 pub mod lifecycle;

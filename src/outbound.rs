@@ -6,6 +6,7 @@
 //! Redirects are not followed, proxies not used, times bounded, and no answer is read beyond its status.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -137,6 +138,17 @@ fn client(reach: Reach) -> Result<Client, OutboundError> {
         Reach::Public => builder.https_only(true).dns_resolver(PublicOnly),
         Reach::Internal => builder,
     };
+    builder.build().map_err(|_| OutboundError::Setup)
+}
+
+/// A client that reaches one local server, by its Unix socket.
+///
+/// # Errors
+/// When it cannot be set up.
+pub fn over_socket(socket: &Path) -> Result<Client, OutboundError> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = Client::builder().unix_socket(socket).no_proxy();
+    let builder = builder.redirect(redirect::Policy::none()).timeout(ANSWER_WITHIN);
     builder.build().map_err(|_| OutboundError::Setup)
 }
 

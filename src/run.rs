@@ -291,7 +291,9 @@ impl Runner {
             self.put_off(request, "another run of the rule was under way", now).await?;
             return Ok(result(rule, RunState::Busy, watch));
         };
-        let ended = self.carry_locked(rule, request, errand, now, stop, report, &mut lock).await;
+        // On the heap: what a run does is nested deeply, and commands nest it further.
+        let carried = self.carry_locked(rule, request, errand, now, stop, report, &mut lock);
+        let ended = Box::pin(carried).await;
         // A lock that cannot be given up is gone with its connection.
         lock.release().await.ok();
         let mut ended = ended?;

@@ -16,6 +16,7 @@ const MODULES: &[&str] = &[
     "rule",
     "hold",
     "config",
+    "event",
     "plan",
     "fault",
     "clock",
@@ -31,6 +32,7 @@ const MODULES: &[&str] = &[
     "outbound",
     "publish",
     "lifecycle",
+    "http",
     "daemon",
     "telemetry",
     "cli",
@@ -46,6 +48,7 @@ const PURE: &[&str] = &[
     "rule",
     "hold",
     "config",
+    "event",
     "plan",
     "transition",
 ];

@@ -39,6 +39,8 @@ struct Measures {
     last_success: PerRule,
     still_due: PerRule,
     records: PerRule,
+    events: PerRule,
+    oldest_event: PerRule,
 }
 
 pub(crate) async fn main(common: &Common, _: Args) -> Result<Exit, CliError> {
@@ -50,6 +52,7 @@ pub(crate) async fn main(common: &Common, _: Args) -> Result<Exit, CliError> {
     measures.register(&mut registry);
     let states = ledger.rule_states().await?;
     let waiting = ledger.approvals().await?;
+    let backlogs = ledger.count_events().await?;
     for rule in config.rules.values() {
         let labels = Labels { rule: rule.name.to_string() };
         let state = status::status(&ledger, rule, states.get(&rule.name), now).await?;
@@ -67,6 +70,12 @@ pub(crate) async fn main(common: &Common, _: Args) -> Result<Exit, CliError> {
         // What nobody has counted is not known, and is left out.
         if let Some(due) = waits.map(|approval| approval.due).or(state.last_remaining) {
             set(&measures.still_due, count(due));
+        }
+        let backlog = backlogs.get(&rule.name).copied().unwrap_or_default();
+        if !rule.events.is_empty() || backlog.pending > 0 {
+            set(&measures.events, count(backlog.pending));
+            let age = backlog.oldest.map_or(0, |oldest| now.duration_since(oldest).as_secs());
+            set(&measures.oldest_event, seconds(age));
         }
         set(&measures.records, count(ledger.records_taken(&rule.name).await?));
     }
@@ -100,6 +109,8 @@ impl Measures {
                 &self.still_due,
             ),
             ("rule_records_taken", "Records deleted or anonymized so far", &self.records),
+            ("events_pending", "Events that wait for the rule to work them off", &self.events),
+            ("events_oldest_age_seconds", "Age of the oldest of them", &self.oldest_event),
         ];
         for (name, help, family) in families {
             registry.register(name, help, family.clone());

@@ -135,6 +135,11 @@ pub(crate) fn records(count: u64) -> String {
     format!("{} record{}", number(count), if count == 1 { "" } else { "s" })
 }
 
+/// `1 event`, `2 events`.
+pub(crate) fn events(count: u64) -> String {
+    format!("{} event{}", number(count), if count == 1 { "" } else { "s" })
+}
+
 /// A moment to the minute, in a rule's zone.
 pub(crate) fn moment(at: Timestamp, zone: &TimeZone) -> String {
     at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string()

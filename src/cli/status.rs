@@ -1,17 +1,20 @@
 //! `expunged status`.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::audit::Event;
 use crate::clock;
 use crate::ledger::audit::AuditFilter;
-use crate::ledger::{Approval, LastRun, Ledger, RuleState};
+use crate::ledger::{Approval, Backlog, LastRun, Ledger, RuleState};
 use crate::rule::{Mode, Rule};
 use crate::schedule::Schedule;
 use crate::types::Name;
 
-use super::output::{self, DIM, RED, RESET};
+use super::output::{self, DIM, RED, RESET, YELLOW};
 use super::{CliError, Common, Exit, approve, read_ledger, select};
 
 /// Show the rules, their last and next runs, and what is overdue
@@ -44,6 +47,11 @@ pub(super) struct RuleStatus {
     not_loaded: bool,
     /// Its run waits for somebody's approval, or has it and has not begun.
     waits_for_approval: Option<Approval>,
+    /// Events that wait to be worked off.
+    pending_events: u64,
+    oldest_event_at: Option<Timestamp>,
+    /// Events that cannot be opened with the keys that are there.
+    unreadable_events: u64,
 }
 
 pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> {
@@ -57,7 +65,12 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         all.push(status(&ledger, rule, states.get(&rule.name), now).await?);
     }
     let waiting = ledger.approvals().await?;
+    let backlogs = ledger.count_events().await?;
     for status in &mut all {
+        let backlog = backlogs.get(&status.rule).copied().unwrap_or_default();
+        status.pending_events = backlog.pending;
+        status.oldest_event_at = backlog.oldest;
+        status.unreadable_events = backlog.unreadable;
         status.waits_for_approval =
             waiting.iter().find(|approval| approval.rule == status.rule).cloned();
     }
@@ -66,6 +79,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         output::json(&all);
     } else {
         print(&config.rules, &all);
+        print_events(&config.rules, &backlogs);
         let waiting: Vec<_> =
             all.iter().filter_map(|status| status.waits_for_approval.clone()).collect();
         if !waiting.is_empty() {
@@ -111,6 +125,9 @@ pub(super) async fn status(
         not_loaded: state
             .is_none_or(|state| state.digest != rule.digest() || state.mode != rule.mode),
         waits_for_approval: None,
+        pending_events: 0,
+        oldest_event_at: None,
+        unreadable_events: 0,
     })
 }
 
@@ -161,7 +178,7 @@ fn first_failure(last: Option<&LastRun>, refused: Option<Timestamp>) -> Option<T
     [failed, refused].into_iter().flatten().min()
 }
 
-fn print(rules: &std::collections::BTreeMap<Name, Rule>, all: &[RuleStatus]) {
+fn print(rules: &BTreeMap<Name, Rule>, all: &[RuleStatus]) {
     let mut table =
         output::table(&["rule", "mode", "schedule", "last run", "records", "next run", "overdue"]);
     for status in all {
@@ -198,6 +215,30 @@ fn print(rules: &std::collections::BTreeMap<Name, Rule>, all: &[RuleStatus]) {
                 "{DIM}{}: the daemon has not loaded this version of the rule yet; reload it{RESET}",
                 status.rule
             );
+        }
+    }
+}
+
+/// Says for which rules events wait, those that are not configured any more included.
+fn print_events(rules: &BTreeMap<Name, Rule>, backlogs: &BTreeMap<Name, Backlog>) {
+    for (name, backlog) in backlogs {
+        let rule = rules.get(name);
+        let zone = rule.map_or(TimeZone::UTC, |rule| rule.time_zone.clone());
+        if let Some(oldest) = backlog.oldest {
+            let gone = if rule.is_some() { "" } else { ", for a rule that is not configured" };
+            let text = format!(
+                "{name}: {} to be worked off, the oldest since {}{gone}",
+                output::events(backlog.pending),
+                output::moment(oldest, &zone)
+            );
+            anstream::println!("{YELLOW}events {RESET} {}", output::hanging(&text, 8));
+        }
+        if backlog.unreadable > 0 {
+            let text = format!(
+                "{name}: {} cannot be opened; if `intent.key` was exchanged, put it back and restart the daemon",
+                output::events(backlog.unreadable)
+            );
+            anstream::println!("{RED}events {RESET} {}", output::hanging(&text, 8));
         }
     }
 }

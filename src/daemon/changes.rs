@@ -25,6 +25,7 @@ pub(super) fn changes(before: &Config, after: &Config) -> Vec<String> {
     if old.log != new.log {
         found.push("daemon: log has changed, which takes effect at the next start".to_owned());
     }
+    changed(&mut found, "api: where events come in", before.api != after.api);
     found
 }
 

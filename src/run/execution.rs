@@ -303,7 +303,7 @@ impl Execution<'_> {
         pace: &mut Pace,
     ) -> Result<Option<Taking>, RunError> {
         let Prepared { store, target, bounds, .. } = &self.prepared;
-        let place = (&*self.runner.stores, self.rule, &self.prepared);
+        let here = (&*self.runner.stores, self.rule, &self.prepared);
         let keys = self.runner.ledger.keys();
         let scope = format!("{}/{}", self.run.store, self.run.table);
         let replace = |strategy: &Strategy, column: &Column, old: Option<&str>| {
@@ -324,7 +324,7 @@ impl Execution<'_> {
                 };
                 taken.map(|batch| batch.map(Taking::alone))
             } else {
-                attachments::take(place, next, pace, &replace).await
+                attachments::take(here, next, pace, &replace).await
             };
             match taken {
                 Err(error) if error.is_transient() && attempt < MOST_ATTEMPTS => {

@@ -163,7 +163,9 @@ fn own_uploads(path: &Path, uploads: &Path, owned: &mut Owned) -> Result<(), Cli
                 ("thumbs", true) if is_folder(&entry) => {
                     for size in list(&entry)? {
                         let file = entry.join(&size);
-                        if !size.ends_with(".jpg") || !is_file(&file) {
+                        if Path::new(&size).extension().is_none_or(|kind| kind != "jpg")
+                            || !is_file(&file)
+                        {
                             return Err(foreign(&file));
                         }
                         owned.files.push(file);
