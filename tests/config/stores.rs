@@ -19,11 +19,11 @@ fn refused(text: &str) -> String {
 }
 
 fn system(config: &Config, name: &str) -> System {
-    config.stores[&name.parse().unwrap()].system.clone()
+    config.stores[&name.parse().expect("a name")].system.clone()
 }
 
 fn one_rule<'a>(config: &'a Config, name: &str) -> &'a Rule {
-    &config.rules[&name.parse().unwrap()]
+    &config.rules[&name.parse().expect("a name")]
 }
 
 fn paths(rule: &Rule) -> &Paths {
