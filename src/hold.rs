@@ -54,7 +54,6 @@ impl Hold {
 
 /// What a hold says. It may name persons, so the ledger keeps it sealed and `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(clippy::mutable_key_type, reason = "templates compare by what was written")]
 pub struct Terms {
     /// What it covers.
     pub scope: Scope,
@@ -395,7 +394,6 @@ impl Holds {
     /// and not a deletion elsewhere that reaches this table.
     pub fn claims(&self, place: Place<'_>, rule: Option<&Name>) -> Vec<Claim<'_>> {
         let mut claims = Vec::new();
-        #[expect(clippy::mutable_key_type, reason = "templates compare by what was written")]
         let mut persons: BTreeMap<(&str, &[Template], Range), BTreeSet<&str>> = BTreeMap::new();
         let here =
             |records: &Records| records.store == *place.store && place.may_be(&records.table);

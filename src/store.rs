@@ -10,6 +10,7 @@ mod error;
 pub mod files;
 pub mod objects;
 mod paths;
+mod readback;
 mod registry;
 pub mod search;
 pub mod sql;
@@ -20,14 +21,14 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::hold::{Holds, Records as HeldRecords};
-use crate::plan::{Residue, Survey};
+use crate::plan::Survey;
 use crate::rule::{Rule, Selection};
 use crate::types::{Key, Name, TableName};
 
 use files::{Files, Surveyed};
 use objects::Objects;
 use sql::catalogue::Table;
-use sql::{Bounds, Interrupted, Pace, Replace, Resolution, SurveyDepth, Window};
+use sql::{Bounds, Pace, Replace, SurveyDepth, Window};
 
 pub use batch::{Batch, Committed, Left, LockedBatch, Walk};
 pub use error::{StoreError, explain};
@@ -559,135 +560,6 @@ impl Store {
                 Ok(Batch::of_objects(objects, search, found))
             }
             _ => Err(self.foreign()),
-        }
-    }
-
-    /// Finds out what became of a batch whose process died.
-    ///
-    /// # Errors
-    /// When the store cannot be asked.
-    pub async fn resolve(
-        &self,
-        target: &Target,
-        interrupted: &Interrupted,
-    ) -> Result<Resolution, StoreError> {
-        match (self, target) {
-            (Store::Tables(tables), Target::Rows(target)) => {
-                tables.resolve(target, interrupted).await
-            }
-            (_, Target::Paths(_)) => {
-                let there = self.look(&interrupted.keys, &interrupted.identities).await?;
-                let gone = there.iter().enumerate().filter(|(_, there)| !**there);
-                Ok(Resolution::Partly(gone.map(|(place, _)| place).collect()))
-            }
-            (_, Target::Rows(_)) => Err(self.foreign()),
-        }
-    }
-
-    /// Which of these files or objects are there. With identities, another of the same name is not.
-    ///
-    /// # Errors
-    /// When the store cannot be asked; when it holds tables.
-    pub async fn look(&self, keys: &[Key], identities: &[String]) -> Result<Vec<bool>, StoreError> {
-        let paths: Vec<_> = keys.iter().filter_map(paths::path_of).collect();
-        if paths.len() != keys.len() {
-            return Err(self.foreign());
-        }
-        match self {
-            Store::Files(files) => {
-                let found = files.look(paths.into_iter().map(|(path, _)| path).collect()).await?;
-                let is_it = |(place, found): (usize, Option<files::Entry>)| {
-                    let known = identities.get(place);
-                    found.is_some_and(|entry| {
-                        known.is_none_or(|known| *known == batch::mark(&entry))
-                    })
-                };
-                Ok(found.into_iter().enumerate().map(is_it).collect())
-            }
-            Store::Objects(objects) => Ok(objects.look(paths).await?),
-            Store::Tables(_) => Err(self.foreign()),
-        }
-    }
-
-    /// What a rule makes of one record; `None` where there is none of these keys. Cannot write.
-    ///
-    /// # Errors
-    /// As for [`Store::survey`].
-    pub async fn explain(
-        &self,
-        target: &Target,
-        bounds: Bounds,
-        keys: &[Key],
-    ) -> Result<Option<Explained>, StoreError> {
-        let target = match (self, target) {
-            (Store::Tables(tables), Target::Rows(target)) => {
-                return tables.explain(target, bounds, keys).await;
-            }
-            (_, Target::Paths(target)) => target,
-            (_, Target::Rows(_)) => return Err(self.foreign()),
-        };
-        let search = target.due(bounds);
-        for (path, _) in keys.iter().filter_map(paths::path_of) {
-            let found = match self {
-                Store::Files(files) => {
-                    let mut found = files.look(vec![path]).await?;
-                    found.pop().flatten().map(|entry| (entry.path, None, entry.start))
-                }
-                Store::Objects(objects) => objects
-                    .newest(&path)
-                    .await?
-                    .map(|entry| (entry.path, entry.version, entry.start)),
-                Store::Tables(_) => None,
-            };
-            if let Some((path, version, modified)) = found {
-                return Ok(paths::explained(&search, &path, version.as_deref(), modified));
-            }
-        }
-        Ok(None)
-    }
-
-    /// How many of these records are still there as they were when they were taken. Cannot write.
-    ///
-    /// # Errors
-    /// As for [`Store::survey`].
-    pub async fn still_there(
-        &self,
-        target: &Target,
-        bounds: Bounds,
-        keys: &[Key],
-    ) -> Result<u64, StoreError> {
-        match (self, target) {
-            (Store::Tables(tables), Target::Rows(target)) => {
-                tables.still_there(target, bounds, keys).await
-            }
-            (_, Target::Paths(_)) => {
-                let there = self.look(keys, &[]).await?;
-                Ok(there.into_iter().filter(|there| *there).count() as u64)
-            }
-            (_, Target::Rows(_)) => Err(self.foreign()),
-        }
-    }
-
-    /// What it still holds physically of the records that were taken, and how that is known. A SQLite
-    /// database folds its log first, where it was opened for acting.
-    ///
-    /// # Errors
-    /// When the store cannot be asked.
-    pub async fn residue(&self, target: &Target) -> Result<(Residue, String), StoreError> {
-        match (self, target) {
-            (Store::Tables(tables), Target::Rows(target)) => tables.residue(target).await,
-            (Store::Files(_), _) => Ok((
-                Residue::LogicallyDeleted,
-                "the names are gone and their folders synced; blocks, snapshots and copies-on-write \
-                 are not known"
-                    .to_owned(),
-            )),
-            (Store::Objects(_), _) => Ok((
-                Residue::LogicallyDeleted,
-                "no version and no delete marker is listed; copies by replication are not known"
-                    .to_owned(),
-            )),
-            (Store::Tables(_), Target::Paths(_)) => Err(self.foreign()),
         }
     }
 

@@ -125,13 +125,11 @@ impl Watch {
 
 /// Waits for a notification; where there is no listener, until it is time to listen again.
 async fn hear(listener: Option<&mut Listener>) -> Result<(), Lost> {
-    match listener {
-        Some(listener) => listener.woken().await.map_err(|_| Lost),
-        None => {
-            tokio::time::sleep(LISTEN_AGAIN).await;
-            Err(Lost)
-        }
+    if let Some(listener) = listener {
+        return listener.woken().await.map_err(|_| Lost);
     }
+    tokio::time::sleep(LISTEN_AGAIN).await;
+    Err(Lost)
 }
 
 /// The connection is lost.

@@ -92,7 +92,7 @@ pub(crate) async fn happened(
     let first = table.key.len();
     let rows = tx.fetch(&s).await?;
     let read = |row: &super::Row| {
-        let at = row.int(first).and_then(|micros| changed_at.from_micros(micros));
+        let at = row.int(first).and_then(|micros| changed_at.read_micros(micros));
         let status = row.scalar_text(first + 1);
         // What cannot be read says nothing.
         let (Some(at), Some(status)) = (at, status) else { return Ok(None) };

@@ -173,7 +173,7 @@ impl StartColumn {
     }
 
     /// The moment that [`StartColumn::micros`] read.
-    pub(super) fn from_micros(&self, micros: i64) -> Option<Timestamp> {
+    pub(super) fn read_micros(&self, micros: i64) -> Option<Timestamp> {
         self.read_start(micros).map(|(start, _)| start)
     }
 

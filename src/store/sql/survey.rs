@@ -85,8 +85,8 @@ async fn count_due(
     target.due(&mut s, bounds);
     let row = tx.fetch_row(&s).await?;
     survey.due = positive(row.int(0));
-    survey.oldest = row.int(1).and_then(|micros| target.start.from_micros(micros));
-    survey.newest = row.int(2).and_then(|micros| target.start.from_micros(micros));
+    survey.oldest = row.int(1).and_then(|micros| target.start.read_micros(micros));
+    survey.newest = row.int(2).and_then(|micros| target.start.read_micros(micros));
     survey.subjects = subject.map(|_| positive(row.int(3)));
     Ok(())
 }
@@ -221,7 +221,7 @@ pub(crate) async fn sample(
             let micros = row.int(columns.len());
             Ok((
                 read_key(target.dialect(), row, columns)?,
-                micros.and_then(|micros| target.start.from_micros(micros)),
+                micros.and_then(|micros| target.start.read_micros(micros)),
             ))
         })
         .collect()
