@@ -14,7 +14,7 @@
 //! Pure: a path is a sequence of bytes between slashes, as file systems and object stores have it, and
 //! never a string to be opened.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use jiff::civil::Date;
@@ -191,14 +191,17 @@ impl Part {
         match self {
             Part::Literal(bytes) => {
                 for byte in bytes {
-                    out.push_str(&format!("\\x{byte:02x}"));
+                    // Writing to a string does not fail.
+                    let _ = write!(out, "\\x{byte:02x}");
                 }
             }
             Part::One => out.push_str("[^/]"),
             Part::Any => out.push_str("[^/]*"),
             // Any number of whole names; at the end, one at least.
             Part::Deep => out.push_str("(?:[^/]+/)*"),
-            Part::Placeholder(name) => out.push_str(&format!("(?P<{name}>[^/]+)")),
+            Part::Placeholder(name) => {
+                let _ = write!(out, "(?P<{name}>[^/]+)");
+            }
             Part::Date(format) => {
                 let expression = regex::escape(format)
                     .replace('/', "\\x2f")

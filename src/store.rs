@@ -4,6 +4,7 @@
 //! together, survey it, walk through it in bounded batches that are taken but not yet committed, and
 //! say later what became of one.
 
+pub mod objects;
 mod registry;
 pub mod search;
 pub mod sql;
