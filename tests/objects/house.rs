@@ -17,8 +17,11 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Client;
+use s3s::access::S3Access;
 use s3s::auth::SimpleAuth;
+use s3s::dto::ListObjectsInput;
 use s3s::service::S3ServiceBuilder;
+use s3s::{S3Request, S3Result};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -101,12 +104,24 @@ impl Drop for Files {
     }
 }
 
+/// s3s-fs would take rclone's empty delimiter for one.
+struct Lenient;
+
+#[async_trait::async_trait]
+impl S3Access for Lenient {
+    async fn list_objects(&self, request: &mut S3Request<ListObjectsInput>) -> S3Result<()> {
+        request.input.delimiter = request.input.delimiter.take().filter(|text| !text.is_empty());
+        Ok(())
+    }
+}
+
 impl Files {
     pub(crate) fn serve() -> Files {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(BUCKET)).unwrap();
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder.path()).unwrap());
         service.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
+        service.set_access(Lenient);
         let service = service.build();
         let (runtime, listener) = listen();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -156,7 +156,8 @@ impl CloudListing {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let place = self.cloud.pace.place().await;
+            let places = self.cloud.pace.clone();
+            let place = places.place().await;
             let error = match timeout(self.cloud.timeout, self.some()).await {
                 Ok(Ok(items)) => return Ok(Some(items).filter(|items| !items.is_empty())),
                 Ok(Err(error)) => self.cloud.explain(DOING, &error),
@@ -167,7 +168,7 @@ impl CloudListing {
                 },
             };
             if matches!(error, ObjectsError::Busy { .. }) {
-                self.cloud.pace.turned_away(place);
+                places.turned_away(place);
             }
             if !error.is_transient() || attempt >= ATTEMPTS {
                 return Err(error);
