@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use expunged::clock;
 use expunged::store::objects::{Deleted, Left, Probe, Starts};
 use expunged::store::search::Age;
 use jiff::Timestamp;
@@ -99,7 +100,7 @@ async fn the_oldest_are_shown_first_and_the_next_to_fall_due_is_known() {
     let Starts { oldest, next } = objects.starts(&search).await.unwrap();
     assert_eq!(oldest, sample[0].start);
     let hours = |start: Option<Timestamp>| {
-        Timestamp::now().duration_since(start.unwrap()).as_secs_f64() / 3600.0
+        clock::now().duration_since(start.unwrap()).as_secs_f64() / 3600.0
     };
     assert!((hours(next) - 10.0).abs() < 0.1 && (hours(oldest) - 90.0).abs() < 0.1);
 }

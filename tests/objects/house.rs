@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use expunged::clock;
 use expunged::path::Template;
 use expunged::store::objects::{Credentials, Entry, Objects, Service, Settings};
 use expunged::store::search::{Age, Limits, Search};
@@ -49,13 +50,13 @@ pub(crate) fn open(settings: Settings) -> Objects {
 
 /// Looks for what these mean and is older than so many hours.
 pub(crate) fn older(templates: &[&str], hours: i64) -> Arc<Search> {
-    let now = Timestamp::now();
+    let now = clock::now();
     started_before(templates, now - SignedDuration::from_hours(hours))
 }
 
 pub(crate) fn started_before(templates: &[&str], cutoff: Timestamp) -> Arc<Search> {
     // The servers' clock is this one, but for the fractions of a second that they leave out.
-    let bounds = Bounds { cutoff, now: Timestamp::now() + SignedDuration::from_hours(2) };
+    let bounds = Bounds { cutoff, now: clock::now() + SignedDuration::from_hours(2) };
     let earliest = "1990-01-01".parse().unwrap();
     Arc::new(Search {
         templates: parsed(templates),
@@ -144,7 +145,8 @@ impl Files {
         let path = self.folder.path().join(bucket).join(key);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let file = File::create(path).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
+        file.set_modified(SystemTime::from(clock::now()) - Duration::from_secs(hours * 3600))
+            .unwrap();
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {
@@ -324,7 +326,7 @@ impl Moto {
 
     async fn new(headers: &[(&str, &str)]) -> Moto {
         let url = crate::support::environment("EXPUNGED_TEST_MOTO_URL");
-        let bucket = format!("b{}", uuid::Uuid::now_v7().simple());
+        let bucket = format!("b{}", clock::new_id().simple());
         let moto = Moto { url, bucket, client: client() };
         let region = "<CreateBucketConfiguration><LocationConstraint>eu-central-1</LocationConstraint></CreateBucketConfiguration>";
         moto.send("PUT", "", headers, region).await;

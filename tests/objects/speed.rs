@@ -2,7 +2,8 @@
 //! in release builds only: `tests/run --release --test objects speed -- --nocapture`.
 
 use std::process::Command;
-use std::time::Instant;
+
+use expunged::clock::Stopwatch;
 
 use crate::house::{BUCKET, Files, KEY_ID, SECRET, older};
 
@@ -51,7 +52,7 @@ async fn purge(server: &Files) -> f64 {
     fill(server);
     let objects = server.open();
     let search = older(&["*.jpg"], 24);
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let (mut walk, mut gone) = (objects.walk(search.clone()), 0);
     while let Some(entries) = walk.next(BATCH).await.unwrap() {
         gone += objects.delete(&search, entries).await.unwrap().gone.len();
@@ -64,7 +65,7 @@ async fn purge(server: &Files) -> f64 {
 
 fn rclone(server: &Files) -> f64 {
     fill(server);
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let done = Command::new("rclone")
         .args(["delete", "--min-age", "1d", &format!(":s3:{BUCKET}")])
         .args(["--config", "/dev/null", "--s3-provider", "Other", "--s3-endpoint", &server.url])

@@ -1,8 +1,9 @@
 //! Buckets that keep versions, on moto: each version and each delete marker goes by itself, a marker only
 //! after what it hides, and what is locked stays.
 
+use expunged::clock;
 use expunged::store::objects::{Left, Objects};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 use crate::house::{Moto, named, older, started_before, walked};
 
@@ -104,7 +105,7 @@ async fn each_version_is_due_by_its_own_time() {
 #[tokio::test]
 async fn what_object_lock_protects_is_blocked_with_its_date_and_its_marker_stays() {
     let server = Moto::locking().await;
-    let until = (Timestamp::now() + SignedDuration::from_hours(240)).round(jiff::Unit::Second);
+    let until = (clock::now() + SignedDuration::from_hours(240)).round(jiff::Unit::Second);
     let until = until.unwrap();
     let date = until.to_string();
     let checked = ("x-amz-sdk-checksum-algorithm", "SHA256");

@@ -77,17 +77,17 @@ mod tests {
 
     #[tokio::test]
     async fn each_request_that_is_turned_away_takes_a_place_with_it_and_success_brings_it_back() {
-        let pace = Pace::default();
+        let all = Pace::default();
         for _ in 0..20 {
-            let place = pace.place().await;
-            pace.turned_away(place);
+            let place = all.place().await;
+            all.turned_away(place);
         }
-        assert_eq!((pace.width.load(Ordering::Relaxed), pace.places.available_permits()), (1, 1));
+        assert_eq!((all.width.load(Ordering::Relaxed), all.places.available_permits()), (1, 1));
         for _ in 0..(REGAIN * 20) {
-            pace.went_well();
+            all.went_well();
         }
         assert_eq!(
-            (pace.width.load(Ordering::Relaxed), pace.places.available_permits()),
+            (all.width.load(Ordering::Relaxed), all.places.available_permits()),
             (WIDEST, WIDEST)
         );
     }
