@@ -429,11 +429,12 @@ impl Daemon {
         self.picked_up &= !was_overtaken;
         let configured = self.active.config.rules.get(&rule).cloned();
         let ending = match ended {
-            Ok((_, Ended { result: Ok(None), look_again })) => {
+            Ok((_, Ended { result: Ok(None), is_idle: true, .. })) => return self.close_retired(),
+            Ok((_, Ended { result: Ok(None), look_again, .. })) => {
                 self.said.remove(&rule);
                 Ending::Well(look_again)
             }
-            Ok((_, Ended { result: Ok(Some(result)), look_again })) => {
+            Ok((_, Ended { result: Ok(Some(result)), look_again, .. })) => {
                 self.said.remove(&rule);
                 log(&result);
                 let mode = configured.as_ref().map_or(Mode::Enforce, |rule| rule.mode);

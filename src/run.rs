@@ -251,7 +251,7 @@ pub async fn plan(
 impl Runner {
     /// Takes the clock for right as it is now.
     pub fn new(ledger: Ledger, stores: Arc<Stores>, rules: Arc<BTreeMap<Name, Rule>>) -> Runner {
-        let inboxes = Arc::new(Inboxes::new(&rules));
+        let inboxes = Arc::new(Inboxes::new(&rules, None));
         Runner { ledger, stores, rules, clock: Arc::default(), sources: Arc::default(), inboxes }
     }
 
@@ -397,6 +397,8 @@ impl Runner {
             taken: Taken::new(),
             records: 0,
             left: 0,
+            waiting: 0,
+            seen: None,
             lives_on: Left::default(),
             unfit: 0,
             batches: 0,

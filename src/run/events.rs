@@ -6,6 +6,7 @@
 //! one that is found twice, or late, does no harm.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ const AT_MOST: Duration = Duration::from_mins(1);
 
 /// What wakes the standing run of each event rule.
 #[derive(Debug, Default)]
-pub struct Inboxes(BTreeMap<Name, Inbox>);
+pub struct Inboxes(BTreeMap<Name, Arc<Inbox>>);
 
 /// What wakes the standing run of a rule.
 #[derive(Debug, Default)]
@@ -78,10 +79,15 @@ impl Calls {
 }
 
 impl Inboxes {
-    /// One for each rule that events wake.
-    pub fn new(rules: &BTreeMap<Name, Rule>) -> Inboxes {
+    /// One for each rule that events wake; those of before are kept, because runs may stand that began
+    /// under another configuration.
+    pub fn new(rules: &BTreeMap<Name, Rule>, before: Option<&Inboxes>) -> Inboxes {
         let woken = rules.values().filter(|rule| !rule.events.is_empty());
-        Inboxes(woken.map(|rule| (rule.name.clone(), Inbox::default())).collect())
+        let inbox = |rule: &Rule| {
+            let kept = before.and_then(|before| before.0.get(&rule.name).cloned());
+            (rule.name.clone(), kept.unwrap_or_default())
+        };
+        Inboxes(woken.map(inbox).collect())
     }
 
     /// Wakes the run of a rule, if it stands; otherwise the next one finds everything by itself.
@@ -169,8 +175,7 @@ impl Execution<'_> {
     async fn work_off_events(&mut self, stands: bool) -> Result<Ended, RunError> {
         let runner = self.runner;
         let (began, mut last) = (Stopwatch::start(), Stopwatch::start());
-        let nobody = Inbox::default();
-        let inbox = runner.inboxes.0.get(&self.rule.name).unwrap_or(&nobody);
+        let inbox = runner.inboxes.0.get(&self.rule.name).cloned().unwrap_or_default();
         inbox.take();
         let mut calls = Calls::ALL;
         // Events that could not be worked off in this run.
@@ -202,7 +207,7 @@ impl Execution<'_> {
                     let why = "its events were worked off with others";
                     runner.ledger.abandon_request(request, why, clock::now()).await?;
                 }
-                self.left = stuck.len() as u64;
+                self.waiting = stuck.len() as u64;
                 return Ok(Ended::Complete);
             }
             tokio::select! {

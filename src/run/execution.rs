@@ -47,6 +47,10 @@ pub(super) struct Execution<'a> {
     pub(super) records: u64,
     /// Records of a saved plan that were not taken.
     pub(super) left: u64,
+    /// Events that could not be worked off.
+    pub(super) waiting: u64,
+    /// What was due when the walk had taken its last batch.
+    pub(super) seen: Option<u64>,
     /// What the store left, and what lives on of what was taken.
     pub(super) lives_on: Left,
     /// Records that were kept because of what they name as belonging to them.
@@ -92,7 +96,9 @@ impl Execution<'_> {
             Ok(Ended::Stopped) => {
                 tokio::time::timeout(READ_BACK_WITHIN, self.prepared.survey()).await.ok()
             }
-            _ if matches!(errand, Errand::Events) => Some(Ok(Some(self.left))),
+            _ if matches!(errand, Errand::Events) => Some(Ok(Some(self.waiting))),
+            // The walk has just looked.
+            Ok(Ended::Complete) if self.seen.is_some() => Some(Ok(self.seen)),
             _ => Some(self.prepared.survey().await),
         };
         let remaining = remaining.and_then(Result::ok).flatten();
@@ -190,6 +196,7 @@ impl Execution<'_> {
             }
             let before = self.records;
             self.unfit = 0;
+            self.seen = None;
             let Prepared { store, target, bounds, total, .. } = &self.prepared;
             let mut walk = store.walk(target, *bounds, due, *total)?;
             let mut pace = walk.pace();
@@ -205,8 +212,9 @@ impl Execution<'_> {
             if self.records == before {
                 break;
             }
+            self.seen = self.prepared.survey().await?;
             // What cannot be seen is not taken either.
-            due = self.prepared.survey().await?.unwrap_or(0);
+            due = self.seen.unwrap_or(0);
         }
         Ok(Ended::Complete)
     }
