@@ -299,19 +299,20 @@ impl Execution<'_> {
                 continue;
             };
             let Some(taking) = taken else { return Ok(true) };
-            let (unfit, before) = (taking.unfit, self.lives_on);
+            let (stay, before) = (taking.unfit + taking.stuck, self.lives_on);
             if taking.batch.keys.is_empty() {
                 taking.batch.rollback().await?;
-                return Ok(unfit == 0);
+                return Ok(stay == 0);
             }
             match self.finish_batch(taking, gate).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
-                Err(RunError::AttachmentsStay { store, left, until }) => {
-                    tracing::warn!(rule = %self.rule.name, %store, left, ?until, "what an event names stays");
+                Err(error @ RunError::AttachmentsStay { .. }) => {
+                    tracing::warn!(rule = %self.rule.name, %error, "what an event names stays");
+                    self.stays = Some(error.to_string());
                     return Ok(false);
                 }
                 Err(error) => return Err(error),
-                Ok(()) => return Ok(unfit == 0 && !self.lives_on.is_more_than(before)),
+                Ok(()) => return Ok(stay == 0 && !self.lives_on.is_more_than(before)),
             }
         }
     }

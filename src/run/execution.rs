@@ -1,11 +1,11 @@
 //! A run under way: batches along a walk, each taken, intended, committed and settled; then a look back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::attachments::{self, Taking};
+use super::attachments::{self, Stays, Taking};
 use super::readback::Taken;
 use super::{Errand, Prepared, Progress, RunError, RunResult, RunState, Runner, result};
 use crate::anonymize::{Strategy, Wanted, replacement};
@@ -47,6 +47,10 @@ pub(super) struct Execution<'a> {
     pub(super) records: u64,
     /// Records of a saved plan that were not taken.
     pub(super) left: u64,
+    /// Records that stay in this run, because what belongs to them could not be deleted, and what was
+    /// said of it last.
+    pub(super) stuck: BTreeSet<Key>,
+    pub(super) stays: Option<String>,
     /// Events that could not be worked off.
     pub(super) waiting: u64,
     /// What was due when the walk had taken its last batch.
@@ -118,6 +122,10 @@ impl Execution<'_> {
             (Ok(_), None, _) if self.lives_on.blocked + self.lives_on.refused > 0 => {
                 let reason = "the store refuses to delete some records";
                 (RunState::Failed, Some(reason), self.lives_on.in_words())
+            }
+            (Ok(_), None, _) if self.stays.is_some() => {
+                let reason = "what belongs to some records could not be deleted";
+                (RunState::Failed, Some(reason), self.stays.clone())
             }
             (Ok(Ended::Complete), None, Some(due)) if self.unfit == 0 => {
                 (RunState::Failed, Some("the store kept every record"), Some(kept_all(due)))
@@ -282,7 +290,16 @@ impl Execution<'_> {
         if taken == 0 {
             taking.batch.rollback().await?;
         } else {
-            self.finish_batch(taking, gate).await?;
+            let known = self.stuck.len();
+            match self.finish_batch(taking, gate).await {
+                // One bad row stays one: the others of the window are taken without it.
+                Err(error @ RunError::AttachmentsStay { .. }) if self.stuck.len() > known => {
+                    tracing::warn!(rule = %self.rule.name, %error, "taking a batch without some rows");
+                    self.stays = Some(error.to_string());
+                    return Ok(true);
+                }
+                ended => ended?,
+            }
         }
         walk.advance(window.as_ref(), taken);
         pace.note(watch.elapsed(), taken);
@@ -333,7 +350,7 @@ impl Execution<'_> {
                 };
                 taken.map(|batch| batch.map(Taking::alone))
             } else {
-                attachments::take(here, next, pace, &replace).await
+                attachments::take(here, &self.stuck, next, pace, &replace).await
             };
             match taken {
                 Err(error) if error.is_transient() && attempt < MOST_ATTEMPTS => {
@@ -378,7 +395,8 @@ impl Execution<'_> {
             }
         };
         fault::point("batch.intended");
-        if let Err((gone, error)) = attached.delete(&self.runner.stores).await {
+        if let Err(Stays { gone, rows, error }) = attached.delete(&self.runner.stores).await {
+            self.stuck.extend(rows);
             // The records stay; what is gone of what belongs to them is recorded.
             batch.rollback().await.ok();
             let outcome = if gone.is_empty() {
