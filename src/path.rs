@@ -73,11 +73,11 @@ pub enum InvalidTemplate {
     /// The same placeholder twice.
     #[error("the placeholder `{{{0}}}` stands there twice")]
     Twice(String),
-    /// Two placeholders with nothing in between that tells them apart.
+    /// A path could be read for it in more than one way.
     #[error(
-        "nothing stands between the placeholder `{{{0}}}` and what follows it, so they cannot be told apart"
+        "`{{{0}}}` could stand for more than one thing: let no `**` be before it, and no `*` or other placeholder in the same name"
     )]
-    Adjacent(String),
+    Vague(String),
     /// A date's format is of something else than year, month and day.
     #[error(
         "`{0}` does not say a day: write `%Y`, `%m` and `%d`, each once, such as `{{date:%Y-%m-%d}}`"
@@ -158,15 +158,54 @@ fn parse(text: &str) -> Result<Vec<Part>, InvalidTemplate> {
         }
     }
     for pair in parts.windows(2) {
-        let vague = matches!(pair[1], Part::Any | Part::One | Part::Placeholder(_) | Part::Date(_));
-        if let (Part::Placeholder(name), true) = (&pair[0], vague) {
-            return Err(InvalidTemplate::Adjacent(name.clone()));
-        }
-        if let (Part::Any, Part::Placeholder(name)) = (&pair[0], &pair[1]) {
-            return Err(InvalidTemplate::Adjacent(name.clone()));
+        // `{key}?` with `k1` would mean what is another's, `k12`.
+        if let (Part::Placeholder(name), Part::One) = (&pair[0], &pair[1]) {
+            return Err(InvalidTemplate::Vague(name.clone()));
         }
     }
+    if let Some(name) = vague(&parts) {
+        return Err(InvalidTemplate::Vague(name.to_owned()));
+    }
     Ok(parts)
+}
+
+/// A placeholder or date that a path could be read for in more than one way: then a person could be taken
+/// for another, or a young file for an old one. It has no `**` before it; besides a placeholder stand only
+/// literals and `?` in its name, and so they do before a date.
+fn vague(parts: &[Part]) -> Option<&str> {
+    let mut is_deep = false;
+    // Of the name that is being read: a wildcard in it, and the placeholder.
+    let (mut wild, mut open) = (false, None);
+    for part in parts {
+        match part {
+            Part::Literal(bytes) if bytes.contains(&b'/') => {
+                (wild, open) = (false, None);
+            }
+            Part::Literal(_) | Part::One => {}
+            Part::Deep => {
+                is_deep = true;
+                (wild, open) = (false, None);
+            }
+            Part::Any => {
+                if open.is_some() {
+                    return open;
+                }
+                wild = true;
+            }
+            Part::Placeholder(name) => {
+                if is_deep || wild || open.is_some() {
+                    return Some(name);
+                }
+                open = Some(name.as_str());
+            }
+            Part::Date(_) => {
+                if is_deep || wild || open.is_some() {
+                    return Some("date");
+                }
+            }
+        }
+    }
+    None
 }
 
 fn placeholder(inside: &str) -> Option<Result<Part, InvalidTemplate>> {

@@ -72,7 +72,6 @@ mod tests {
             ("faces/*", false),
             ("faces/one.jpg", false),
             ("*/{key}", false),
-            ("**/{key}", false),
             ("f?/{key}", false),
             ("{date:%Y-%m-%d}/{key}", false),
         ] {

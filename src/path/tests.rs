@@ -141,14 +141,14 @@ proptest! {
 
 #[test]
 fn a_placeholder_may_have_any_name_beside_a_date() {
-    let template = template("{date_y}-{date_m}/{date:%Y-%m-%d}/{k}");
-    let read = template.read(b"a-b/2024-02-29/c", Some("date_y")).unwrap();
+    let template = template("{date_y}/{date:%Y-%m-%d}/{k}");
+    let read = template.read(b"a/2024-02-29/c", Some("date_y")).unwrap();
     assert_eq!(
         read,
         Captures { day: Some(jiff::civil::date(2024, 2, 29)), value: Some(b"a".into()) }
     );
-    assert_eq!(template.read(b"a-b/2023-02-29/c", Some("k")).unwrap().day, None, "no such day");
-    assert!(template.enters(b"a-b/2023-02-29") && !template.enters(b"a-b/today"));
+    assert_eq!(template.read(b"a/2023-02-29/c", Some("k")).unwrap().day, None, "no such day");
+    assert!(template.enters(b"a/2023-02-29") && !template.enters(b"a/today"));
 }
 
 #[test]
@@ -160,6 +160,20 @@ fn what_is_no_template_is_refused() {
     }
     for text in ["{a}{b}", "{a}*", "*{a}", "{a}?", "{a}/{a}", "{date:%Y-%m}", "{date:%Y//%m/%d}"] {
         assert!(text.parse::<Template>().is_err(), "{text}");
+    }
+    // Each could be read in two ways: for another person, or for another day.
+    for text in [
+        "exports/{user}-*.csv",
+        "{a}-{b}",
+        "reports/*{date:%Y%m%d}*.csv",
+        "**/{date:%Y-%m-%d}/**",
+        "**/{user}/x",
+        "{user}-{date:%Y-%m-%d}",
+    ] {
+        assert!(matches!(text.parse::<Template>(), Err(InvalidTemplate::Vague(_))), "{text}");
+    }
+    for text in ["app-{date:%Y-%m-%d}*.log", "a*/{user}.csv", "{user}/**/*.jpg", "?{a}.?pg"] {
+        assert!(text.parse::<Template>().is_ok(), "{text}");
     }
 }
 
