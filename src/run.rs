@@ -401,6 +401,8 @@ impl Runner {
             seen: None,
             lives_on: Left::default(),
             unfit: 0,
+            stuck: attachments::Stuck::new(),
+            stays: None,
             batches: 0,
         }
         .carry_out(errand, watch)

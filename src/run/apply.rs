@@ -312,6 +312,7 @@ impl Execution<'_> {
             }
             match self.finish_batch(taking, gate).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
+                Ok(false) => gate = None,
                 ended => {
                     ended?;
                     pace.note(watch.elapsed(), taken);

@@ -14,8 +14,11 @@ use crate::ledger::Attached;
 use crate::path::Template;
 use crate::rule::{Attachment, Rule};
 use crate::store::sql::{Access, Locked, Pace, Replace};
-use crate::store::{Batch, LockedBatch, StoreError, Stores, kept_by};
-use crate::types::Name;
+use crate::store::{Batch, LockedBatch, StoreError, Stores, kept_by, path_of};
+use crate::types::{Key, Name};
+
+/// Files and objects, with their stores, that could not be deleted: the rows that name them stay.
+pub(super) type Stuck = BTreeSet<(Name, Key)>;
 
 /// A batch, and what belongs to its records.
 pub(super) struct Taking {
@@ -45,12 +48,14 @@ struct Group {
 impl Group {
     fn named(&self) -> Vec<Attached> {
         let (store, table) = (&self.store, self.batch.table());
-        let attached = |key: &_| Attached {
+        let identities = &self.batch.identities;
+        let attached = |(place, key): (usize, &Key)| Attached {
             store: store.clone(),
             table: table.to_string(),
-            key: Clone::clone(key),
+            key: key.clone(),
+            identity: identities.get(place).cloned().unwrap_or_default(),
         };
-        self.batch.keys.iter().map(attached).collect()
+        self.batch.keys.iter().enumerate().map(attached).collect()
     }
 }
 
@@ -64,7 +69,11 @@ impl Attachments {
     ///
     /// # Errors
     /// With what is gone nevertheless, when anything is left.
-    pub(super) async fn delete(self, stores: &Stores) -> Result<(), (Vec<Attached>, RunError)> {
+    pub(super) async fn delete(
+        self,
+        stores: &Stores,
+        stuck: &mut Stuck,
+    ) -> Result<(), (Vec<Attached>, RunError)> {
         let mut gone = Vec::new();
         for group in self.0 {
             let Group { store: name, templates, batch } = &group;
@@ -88,6 +97,7 @@ impl Attachments {
             match again.await {
                 Ok((left, _)) if left.keys.is_empty() => {}
                 Ok((left, _)) => {
+                    stuck.extend(left.keys.iter().map(|key| (name.clone(), key.clone())));
                     let left = left.keys.len() as u64;
                     let until = deleted.left.blocked_until;
                     return Err((gone, RunError::AttachmentsStay { store: name, left, until }));
@@ -108,15 +118,15 @@ fn without(names: Vec<Attached>, there: &[bool]) -> impl Iterator<Item = Attache
         .map(|(_, name)| name)
 }
 
-/// Which of these are there.
+/// Which of these are there; another of the same name is not.
 pub(super) async fn look(stores: &Stores, attached: &[Attached]) -> Result<Vec<bool>, StoreError> {
     let mut there = vec![false; attached.len()];
     let names: BTreeSet<&Name> = attached.iter().map(|other| &other.store).collect();
     for name in names {
         let here = attached.iter().enumerate().filter(|(_, other)| other.store == *name);
-        let (places, keys): (Vec<_>, Vec<_>) =
-            here.map(|(place, other)| (place, other.key.clone())).unzip();
-        let found = stores.get(name, Access::ReadOnly)?.look(&keys, &[]).await?;
+        let (places, (keys, identities)): (Vec<_>, (Vec<_>, Vec<_>)) =
+            here.map(|(place, other)| (place, (other.key.clone(), other.identity.clone()))).unzip();
+        let found = stores.get(name, Access::ReadOnly)?.look(&keys, &identities).await?;
         for (place, found) in places.into_iter().zip(found) {
             there[place] = found;
         }
@@ -138,6 +148,7 @@ pub(super) async fn take(
     (stores, rule, prepared): (&Stores, &Rule, &Prepared),
     next: &mut Next<'_>,
     pace: &mut Pace,
+    stuck: &Stuck,
     replace: Replace<'_>,
 ) -> Result<Option<Taking>, StoreError> {
     let Prepared { store, target, bounds, held, .. } = prepared;
@@ -155,7 +166,7 @@ pub(super) async fn take(
     let Some(mut locked) = locked else { return Ok(None) };
     let columns: Vec<&str> = target.rows().map(|rows| rows.carry().collect()).unwrap_or_default();
     let before = locked.rows().len();
-    let attached = find(stores, rule, &held.holds, &columns, &mut locked).await?;
+    let attached = find((stores, rule), &held.holds, stuck, &columns, &mut locked).await?;
     let unfit = (before - locked.rows().len()) as u64;
     let batch = store.take_locked(target, *bounds, locked, replace).await?;
     Ok(Some(Taking { batch, attached, unfit }))
@@ -163,9 +174,9 @@ pub(super) async fn take(
 
 /// What belongs to locked rows. Rows whose values do not do, or name something that is held, are let go.
 async fn find(
-    stores: &Stores,
-    rule: &Rule,
+    (stores, rule): (&Stores, &Rule),
     holds: &Holds,
+    stuck: &Stuck,
     columns: &[&str],
     locked: &mut LockedBatch,
 ) -> Result<Attachments, StoreError> {
@@ -177,6 +188,12 @@ async fn find(
         for (attachment, template) in rule.attachments().iter().zip(templates.into_iter().flatten())
         {
             by_store.entry(&attachment.store).or_default().push((place, template));
+        }
+    }
+    for (store, key) in stuck {
+        let (Some(named), Some(path)) = (by_store.get(store), path_of(key)) else { continue };
+        for (place, _) in named.iter().filter(|(_, template)| template.means(&path)) {
+            fits[*place] = false;
         }
     }
     let mut groups = Vec::new();

@@ -306,12 +306,14 @@ impl Execution<'_> {
             }
             match self.finish_batch(taking, gate).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
-                Err(RunError::AttachmentsStay { store, left, until }) => {
-                    tracing::warn!(rule = %self.rule.name, %store, left, ?until, "what an event names stays");
+                Ok(false) => {
+                    // It is tried again with the event, and may be gone by then.
+                    self.stays = None;
+                    self.stuck.clear();
                     return Ok(false);
                 }
                 Err(error) => return Err(error),
-                Ok(()) => return Ok(unfit == 0 && !self.lives_on.is_more_than(before)),
+                Ok(true) => return Ok(unfit == 0 && !self.lives_on.is_more_than(before)),
             }
         }
     }
