@@ -176,6 +176,8 @@ pub struct Records {
     pub table: TableName,
     /// What they meet; a record for which that is not known is covered.
     pub predicate: Option<Condition>,
+    /// Of files and objects, the paths; all of them where there is none.
+    pub paths: Vec<Template>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -184,12 +186,15 @@ struct RawRecords {
     kind: StoreKind,
     table: TableName,
     predicate: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    paths: Vec<Template>,
 }
 
 impl From<Records> for RawRecords {
     fn from(records: Records) -> RawRecords {
-        let Records { store, kind, table, predicate } = records;
-        RawRecords { store, kind, table, predicate: predicate.map(|text| text.as_str().to_owned()) }
+        let Records { store, kind, table, predicate, paths } = records;
+        let predicate = predicate.map(|text| text.as_str().to_owned());
+        RawRecords { store, kind, table, predicate, paths }
     }
 }
 
@@ -197,13 +202,13 @@ impl TryFrom<RawRecords> for Records {
     type Error = crate::rule::InvalidCondition;
 
     fn try_from(raw: RawRecords) -> Result<Records, Self::Error> {
-        let RawRecords { store, kind, table, predicate } = raw;
+        let RawRecords { store, kind, table, predicate, paths } = raw;
         let parse = |text: String| match kind {
             StoreKind::Sql(dialect) => Condition::parse(dialect, &text),
             StoreKind::Files | StoreKind::Objects => Err(InvalidCondition::NoTable),
         };
         let predicate = predicate.map(parse).transpose()?;
-        Ok(Records { store, kind, table, predicate })
+        Ok(Records { store, kind, table, predicate, paths })
     }
 }
 
@@ -347,6 +352,8 @@ pub enum Claimed<'a> {
     },
     /// Those for which a predicate is not false.
     Predicate(&'a Condition),
+    /// Those of these paths.
+    Paths(&'a [Template]),
 }
 
 /// A table as the live catalogue names it; a partition also goes by the names of those it belongs to.
@@ -403,8 +410,12 @@ impl Holds {
                 Scope::Store(store) if store == place.store => claim(hold, Claimed::Everything),
                 Scope::Rule { name, .. } if rule == Some(name) => claim(hold, Claimed::Everything),
                 Scope::Table(records) | Scope::Rule { records, .. } if here(records) => {
-                    let predicate = records.predicate.as_ref();
-                    claim(hold, predicate.map_or(Claimed::Everything, Claimed::Predicate));
+                    let what = match &records.predicate {
+                        Some(predicate) => Claimed::Predicate(predicate),
+                        None if records.paths.is_empty() => Claimed::Everything,
+                        None => Claimed::Paths(&records.paths),
+                    };
+                    claim(hold, what);
                 }
                 Scope::Subjects { values, store, table } => {
                     let elsewhere = store.as_ref().is_some_and(|store| store != place.store)

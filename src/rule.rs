@@ -310,6 +310,14 @@ impl Rule {
         }
     }
 
+    /// The files or objects it means, where it means those.
+    pub fn paths(&self) -> Option<&Paths> {
+        match &self.select {
+            Selection::Rows(_) => None,
+            Selection::Paths(paths) => Some(paths),
+        }
+    }
+
     /// From when its retention counts, in words: a column, or what its paths go by.
     pub fn starts_from(&self) -> &str {
         match &self.select {

@@ -15,7 +15,7 @@ mod prepare;
 mod readback;
 mod sources;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -397,12 +397,12 @@ impl Runner {
             taken: Taken::new(),
             records: 0,
             left: 0,
-            stuck: BTreeSet::new(),
-            stays: None,
             waiting: 0,
             seen: None,
             lives_on: Left::default(),
             unfit: 0,
+            stuck: attachments::Stuck::new(),
+            stays: None,
             batches: 0,
         }
         .carry_out(errand, watch)

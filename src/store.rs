@@ -212,7 +212,9 @@ impl Store {
         let mut target = self.target(rule).await?;
         self.hold_back(&mut target, rule, holds).await?;
         let Target::Paths(target) = target else { return Err(self.foreign()) };
-        let survey = self.survey_paths(&target.all()).await?;
+        // Old enough is all of it; but a hold may mean what was modified in a range of dates.
+        let bounds = Bounds { cutoff: Timestamp::MAX, now: Timestamp::MAX };
+        let survey = self.survey_paths(&target.due(bounds)).await?;
         Ok((survey.held, survey.total))
     }
 
@@ -504,7 +506,7 @@ impl Store {
         let (Target::Paths(target), Window::Keys { after, upto }) = (target, &window) else {
             return Err(self.foreign());
         };
-        let path = |key: &Key| paths::path_of(key).map(|(path, _)| path);
+        let path = |key: &Key| paths::version_of(key).map(|(path, _)| path);
         let (after_path, upto_path) = (after.as_ref().and_then(path), path(upto));
         let is_inside = |key: &Key| after.as_ref().is_none_or(|after| key > after) && key <= upto;
         let search = target.due(bounds);

@@ -467,6 +467,7 @@ impl Place {
                     kind: kind(&rule.store)?,
                     table: rule.table.clone(),
                     predicate: rule.rows().and_then(|rows| rows.condition.clone()),
+                    paths: rule.paths().map(|paths| paths.templates.clone()).unwrap_or_default(),
                 };
                 Ok(Scope::Rule { name: name.clone(), records })
             }
@@ -481,7 +482,7 @@ impl Place {
                 };
                 let predicate = self.predicate.as_ref().map(parse).transpose()?;
                 let (store, table) = (store.clone(), table.clone());
-                Ok(Scope::Table(Records { store, kind, table, predicate }))
+                Ok(Scope::Table(Records { store, kind, table, predicate, paths: Vec::new() }))
             }
             (false, None, Some(store), None) => Ok(Scope::Store(store.clone())),
             (false, None, None, _) => Err(CliError::Usage(

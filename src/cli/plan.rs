@@ -20,7 +20,7 @@ use crate::hold::Holds;
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::plan::saved::SavedPlan;
-use crate::rule::Mode;
+use crate::rule::{Mode, Selection};
 use crate::run::{self, Terms, plan};
 use crate::store::Stores;
 use crate::types::Name;
@@ -134,7 +134,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     } else {
         print(&config, &plans, args.brief);
         println!();
-        summarize(&plans);
+        summarize(&config, &plans);
         if let (Some(saved), Some(out)) = (&saved, &args.out) {
             tell_saved(saved, out);
         }
@@ -321,6 +321,10 @@ fn explain(config: &Config, plan: &Plan) {
     for kept in &plan.kept {
         line("kept", Style::new(), &output::number(kept.records), kept.reason.in_words());
     }
+    if plan.unread > 0 {
+        let text = "folders that cannot be read: what is in them is not known, and stays";
+        line("unseen", YELLOW, &output::number(plan.unread), text);
+    }
     if !plan.pseudonymized.is_empty() {
         let columns = plan.pseudonymized.join(", ");
         line("note", YELLOW, "", &format!("{columns} only pseudonymized (GDPR Art. 4(5))"));
@@ -337,7 +341,15 @@ fn line(topic: &str, style: Style, number: &str, text: &str) {
     anstream::println!("  {style}{topic:<6}{RESET}  {number:>10}   {text}");
 }
 
-fn summarize(plans: &[Planned]) {
+/// What a rule takes from, as people call it.
+fn its_place<'a>(config: &Config, plan: &'a Plan) -> &'a str {
+    match config.rules.get(&plan.rule).map(|rule| &rule.select) {
+        Some(Selection::Paths(_)) => &plan.table,
+        _ => "table",
+    }
+}
+
+fn summarize(config: &Config, plans: &[Planned]) {
     let due = |mode| {
         plans
             .iter()
@@ -371,9 +383,10 @@ fn summarize(plans: &[Planned]) {
             && ratio(plan.due, plan.total) > 0.5
         {
             anstream::println!(
-                "{YELLOW}{}{RESET} would take {} of its table: make sure that this is meant.",
+                "{YELLOW}{}{RESET} would take {} of its {}: make sure that this is meant.",
                 plan.rule,
-                output::percent(plan.share)
+                output::percent(plan.share),
+                its_place(config, plan)
             );
         }
     }

@@ -33,6 +33,8 @@ struct Answer {
     store: Name,
     table: String,
     key: String,
+    #[serde(skip)]
+    is_path: bool,
     /// What the store says now.
     record: Record,
     /// What the ledger says happened, the newest first.
@@ -47,7 +49,7 @@ struct Answer {
 #[derive(Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum Record {
-    /// It is not in the table.
+    /// It is not there.
     Absent,
     /// It is there.
     Present {
@@ -107,6 +109,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         store: rule.store.clone(),
         table: rule.table.to_string(),
         key: args.key,
+        is_path: !matches!(store, Store::Tables(_)),
         record,
         happened,
         not_found,
@@ -193,6 +196,9 @@ fn print(answer: &Answer) {
     anstream::println!("{BOLD}{rule}{RESET}  {store}.{table}, key {key}");
     let line = |topic: &str, text: &str| println!("  {topic:<9} {}", output::hanging(text, 12));
     match &answer.record {
+        Record::Absent if answer.is_path => {
+            line("now", "there is no such file or object, or the rule does not mean it");
+        }
         Record::Absent => line("now", "it is not in the table"),
         Record::Present { verdict, starting_point, due_at, .. } => {
             line("now", verdict);

@@ -25,7 +25,13 @@ fn records(table: &str, predicate: Option<&str>) -> Records {
     let dialect = Dialect::Postgres;
     let predicate = predicate.map(|text| Condition::parse(dialect, text).unwrap());
     let kind = StoreKind::Sql(dialect);
-    Records { store: name("app"), kind, table: table.parse().unwrap(), predicate }
+    Records {
+        store: name("app"),
+        kind,
+        table: table.parse().unwrap(),
+        predicate,
+        paths: Vec::new(),
+    }
 }
 
 fn names(table: &str) -> Vec<(Option<String>, String)> {

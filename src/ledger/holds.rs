@@ -263,15 +263,11 @@ impl Ledger {
             .collect()
     }
 
-    /// Batches that are intended and were let through by an older epoch, in one store or in all.
+    /// Batches that are intended and were let through by an older epoch.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn older_intents(
-        &self,
-        epoch: u64,
-        store: Option<&Name>,
-    ) -> Result<Vec<OlderIntent>, LedgerError> {
+    pub async fn older_intents(&self, epoch: u64) -> Result<Vec<OlderIntent>, LedgerError> {
         let rows = sqlx::query(
             "SELECT batch.id, run.rule, run.store FROM batch JOIN run ON run.id = batch.run_id \
              WHERE batch.state = 'intended' AND batch.hold_epoch < $1 ORDER BY run.rule, batch.seq",
@@ -287,9 +283,7 @@ impl Ledger {
                 store: row.name("store")?,
             })
         };
-        let all: Vec<OlderIntent> = rows.iter().map(read).collect::<Result<_, LedgerError>>()?;
-        let here = |intent: &OlderIntent| store.is_none_or(|store| *store == intent.store);
-        Ok(all.into_iter().filter(here).collect())
+        rows.iter().map(read).collect()
     }
 
     /// Keeps holds from being placed until one batch is intended, so that a run gets on however fast

@@ -35,6 +35,8 @@ pub struct Attached {
     pub table: String,
     /// Its key.
     pub key: Key,
+    /// What tells it from another of the same key; empty where its store does not need that.
+    pub identity: String,
 }
 
 /// A batch whose outcome is not recorded yet.
@@ -86,9 +88,10 @@ impl Intended {
                 put_text(&mut out, identity);
             }
             put(&mut out, self.attached.len());
-            for Attached { store, table, key } in &self.attached {
+            for Attached { store, table, key, identity } in &self.attached {
                 put_text(&mut out, store.as_str());
                 put_text(&mut out, table);
+                put_text(&mut out, identity);
                 key.encode_to(&mut out);
             }
         }
@@ -108,8 +111,9 @@ impl Intended {
             }
             for _ in 0..number(&mut rest)? {
                 let (store, table) = (text(&mut rest)?.parse().ok()?, text(&mut rest)?);
+                let identity = text(&mut rest)?;
                 let key = Key::decode_from(&mut rest)?;
-                intended.attached.push(Attached { store, table, key });
+                intended.attached.push(Attached { store, table, key, identity });
             }
         }
         while !rest.is_empty() {
@@ -263,12 +267,13 @@ mod tests {
         fn an_intent_reads_back(
             keys in prop::collection::vec(".{0,9}", 0..4),
             identities in prop::collection::vec(".{0,9}", 0..4),
-            attached in prop::collection::vec(("[a-z]{1,9}", ".{0,9}", ".{0,9}"), 0..4),
+            attached in prop::collection::vec(("[a-z]{1,9}", ".{0,9}", ".{0,9}", ".{0,9}"), 0..4),
         ) {
-            let attached = attached.iter().map(|(store, table, path)| Attached {
+            let attached = attached.iter().map(|(store, table, path, identity)| Attached {
                 store: store.parse().unwrap(),
                 table: table.clone(),
                 key: key(path),
+                identity: identity.clone(),
             });
             let intended = Intended {
                 keys: keys.iter().map(|text| key(text)).collect(),

@@ -312,10 +312,7 @@ impl Execution<'_> {
             }
             match self.finish_batch(taking, gate).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
-                Err(error @ RunError::AttachmentsStay { .. }) => {
-                    self.stays = Some(error.to_string());
-                    return Ok(Found::Other);
-                }
+                Ok(false) => gate = None,
                 ended => {
                     ended?;
                     pace.note(watch.elapsed(), taken);

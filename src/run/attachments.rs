@@ -17,32 +17,28 @@ use crate::store::sql::{Access, Locked, Pace, Replace};
 use crate::store::{Batch, LockedBatch, StoreError, Stores, kept_by, path_of};
 use crate::types::{Key, Name};
 
+/// Files and objects, with their stores, that could not be deleted: the rows that name them stay.
+pub(super) type Stuck = BTreeSet<(Name, Key)>;
+
 /// A batch, and what belongs to its records.
 pub(super) struct Taking {
     pub(super) batch: Batch,
     pub(super) attached: Attachments,
     /// Rows that were let go, because what they name will not do.
     pub(super) unfit: u64,
-    /// Rows that were let go, because what belongs to them could not be deleted before.
-    pub(super) stuck: u64,
 }
 
 impl Taking {
     /// A batch to whose records nothing belongs.
     pub(super) fn alone(batch: Batch) -> Taking {
-        Taking { batch, attached: Attachments::default(), unfit: 0, stuck: 0 }
+        Taking { batch, attached: Attachments::default(), unfit: 0 }
     }
 }
 
-/// Files and objects that were found and are not deleted yet.
+/// Files and objects that were found and are not deleted yet, store by store.
 #[derive(Default)]
-pub(super) struct Attachments {
-    groups: Vec<Group>,
-    /// Each row with what it names.
-    owners: Vec<(Key, Vec<(Name, Template)>)>,
-}
+pub(super) struct Attachments(Vec<Group>);
 
-/// What was found in one store.
 struct Group {
     store: Name,
     templates: Vec<Template>,
@@ -51,94 +47,86 @@ struct Group {
 
 impl Group {
     fn named(&self) -> Vec<Attached> {
-        named(&self.store, &self.batch)
+        let (store, table) = (&self.store, self.batch.table());
+        let identities = &self.batch.identities;
+        let attached = |(place, key): (usize, &Key)| Attached {
+            store: store.clone(),
+            table: table.to_string(),
+            key: key.clone(),
+            identity: identities.get(place).cloned().unwrap_or_default(),
+        };
+        self.batch.keys.iter().enumerate().map(attached).collect()
     }
-}
-
-fn named(store: &Name, batch: &Batch) -> Vec<Attached> {
-    let table = batch.table().to_string();
-    let attached =
-        |key: &Key| Attached { store: store.clone(), table: table.clone(), key: key.clone() };
-    batch.keys.iter().map(attached).collect()
-}
-
-/// Not all of it could be deleted.
-pub(super) struct Stays {
-    /// What is gone nevertheless.
-    pub(super) gone: Vec<Attached>,
-    /// The rows to which belongs what is not; none where that is not known.
-    pub(super) rows: Vec<Key>,
-    pub(super) error: RunError,
 }
 
 impl Attachments {
     /// By name, for the intent.
     pub(super) fn named(&self) -> Vec<Attached> {
-        self.groups.iter().flat_map(Group::named).collect()
+        self.0.iter().flat_map(Group::named).collect()
     }
 
     /// Deletes all of it, and looks again.
     ///
     /// # Errors
-    /// When anything is left.
-    pub(super) async fn delete(self, stores: &Stores) -> Result<(), Stays> {
+    /// With what is gone nevertheless, when anything is left.
+    pub(super) async fn delete(
+        self,
+        stores: &Stores,
+        stuck: &mut Stuck,
+    ) -> Result<(), (Vec<Attached>, RunError)> {
         let mut gone = Vec::new();
-        for Group { store, templates, batch } in self.groups {
-            let names = named(&store, &batch);
-            let deleted = match batch.commit().await {
-                Ok(deleted) => deleted,
+        for group in self.0 {
+            let Group { store: name, templates, batch } = &group;
+            let (name, templates, names) = (name.clone(), templates.clone(), group.named());
+            let all = batch.keys.len();
+            let deleted = match group.batch.commit().await {
+                Ok(committed) => committed,
                 Err(error) => {
-                    if let Ok(there) = look(stores, &names).await {
-                        gone.extend(without(names, &there));
-                    }
-                    return Err(Stays { gone, rows: Vec::new(), error: error.into() });
+                    let Ok(there) = look(stores, &names).await else {
+                        return Err((gone, error.into()));
+                    };
+                    gone.extend(without(names, &there));
+                    return Err((gone, error.into()));
                 }
             };
-            let places = deleted.gone.unwrap_or_else(|| (0..names.len()).collect());
+            let places = deleted.gone.unwrap_or_else(|| (0..all).collect());
             gone.extend(places.iter().filter_map(|place| names.get(*place).cloned()));
             let again = async {
-                stores.get(&store, Access::ReadWrite)?.take_attached(&templates, &[]).await
+                stores.get(&name, Access::ReadWrite)?.take_attached(&templates, &[]).await
             };
             match again.await {
                 Ok((left, _)) if left.keys.is_empty() => {}
                 Ok((left, _)) => {
-                    let rows = owners(&self.owners, &store, &left.keys);
-                    let (left, until) = (left.keys.len() as u64, deleted.left.blocked_until);
-                    let error = RunError::AttachmentsStay { store, left, until };
-                    return Err(Stays { gone, rows, error });
+                    stuck.extend(left.keys.iter().map(|key| (name.clone(), key.clone())));
+                    let left = left.keys.len() as u64;
+                    let until = deleted.left.blocked_until;
+                    return Err((gone, RunError::AttachmentsStay { store: name, left, until }));
                 }
-                Err(error) => return Err(Stays { gone, rows: Vec::new(), error: error.into() }),
+                Err(error) => return Err((gone, error.into())),
             }
         }
         Ok(())
     }
 }
 
-/// The rows that name any of these files or objects.
-fn owners(all: &[(Key, Vec<(Name, Template)>)], store: &Name, left: &[Key]) -> Vec<Key> {
-    let left: Vec<_> = left.iter().filter_map(path_of).map(|(path, _)| path).collect();
-    let names_one = |named: &[(Name, Template)]| {
-        let here = named.iter().filter(|(name, _)| name == store);
-        here.into_iter().any(|(_, template)| left.iter().any(|path| template.means(path)))
-    };
-    all.iter().filter(|(_, named)| names_one(named)).map(|(key, _)| key.clone()).collect()
-}
-
 fn without(names: Vec<Attached>, there: &[bool]) -> impl Iterator<Item = Attached> {
-    let is_gone =
-        |(place, name): (usize, Attached)| (there.get(place) == Some(&false)).then_some(name);
-    names.into_iter().enumerate().filter_map(is_gone)
+    let there = there.to_vec();
+    names
+        .into_iter()
+        .enumerate()
+        .filter(move |(place, _)| there.get(*place) == Some(&false))
+        .map(|(_, name)| name)
 }
 
-/// Which of these are there.
+/// Which of these are there; another of the same name is not.
 pub(super) async fn look(stores: &Stores, attached: &[Attached]) -> Result<Vec<bool>, StoreError> {
     let mut there = vec![false; attached.len()];
     let names: BTreeSet<&Name> = attached.iter().map(|other| &other.store).collect();
     for name in names {
         let here = attached.iter().enumerate().filter(|(_, other)| other.store == *name);
-        let (places, keys): (Vec<_>, Vec<_>) =
-            here.map(|(place, other)| (place, other.key.clone())).unzip();
-        let found = stores.get(name, Access::ReadOnly)?.look(&keys, &[]).await?;
+        let (places, (keys, identities)): (Vec<_>, (Vec<_>, Vec<_>)) =
+            here.map(|(place, other)| (place, (other.key.clone(), other.identity.clone()))).unzip();
+        let found = stores.get(name, Access::ReadOnly)?.look(&keys, &identities).await?;
         for (place, found) in places.into_iter().zip(found) {
             there[place] = found;
         }
@@ -155,12 +143,12 @@ pub(super) async fn gone(
     Ok(without(attached.to_vec(), &there).collect())
 }
 
-/// Takes the next window with what belongs to its rows, but for those that are `stuck`.
+/// Takes the next window with what belongs to its rows.
 pub(super) async fn take(
     (stores, rule, prepared): (&Stores, &Rule, &Prepared),
-    stuck: &BTreeSet<Key>,
     next: &mut Next<'_>,
     pace: &mut Pace,
+    stuck: &Stuck,
     replace: Replace<'_>,
 ) -> Result<Option<Taking>, StoreError> {
     let Prepared { store, target, bounds, held, .. } = prepared;
@@ -178,20 +166,17 @@ pub(super) async fn take(
     let Some(mut locked) = locked else { return Ok(None) };
     let columns: Vec<&str> = target.rows().map(|rows| rows.carry().collect()).unwrap_or_default();
     let before = locked.rows().len();
-    let is_stuck: Vec<bool> = locked.rows().iter().map(|row| stuck.contains(&row.key)).collect();
-    locked.retain(|place| !is_stuck[place]);
-    let free = locked.rows().len();
-    let attached = find(stores, rule, &held.holds, &columns, &mut locked).await?;
-    let (stuck, unfit) = ((before - free) as u64, (free - locked.rows().len()) as u64);
+    let attached = find((stores, rule), &held.holds, stuck, &columns, &mut locked).await?;
+    let unfit = (before - locked.rows().len()) as u64;
     let batch = store.take_locked(target, *bounds, locked, replace).await?;
-    Ok(Some(Taking { batch, attached, unfit, stuck }))
+    Ok(Some(Taking { batch, attached, unfit }))
 }
 
 /// What belongs to locked rows. Rows whose values do not do, or name something that is held, are let go.
 async fn find(
-    stores: &Stores,
-    rule: &Rule,
+    (stores, rule): (&Stores, &Rule),
     holds: &Holds,
+    stuck: &Stuck,
     columns: &[&str],
     locked: &mut LockedBatch,
 ) -> Result<Attachments, StoreError> {
@@ -203,6 +188,12 @@ async fn find(
         for (attachment, template) in rule.attachments().iter().zip(templates.into_iter().flatten())
         {
             by_store.entry(&attachment.store).or_default().push((place, template));
+        }
+    }
+    for (store, key) in stuck {
+        let (Some(named), Some(path)) = (by_store.get(store), path_of(key)) else { continue };
+        for (place, _) in named.iter().filter(|(_, template)| template.means(&path)) {
+            fits[*place] = false;
         }
     }
     let mut groups = Vec::new();
@@ -231,20 +222,8 @@ async fn find(
             break;
         }
     }
-    let mut owners: Vec<_> =
-        locked.rows().iter().map(|row| (row.key.clone(), Vec::new())).collect();
-    for (name, named) in by_store {
-        for (place, template) in named {
-            owners[place].1.push((name.clone(), template));
-        }
-    }
-    let mut place = 0;
-    owners.retain(|_| {
-        place += 1;
-        fits[place - 1]
-    });
     locked.retain(|place| fits[place]);
-    Ok(Attachments { groups, owners })
+    Ok(Attachments(groups))
 }
 
 /// The templates with a row's values in them; `None` where a value will not do.

@@ -299,20 +299,21 @@ impl Execution<'_> {
                 continue;
             };
             let Some(taking) = taken else { return Ok(true) };
-            let (stay, before) = (taking.unfit + taking.stuck, self.lives_on);
+            let (unfit, before) = (taking.unfit, self.lives_on);
             if taking.batch.keys.is_empty() {
                 taking.batch.rollback().await?;
-                return Ok(stay == 0);
+                return Ok(unfit == 0);
             }
             match self.finish_batch(taking, gate).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
-                Err(error @ RunError::AttachmentsStay { .. }) => {
-                    tracing::warn!(rule = %self.rule.name, %error, "what an event names stays");
-                    self.stays = Some(error.to_string());
+                Ok(false) => {
+                    // It is tried again with the event, and may be gone by then.
+                    self.stays = None;
+                    self.stuck.clear();
                     return Ok(false);
                 }
                 Err(error) => return Err(error),
-                Ok(()) => return Ok(stay == 0 && !self.lives_on.is_more_than(before)),
+                Ok(true) => return Ok(unfit == 0 && !self.lives_on.is_more_than(before)),
             }
         }
     }

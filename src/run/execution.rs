@@ -1,11 +1,11 @@
 //! A run under way: batches along a walk, each taken, intended, committed and settled; then a look back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::attachments::{self, Stays, Taking};
+use super::attachments::{self, Stuck, Taking};
 use super::readback::Taken;
 use super::{Errand, Prepared, Progress, RunError, RunResult, RunState, Runner, result};
 use crate::anonymize::{Strategy, Wanted, replacement};
@@ -47,10 +47,6 @@ pub(super) struct Execution<'a> {
     pub(super) records: u64,
     /// Records of a saved plan that were not taken.
     pub(super) left: u64,
-    /// Records that stay in this run, because what belongs to them could not be deleted, and what was
-    /// said of it last.
-    pub(super) stuck: BTreeSet<Key>,
-    pub(super) stays: Option<String>,
     /// Events that could not be worked off.
     pub(super) waiting: u64,
     /// What was due when the walk had taken its last batch.
@@ -59,6 +55,10 @@ pub(super) struct Execution<'a> {
     pub(super) lives_on: Left,
     /// Records that were kept because of what they name as belonging to them.
     pub(super) unfit: u64,
+    /// What belongs to records and could not be deleted.
+    pub(super) stuck: Stuck,
+    /// Why the run fails for it, once all else is done.
+    pub(super) stays: Option<RunError>,
     pub(super) batches: u64,
 }
 
@@ -94,6 +94,10 @@ impl Execution<'_> {
             },
             Errand::Plan(planned) => self.take_planned(planned).await,
         };
+        let ended = match (ended, self.stays.take()) {
+            (Ok(_), Some(error)) => Err(error),
+            (ended, _) => ended,
+        };
         // Read back: that a statement succeeded is weak evidence. What cannot be read is not known, and
         // somebody who asked to stop does not wait for it.
         let remaining = match &ended {
@@ -122,10 +126,6 @@ impl Execution<'_> {
             (Ok(_), None, _) if self.lives_on.blocked + self.lives_on.refused > 0 => {
                 let reason = "the store refuses to delete some records";
                 (RunState::Failed, Some(reason), self.lives_on.in_words())
-            }
-            (Ok(_), None, _) if self.stays.is_some() => {
-                let reason = "what belongs to some records could not be deleted";
-                (RunState::Failed, Some(reason), self.stays.clone())
             }
             (Ok(Ended::Complete), None, Some(due)) if self.unfit == 0 => {
                 (RunState::Failed, Some("the store kept every record"), Some(kept_all(due)))
@@ -179,7 +179,11 @@ impl Execution<'_> {
     async fn look_again(&mut self, ended: &Result<Ended, RunError>) -> Option<Verification> {
         let is_over = matches!(
             ended,
-            Ok(_) | Err(RunError::Store(_) | RunError::Clock(_) | RunError::Surge { .. })
+            Ok(_)
+                | Err(RunError::Store(_)
+                    | RunError::Clock(_)
+                    | RunError::Surge { .. }
+                    | RunError::AttachmentsStay { .. })
         );
         if self.records == 0 || !is_over {
             return None;
@@ -198,12 +202,19 @@ impl Execution<'_> {
     /// Walks the table until nothing is due, or a walk takes nothing.
     async fn walk(&mut self) -> Result<Ended, RunError> {
         let mut due = self.prepared.due;
+        let left = self.lives_on;
         for _ in 0..MOST_WALKS {
             if due == 0 {
                 break;
             }
             let before = self.records;
             self.unfit = 0;
+            // What stays is met again by each walk, and is no more for that.
+            self.lives_on = Left {
+                other_links: self.lives_on.other_links,
+                open_elsewhere: self.lives_on.open_elsewhere,
+                ..left
+            };
             self.seen = None;
             let Prepared { store, target, bounds, total, .. } = &self.prepared;
             let mut walk = store.walk(target, *bounds, due, *total)?;
@@ -284,42 +295,47 @@ impl Execution<'_> {
             return Ok(true);
         };
         let Some(taking) = taken else { return Ok(false) };
-        self.unfit += taking.unfit;
+        let unfit = taking.unfit;
         let taken = taking.batch.keys.len() as u64;
         let window = taking.batch.window.clone();
         if taken == 0 {
             taking.batch.rollback().await?;
-        } else {
-            let known = self.stuck.len();
-            match self.finish_batch(taking, gate).await {
-                // One bad row stays one: the others of the window are taken without it.
-                Err(error @ RunError::AttachmentsStay { .. }) if self.stuck.len() > known => {
-                    tracing::warn!(rule = %self.rule.name, %error, "taking a batch without some rows");
-                    self.stays = Some(error.to_string());
-                    return Ok(true);
-                }
-                ended => ended?,
-            }
+        } else if !self.finish_batch(taking, gate).await? {
+            return Ok(true);
         }
+        // Not before: a batch that met a new hold is taken again, and its rows are no more for that.
+        self.unfit += unfit;
         walk.advance(window.as_ref(), taken);
         pace.note(watch.elapsed(), taken);
         Ok(true)
     }
 
-    /// Sees a batch through and counts it.
+    /// Sees a batch through and counts it. Where something that belongs to its records could not be
+    /// deleted, all of them are there yet: it says `false`, and they are to be taken again, without those
+    /// that keep it.
     pub(super) async fn finish_batch(
         &mut self,
         batch: Taking,
         gate: Option<Gate>,
-    ) -> Result<(), RunError> {
-        let keys = self.settle(batch, gate).await?;
+    ) -> Result<bool, RunError> {
+        let stuck = self.stuck.len();
+        let keys = match self.settle(batch, gate).await {
+            // One bad thing stays one bad thing; but what was known and is taken again has no end.
+            Err(error @ RunError::AttachmentsStay { .. }) if self.stuck.len() > stuck => {
+                self.batches += 1;
+                tracing::warn!(rule = %self.rule.name, %error, "taking a batch again without some records");
+                self.stays.get_or_insert(error);
+                return Ok(false);
+            }
+            keys => keys?,
+        };
         let taken = keys.len() as u64;
         self.taken.extend(&keys);
         self.records += taken;
         self.batches += 1;
         tracing::debug!(rule = %self.rule.name, batch = self.batches, records = taken, "a batch is done");
         (self.report)(Progress { records: self.records, due: self.prepared.due });
-        Ok(())
+        Ok(true)
     }
 
     /// Takes the next window, trying again while others hold locks; a walk's is smaller then.
@@ -350,7 +366,7 @@ impl Execution<'_> {
                 };
                 taken.map(|batch| batch.map(Taking::alone))
             } else {
-                attachments::take(here, &self.stuck, next, pace, &replace).await
+                attachments::take(here, next, pace, &self.stuck, &replace).await
             };
             match taken {
                 Err(error) if error.is_transient() && attempt < MOST_ATTEMPTS => {
@@ -395,8 +411,7 @@ impl Execution<'_> {
             }
         };
         fault::point("batch.intended");
-        if let Err(Stays { gone, rows, error }) = attached.delete(&self.runner.stores).await {
-            self.stuck.extend(rows);
+        if let Err((gone, error)) = attached.delete(&self.runner.stores, &mut self.stuck).await {
             // The records stay; what is gone of what belongs to them is recorded.
             batch.rollback().await.ok();
             let outcome = if gone.is_empty() {

@@ -202,7 +202,8 @@ impl Runner {
         let watch = Stopwatch::start();
         let mut asked_at = Duration::ZERO;
         loop {
-            let open = self.ledger.older_intents(epoch, hold.terms.scope.store()).await?;
+            let mut open = self.ledger.older_intents(epoch).await?;
+            open.retain(|intent| self.may_take_from(intent, hold.terms.scope.store()));
             let left = within.saturating_sub(watch.elapsed());
             if open.is_empty() || left.is_zero() {
                 return Ok(open);
@@ -214,6 +215,15 @@ impl Runner {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// Whether a batch may take something from a store, of its own or along with its rows; of a rule that
+    /// is gone, nobody knows what belonged to its rows.
+    fn may_take_from(&self, intent: &OlderIntent, store: Option<&Name>) -> bool {
+        let Some(store) = store else { return true };
+        let attached = self.rules.get(&intent.rule).map(Rule::attachments);
+        *store == intent.store
+            || attached.is_none_or(|all| all.iter().any(|attachment| attachment.store == *store))
     }
 
     async fn recover_each(&self, open: &[OlderIntent], now: Timestamp) {

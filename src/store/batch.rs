@@ -141,7 +141,11 @@ impl Left {
 
 /// What tells a file from another of the same path.
 pub(super) fn mark(entry: &files::Entry) -> String {
-    format!("{}:{}", entry.identity.device, entry.identity.inode)
+    let files::Identity { device, inode, born } = entry.identity;
+    match born {
+        Some((seconds, part)) => format!("{device}:{inode}:{seconds}.{part}"),
+        None => format!("{device}:{inode}"),
+    }
 }
 
 /// What a search still finds due, now that it may heed more.

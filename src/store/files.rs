@@ -71,6 +71,9 @@ pub struct Identity {
     pub device: u64,
     /// The file's number in it. It may be given to another file once this one is gone.
     pub inode: u64,
+    /// When it was made, in seconds and nanoseconds, which tells it from others that were given its number;
+    /// `None` where the file system does not know.
+    pub born: Option<(i64, u32)>,
 }
 
 /// A file that was found.
@@ -78,7 +81,8 @@ pub struct Identity {
 pub struct Entry {
     /// Its path below the root.
     pub path: Vec<u8>,
-    /// From when its retention counts, where the search that found it says so.
+    /// From when its retention counts, where the search that found it says so; when it was last modified,
+    /// where it was looked at by its path.
     pub start: Option<Timestamp>,
     /// Which file it is.
     pub identity: Identity,
@@ -460,7 +464,7 @@ impl Root {
         let seen = self.folder(folder, Purpose::Pass).and_then(|folder| look(&folder, name));
         match seen {
             Ok(seen) if seen.kind == FileType::RegularFile => {
-                Ok(Some(Entry { path, start: None, identity: seen.identity }))
+                Ok(Some(Entry { path, start: seen.modified, identity: seen.identity }))
             }
             Ok(_) => Ok(None),
             Err(error) if is_absent(error) => Ok(None),

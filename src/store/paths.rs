@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::search::{Age, Kept, Limits, Persons, Search, Verdict};
+use super::search::{Age, Covered, Kept, Limits, Search, Verdict};
 use super::sql::{Bounds, Explained};
 use crate::hold::{Claimed, Holds, Place};
 use crate::path::{Template, Unfit};
@@ -83,14 +83,15 @@ pub fn kept_by(store: &Name, table: &TableName, rule: Option<&Name>, holds: &Hol
     let names = [(None, table.table.clone())];
     let claims = holds.claims(Place { store, names: &names }, rule);
     let kept = claims.into_iter().map(|claim| Kept {
-        persons: match claim.what {
+        what: match claim.what {
             // A condition says nothing of paths: in doubt they stay.
-            Claimed::Everything | Claimed::Predicate(_) => None,
-            Claimed::Subjects { column, paths, values } => Some(Persons {
+            Claimed::Everything | Claimed::Predicate(_) => Covered::Everything,
+            Claimed::Paths(templates) => Covered::Paths(templates.to_vec()),
+            Claimed::Subjects { column, paths, values } => Covered::Persons {
                 templates: paths.to_vec(),
                 placeholder: column.to_owned(),
                 values: values.into_iter().map(|value| value.as_bytes().to_vec()).collect(),
-            }),
+            },
         },
         range: claim.range,
     });
@@ -108,7 +109,7 @@ pub(super) fn key_of(path: &[u8], version: Option<&str>) -> Key {
 }
 
 /// The path, and version, of a key.
-pub fn path_of(key: &Key) -> Option<(Vec<u8>, Option<String>)> {
+pub(super) fn version_of(key: &Key) -> Option<(Vec<u8>, Option<String>)> {
     let (first, rest) = key.0.split_first()?;
     let path = match first {
         KeyValue::Text(text) => text.as_bytes().to_vec(),
@@ -120,6 +121,11 @@ pub fn path_of(key: &Key) -> Option<(Vec<u8>, Option<String>)> {
         [KeyValue::Text(version)] => Some((path, Some(version.clone()))),
         _ => None,
     }
+}
+
+/// The path of a key, whatever its version.
+pub fn path_of(key: &Key) -> Option<Vec<u8>> {
+    version_of(key).map(|(path, _)| path)
 }
 
 /// The keys that a text may stand for: a path, or bytes as `0x…`.

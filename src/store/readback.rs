@@ -39,7 +39,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be asked; when it holds tables.
     pub async fn look(&self, keys: &[Key], identities: &[String]) -> Result<Vec<bool>, StoreError> {
-        let paths: Vec<_> = keys.iter().filter_map(paths::path_of).collect();
+        let paths: Vec<_> = keys.iter().filter_map(paths::version_of).collect();
         if paths.len() != keys.len() {
             return Err(self.foreign());
         }
@@ -48,7 +48,9 @@ impl Store {
                 let found = files.look(paths.into_iter().map(|(path, _)| path).collect()).await?;
                 let is_it = |(place, found): (usize, Option<files::Entry>)| {
                     let known = identities.get(place);
-                    found.is_some_and(|entry| known.is_none_or(|known| *known == mark(&entry)))
+                    found.is_some_and(|entry| {
+                        known.is_none_or(|known| known.is_empty() || *known == mark(&entry))
+                    })
                 };
                 Ok(found.into_iter().enumerate().map(is_it).collect())
             }
@@ -75,14 +77,14 @@ impl Store {
             (_, Target::Rows(_)) => return Err(self.foreign()),
         };
         let search = target.due(bounds);
-        for (path, _) in keys.iter().filter_map(paths::path_of) {
+        for (path, _) in keys.iter().filter_map(paths::version_of) {
             let found = match self {
                 Store::Files(files) => {
                     let mut found = files.look(vec![path]).await?;
                     found.pop().flatten().map(|entry| (entry.path, None, entry.start))
                 }
                 Store::Objects(objects) => {
-                    let named = Arc::new(Search::named(vec![Template::of_path(&path)]));
+                    let named = Arc::new(Search::dated(vec![Template::of_path(&path)]));
                     let found = objects.find(&named).await?.into_iter();
                     let newest =
                         found.filter(|entry| !entry.is_marker).max_by_key(|entry| entry.start);

@@ -50,21 +50,28 @@ pub struct Limits {
 /// What a legal hold keeps.
 #[derive(Clone)]
 pub struct Kept {
-    /// What is about these persons; everything where there is none.
-    pub persons: Option<Persons>,
+    /// What it covers.
+    pub what: Covered,
     /// What may have started in this range.
     pub range: Range,
 }
 
-/// Persons, and how paths name them.
+/// What a legal hold covers of a store.
 #[derive(Clone)]
-pub struct Persons {
-    /// The templates by which a rule reads them from a path; not only those of the rule at work.
-    pub templates: Vec<Template>,
-    /// The placeholder that names them.
-    pub placeholder: String,
-    /// The persons.
-    pub values: BTreeSet<Vec<u8>>,
+pub enum Covered {
+    /// All of it.
+    Everything,
+    /// What these templates mean.
+    Paths(Vec<Template>),
+    /// What is about persons.
+    Persons {
+        /// The templates by which a rule reads them from a path; not only those of the rule at work.
+        templates: Vec<Template>,
+        /// The placeholder that names them.
+        placeholder: String,
+        /// The persons.
+        values: BTreeSet<Vec<u8>>,
+    },
 }
 
 impl std::fmt::Debug for Kept {
@@ -90,6 +97,13 @@ impl Search {
     /// Looks for what these templates mean, whatever its age.
     pub fn named(templates: Vec<Template>) -> Search {
         Search { templates, age: Age::Any, kept: Vec::new() }
+    }
+
+    /// Looks for what these templates mean, and finds of each when it was last modified: none is due.
+    pub fn dated(templates: Vec<Template>) -> Search {
+        let bounds = Bounds { cutoff: Timestamp::MIN, now: Timestamp::MAX };
+        let age = Age::Modified(Limits { bounds, earliest: Date::MIN });
+        Search { templates, age, kept: Vec::new() }
     }
 
     /// What the paths that are looked for begin with; each path begins with one of these.
@@ -139,9 +153,7 @@ impl Search {
             return Verdict::Kept(KeptReason::UnreadableStartingPoint);
         }
         if let (Some(Limits { bounds, earliest }), Some(start)) = (limits, start) {
-            let first =
-                earliest.to_zoned(TimeZone::UTC).map_or(Timestamp::MIN, |day| day.timestamp());
-            if start < first {
+            if start < first_credible(&self.age, *earliest) {
                 return Verdict::Kept(KeptReason::PlaceholderStartingPoint);
             }
             // A day that is not over yet is no mistake.
@@ -157,6 +169,16 @@ impl Search {
         }
         Verdict::Due(start)
     }
+}
+
+/// What starts before this moment is a placeholder. A day in a path counts from its end, and is held
+/// against the first day by what it is itself.
+fn first_credible(age: &Age, earliest: Date) -> Timestamp {
+    let first = match age {
+        Age::Day(_, zone) => earliest.tomorrow().and_then(|day| day.to_zoned(zone.clone())),
+        _ => earliest.to_zoned(TimeZone::UTC),
+    };
+    first.map_or(Timestamp::MIN, |day| day.timestamp())
 }
 
 /// When the day is over that a path names. Where several templates read days from it, the latest counts;
@@ -180,7 +202,13 @@ impl Kept {
                 return false;
             }
         }
-        let Some(Persons { templates, placeholder, values }) = &self.persons else { return true };
+        let (templates, placeholder, values) = match &self.what {
+            Covered::Everything => return true,
+            Covered::Paths(templates) => {
+                return templates.iter().any(|template| template.means(path));
+            }
+            Covered::Persons { templates, placeholder, values } => (templates, placeholder, values),
+        };
         // Whose it is, is not known where no path says so: a hold on somebody else cannot mean it. Where two
         // templates say different persons, it is kept for either.
         templates.iter().any(|template| {

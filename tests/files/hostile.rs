@@ -163,7 +163,9 @@ async fn a_folder_that_is_swapped_for_a_link_leads_nowhere() {
         .iter()
         .map(|name| {
             let meta = fs::metadata(tree.outside("canary").join(name)).unwrap();
-            let identity = Identity { device: meta.dev(), inode: meta.ino() };
+            let born = meta.created().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+            let born = Some((i64::try_from(born.as_secs()).unwrap(), born.subsec_nanos()));
+            let identity = Identity { device: meta.dev(), inode: meta.ino(), born };
             Entry { path: format!("mid/folder/{name}").into_bytes(), start: None, identity }
         })
         .collect();

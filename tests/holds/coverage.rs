@@ -162,6 +162,7 @@ async fn a_rule_and_a_store_and_dates(store: TestDatabase) {
         kind: StoreKind::Sql(kind(&house.store)),
         table: "accounts".parse().unwrap(),
         predicate: None,
+        paths: Vec::new(),
     };
     let range = |from: &str, to: &str| Range {
         from: Some(from.parse().unwrap()),

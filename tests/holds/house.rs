@@ -156,7 +156,7 @@ impl House {
         let predicate = predicate.map(|text| Condition::parse(dialect, text).unwrap());
         let kind = StoreKind::Sql(dialect);
         let (store, table) = ("app".parse().unwrap(), table.parse().unwrap());
-        Scope::Table(Records { store, kind, table, predicate })
+        Scope::Table(Records { store, kind, table, predicate, paths: Vec::new() })
     }
 }
 

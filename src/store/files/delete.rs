@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, fstat, fsync, syncfs, unlinkat};
 use rustix::io::Errno;
 
 use super::super::search::{Search, Verdict};
-use super::root::{Purpose, Root, is_absent, look, reason, split};
+use super::root::{Purpose, Root, is_absent, look, reason, split, stat};
 use super::scan::{THREADS, judge};
 use super::{Deleted, Entry, FilesError, Identity, InUse, Left, in_use};
 
@@ -239,7 +239,7 @@ fn remove_empty(
 }
 
 fn identity_of(folder: &OwnedFd) -> Option<Identity> {
-    fstat(folder).ok().map(|stat| Identity::of(&stat))
+    stat(folder).ok().map(|seen| Identity::of(&seen))
 }
 
 impl Root {

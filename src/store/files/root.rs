@@ -10,7 +10,8 @@ use std::fmt;
 use jiff::Timestamp;
 use rustix::fd::OwnedFd;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, makedev, openat,
+    openat2, statx,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -22,6 +23,9 @@ use super::{FilesError, Identity, Settings};
 
 /// The kernel takes paths of less than 4,096 bytes; a longer one is opened in steps.
 const STEP: usize = 4_000;
+
+/// What is asked of a file.
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
 /// A tree's root, opened.
 pub(super) struct Root {
@@ -62,7 +66,7 @@ impl Root {
         // The root is the operator's word: where that is a link, what it leads to is the root.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = openat(CWD, &settings.root, flags, Mode::empty()).map_err(failed)?;
-        let identity = Identity::of(&fstat(&top).map_err(failed)?);
+        let identity = Identity::of(&stat(&top).map_err(failed)?);
         let mut resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         if !settings.cross_mounts {
@@ -81,7 +85,7 @@ impl Root {
     /// mount, is not the one that is meant.
     pub(super) fn check(&self) -> Result<(), FilesError> {
         let store = || self.store.clone();
-        match statat(CWD, &self.settings.root, AtFlags::NO_AUTOMOUNT) {
+        match statx(CWD, &self.settings.root, AtFlags::NO_AUTOMOUNT, WANTED) {
             Ok(now) if Identity::of(&now) == self.identity => Ok(()),
             Ok(_) => Err(FilesError::Replaced { store: store() }),
             Err(cause) => Err(FilesError::Root { store: store(), cause: reason(cause) }),
@@ -139,20 +143,30 @@ impl fmt::Debug for Root {
 
 /// Looks at a name in a folder, at a link as such.
 pub(super) fn look(folder: &OwnedFd, name: impl Arg) -> Result<Seen, Errno> {
-    let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)?;
-    let nanoseconds = i32::try_from(stat.st_mtime_nsec).ok();
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let seen = statx(folder, name, flags, WANTED)?;
+    let nanoseconds = i32::try_from(seen.stx_mtime.tv_nsec).ok();
     Ok(Seen {
-        kind: FileType::from_raw_mode(stat.st_mode),
-        identity: Identity::of(&stat),
-        modified: nanoseconds.and_then(|part| Timestamp::new(stat.st_mtime, part).ok()),
-        #[allow(clippy::useless_conversion, reason = "narrower on some machines")]
-        links: u64::from(stat.st_nlink),
+        kind: FileType::from_raw_mode(seen.stx_mode.into()),
+        identity: Identity::of(&seen),
+        modified: nanoseconds.and_then(|part| Timestamp::new(seen.stx_mtime.tv_sec, part).ok()),
+        links: seen.stx_nlink.into(),
     })
 }
 
+/// Looks at what is open.
+pub(super) fn stat(open: &OwnedFd) -> Result<Statx, Errno> {
+    statx(open, c"", AtFlags::EMPTY_PATH, WANTED)
+}
+
 impl Identity {
-    pub(super) fn of(stat: &Stat) -> Identity {
-        Identity { device: stat.st_dev, inode: stat.st_ino }
+    pub(super) fn of(seen: &Statx) -> Identity {
+        let is_known = StatxFlags::from_bits_retain(seen.stx_mask).contains(StatxFlags::BTIME);
+        Identity {
+            device: makedev(seen.stx_dev_major, seen.stx_dev_minor),
+            inode: seen.stx_ino,
+            born: is_known.then_some((seen.stx_btime.tv_sec, seen.stx_btime.tv_nsec)),
+        }
     }
 }
 

@@ -282,7 +282,7 @@ pub(super) fn judge(
         Err(error) if is_absent(error) => None,
         // It is there, and no more is known.
         Err(_) => {
-            let nothing = Identity { device: 0, inode: 0 };
+            let nothing = Identity { device: 0, inode: 0, born: None };
             Some((Verdict::Kept(KeptReason::UnreadableStartingPoint), nothing))
         }
     }

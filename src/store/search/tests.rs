@@ -22,12 +22,12 @@ fn search(templates: &[&str], age: Age, kept: Vec<Kept>) -> Search {
 }
 
 fn held(templates: &[&str], placeholder: &str, subject: &str) -> Kept {
-    let persons = Persons {
+    let what = Covered::Persons {
         templates: templates.iter().map(|text| text.parse().unwrap()).collect(),
         placeholder: placeholder.to_owned(),
         values: BTreeSet::from([subject.as_bytes().to_vec()]),
     };
-    Kept { persons: Some(persons), range: Range::default() }
+    Kept { what, range: Range::default() }
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_hold_keeps_what_may_lie_in_its_range() {
     let range = |from, to| Range { from, to };
     let day = |text: &str| Some(text.parse::<Date>().unwrap());
     let judge = |range, age| {
-        let kept = vec![Kept { persons: None, range }];
+        let kept = vec![Kept { what: Covered::Everything, range }];
         search(&["*"], age, kept).judge(b"a", Some("2025-06-15T12:00:00Z".parse().unwrap()))
     };
     let keeps = |range| judge(range, Age::Modified(limits())) == Verdict::Kept(KeptReason::Held);

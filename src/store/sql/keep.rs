@@ -212,7 +212,8 @@ impl Looking<'_> {
 fn parts(table: &Table, claims: Vec<Claim<'_>>) -> Vec<Part> {
     let part = |claim: Claim<'_>| {
         let what = match claim.what {
-            Claimed::Everything => What::Everything,
+            // Nothing of a table is named by a path: in doubt it stays.
+            Claimed::Everything | Claimed::Paths(_) => What::Everything,
             Claimed::Predicate(condition) => What::Predicate(condition.clone()),
             Claimed::Subjects { column, values, .. } => match table.column(column) {
                 Some(column) => persons(table.dialect, column, &values)?,
