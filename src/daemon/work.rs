@@ -12,9 +12,9 @@ use super::agenda::{self, Looked};
 use crate::audit::entry::Cause;
 use crate::clock;
 use crate::config::Config;
-use crate::ledger::{Approval, Ledger, Request};
+use crate::ledger::{Ledger, Request};
 use crate::rule::{Mode, Rule};
-use crate::run::{Depth, Inboxes, RunError, RunResult, Runner, Sources};
+use crate::run::{Depth, Inboxes, RunError, RunResult, RunState, Runner, Sources};
 use crate::schedule::Schedule;
 use crate::store::sql::{Access, Bounds};
 use crate::store::{StoreError, Stores};
@@ -52,6 +52,8 @@ pub(super) struct Ended {
     pub(super) result: Result<Option<RunResult>, RunError>,
     /// When a continuous rule for which all went well is to look again.
     pub(super) look_again: Option<Timestamp>,
+    /// Whether it only looked for events, and there were none: then nothing is known of anything else.
+    pub(super) is_idle: bool,
 }
 
 impl Active {
@@ -78,7 +80,8 @@ impl Active {
         work: Work,
         stop: CancellationToken,
     ) -> Ended {
-        let mut ended = Ended { result: Ok(None), look_again: None };
+        let mut ended = Ended { result: Ok(None), look_again: None, is_idle: false };
+        let looks_for_events = matches!(work, Work::LookForEvents(_));
         // What an event names goes at once: it waits for no other rule, and a run that stands keeps none
         // from its turn.
         let turns = self.turns.get(&rule.store).filter(|_| rule.events.is_empty());
@@ -97,7 +100,8 @@ impl Active {
             Work::Look(last) => self.look(&rule, last, &stop).await,
             Work::LookForEvents(depth) => self.look_for_events(&rule, depth, &stop).await,
         };
-        if matches!(rule.schedule, Schedule::Continuous) && !stop.is_cancelled() {
+        ended.is_idle = looks_for_events && matches!(ended.result, Ok(None));
+        if matches!(rule.schedule, Schedule::Continuous) && !ended.is_idle && !stop.is_cancelled() {
             ended.look_again = self.look_again(&rule, &ended.result, began).await;
         }
         ended
@@ -141,19 +145,14 @@ impl Active {
         depth: Depth,
         stop: &CancellationToken,
     ) -> Result<Option<RunResult>, RunError> {
-        if self.waits_for_approval(rule).await? || !self.runner.has_events(rule, depth).await? {
+        let ledger = &self.runner.ledger;
+        if ledger.waits_for_approval(rule).await? || !self.runner.has_events(rule, depth).await? {
             return Ok(None);
         }
+        // Before there is a request: a store that is down is not to fill the audit log.
+        self.runner.reach(rule).await?;
         let request = self.runner.ledger.request(&rule.name, Cause::Event, clock::now()).await?;
         self.run(rule, &request, stop).await
-    }
-
-    /// Whether somebody has been asked about the rule and has not answered yet.
-    async fn waits_for_approval(&self, rule: &Rule) -> Result<bool, RunError> {
-        let approvals = self.runner.ledger.approvals().await?;
-        let waits =
-            |approval: &Approval| approval.rule == rule.name && approval.approved_at.is_none();
-        Ok(approvals.iter().any(waits))
     }
 
     async fn look(
@@ -231,5 +230,23 @@ impl Active {
         let target = store.target(rule).await?;
         let bounds = Bounds { cutoff: rule.cutoff(since), now: clock::now() };
         store.next_start(&target, bounds).await
+    }
+}
+
+/// Says how a run ended.
+pub(super) fn log(result: &RunResult) {
+    let RunResult { rule, records, remaining, batches, seconds, error, .. } = result;
+    let run = result.run.map(tracing::field::display);
+    match result.state {
+        RunState::Failed => {
+            tracing::error!(%rule, run, records, batches, remaining, seconds, error, "the run failed");
+        }
+        RunState::Refused => tracing::error!(%rule, error, "the run was refused"),
+        RunState::Waiting => tracing::warn!(%rule, run, error, "the run waits for approval"),
+        RunState::Busy => tracing::info!(%rule, "another process is running the rule"),
+        RunState::Done | RunState::Observed | RunState::Stopped => {
+            let state = result.state.as_str();
+            tracing::info!(%rule, run, state, records, batches, remaining, seconds, "the run is over");
+        }
     }
 }

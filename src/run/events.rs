@@ -18,7 +18,8 @@ use crate::clock::{self, Stopwatch};
 use crate::fault;
 use crate::ledger::LedgerError;
 use crate::rule::{Mode, Rule};
-use crate::store::sql::Pace;
+use crate::store::sql::{Access, Pace};
+use crate::store::{Store, StoreError};
 use crate::types::Name;
 
 /// Events that are worked off at once.
@@ -136,6 +137,24 @@ impl Runner {
             return Ok(false);
         }
         Ok(!self.sources.look(rule, &self.stores, &self.ledger, depth).await?.is_empty())
+    }
+
+    /// Sees whether what a run of an event rule needs can be reached: its own store, and those of what
+    /// belongs to its records.
+    ///
+    /// # Errors
+    /// When one cannot.
+    pub async fn reach(&self, rule: &Rule) -> Result<(), StoreError> {
+        let store = self.stores.get(&rule.store, Access::ReadOnly)?;
+        store.target(rule).await?;
+        let attached = rule.attachments().iter().map(|attachment| &attachment.store);
+        for name in std::iter::once(&rule.store).chain(attached) {
+            let store = self.stores.get(name, Access::ReadOnly)?;
+            if !matches!(store, Store::Tables(_)) {
+                store.look(&[], &[]).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Forgets the events of a rule that only observes: what they name goes by its age once it is armed.
