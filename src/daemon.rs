@@ -553,6 +553,13 @@ impl Daemon {
         for change in &changes {
             tracing::info!("{change}");
         }
+        let is_standing = |rule: &&Rule| !rule.events.is_empty();
+        // Nobody calls a run that stands under the old configuration, and it looks at the old sources.
+        for rule in in_force.config.rules.values().filter(is_standing) {
+            if let Some(running) = self.running.get(&rule.name) {
+                running.stop.cancel();
+            }
+        }
         for rule in changes::overtaken(&in_force.config, &config) {
             if let Some(running) = self.running.get(&rule) {
                 tracing::info!(%rule, "its run stops after the batch in flight, because the rule changed");

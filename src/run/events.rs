@@ -40,6 +40,18 @@ pub(super) struct Inbox {
     calls: AtomicU8,
 }
 
+/// Set in an inbox while somebody stands before it.
+const STANDS: u8 = 8;
+
+/// Says that a run stands before its inbox, until this is dropped.
+struct Standing<'a>(&'a Inbox);
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.0.calls.fetch_and(!STANDS, Ordering::AcqRel);
+    }
+}
+
 /// Why a run is woken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
@@ -85,18 +97,20 @@ impl Inboxes {
         Inboxes(woken.map(|rule| (rule.name.clone(), Inbox::default())).collect())
     }
 
-    /// Wakes the run of a rule, if it stands; otherwise the next one finds everything by itself.
-    pub fn call(&self, rule: &Name, call: Call) {
-        if let Some(inbox) = self.0.get(rule) {
-            inbox.calls.fetch_or(call.bit(), Ordering::AcqRel);
-            inbox.notify.notify_one();
-        }
+    /// Wakes the run of a rule, and says whether it stands; otherwise the next one finds everything by
+    /// itself.
+    pub fn call(&self, rule: &Name, call: Call) -> bool {
+        let Some(inbox) = self.0.get(rule) else { return false };
+        let before = inbox.calls.fetch_or(call.bit(), Ordering::AcqRel);
+        inbox.notify.notify_one();
+        before & STANDS != 0
     }
 }
 
 impl Inbox {
+    /// What came since the last time, for somebody who stands here.
     fn take(&self) -> Calls {
-        Calls(self.calls.swap(0, Ordering::AcqRel))
+        Calls(self.calls.swap(STANDS, Ordering::AcqRel))
     }
 }
 
@@ -190,6 +204,7 @@ impl Execution<'_> {
         let (began, mut last) = (Stopwatch::start(), Stopwatch::start());
         let nobody = Inbox::default();
         let inbox = runner.inboxes.0.get(&self.rule.name).unwrap_or(&nobody);
+        let _standing = Standing(inbox);
         inbox.take();
         let mut calls = Calls::ALL;
         // Events that could not be worked off in this run.

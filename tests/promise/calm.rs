@@ -177,7 +177,7 @@ async fn a_reload_with_other_rules_and_sources_takes_effect() {
     house.configure(|sample| sample);
     daemon.signal(Signal::HUP);
     house.gone("one").await;
-    house.configure(|sample| sample.replace("failed = \"synthesis.failed\"", ""));
+    house.configure(|sample| sample.replace(", failed = \"synthesis.failed\"", ""));
     daemon.signal(Signal::HUP);
     daemon.wait_for("reloaded");
     daemon.wait_for("reloaded");

@@ -182,7 +182,7 @@ impl House {
     pub(crate) async fn settled(&self, daemon: &mut Daemon) {
         let ledger = self.place.ledger().await;
         let open = "SELECT (SELECT count(*) FROM event) + \
-                    (SELECT count(*) FROM request WHERE state = 'pending') + \
+                    (SELECT count(*) FROM request WHERE state = 'pending' AND cause = 'event') + \
                     (SELECT count(*) FROM batch WHERE state = 'intended')";
         poll(&ledger, open, |open| open == 0).await;
         ledger.close().await;

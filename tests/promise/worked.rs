@@ -28,7 +28,7 @@ async fn a_photo_goes_with_all_that_came_of_it_when_its_synthesis_is_over_well_o
     house.assert_there("running").await;
     house.settled(&mut daemon).await;
     assert_eq!(daemon.stop().code(), Some(0));
-    assert!(house.file("thumbs").exists(), "the folders above stay");
+    assert!(house.file("thumbs").exists());
     house.place.audit();
 }
 

@@ -73,7 +73,7 @@ pub(super) fn delete(
         all.touched.clear();
     }
     if root.settings.remove_empty_folders {
-        all.deleted.folders = remove_empty(root, emptied)?;
+        all.deleted.folders = remove_empty(root, search, emptied)?;
     }
     if root.settings.in_use == InUse::Count {
         all.deleted.open_elsewhere = in_use::count(&all.unlinked);
@@ -203,19 +203,29 @@ fn unlink_one(search: &Search, folder: &OwnedFd, entry: &Entry) -> Result<Outcom
 }
 
 /// Removes the folders that this deletion has emptied, and those above that it empties so. The kernel
-/// removes no folder that has anything in it.
+/// removes no folder that has anything in it. Those that a template spells out stay: whoever puts files
+/// there made them once.
 fn remove_empty(
     root: &Root,
+    search: &Search,
     emptied: BTreeMap<&[u8], Option<Identity>>,
 ) -> Result<u64, FilesError> {
     // The longest last: a folder is tried when all below it are done, and their paths are longer.
     let mut waiting: BTreeMap<(usize, &[u8]), Option<Identity>> = BTreeMap::new();
     waiting.extend(emptied.into_iter().map(|(path, identity)| ((path.len(), path), identity)));
     let mut parents: BTreeSet<&[u8]> = BTreeSet::new();
+    let fixed: BTreeSet<&[u8]> =
+        search.templates.iter().map(|template| template.fixed_folder()).collect();
+    let is_fixed = |path: &[u8]| {
+        let begins = |folder: &&[u8]| {
+            folder.strip_prefix(path).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
+        };
+        fixed.iter().any(begins)
+    };
     let mut removed = 0;
     while let Some(((_, path), identity)) = waiting.pop_last() {
         let (above, name) = split(path);
-        if path.is_empty() {
+        if path.is_empty() || is_fixed(path) {
             continue;
         }
         let Ok(parent) = root.folder(above, Purpose::Read) else { continue };
