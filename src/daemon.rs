@@ -402,8 +402,7 @@ impl Daemon {
     /// Whether the events of a rule wait: for somebody's approval, or because the last run failed.
     async fn keeps_events_waiting(&self, rule: &Rule) -> Result<bool, LedgerError> {
         Ok(!rule.events.is_empty()
-            && (self.put_off.contains(&rule.name)
-                || self.ledger.waits_for_approval(rule).await?))
+            && (self.put_off.contains(&rule.name) || self.ledger.waits_for_approval(rule).await?))
     }
 
     /// How long nothing needs to be looked at, as far as is known.

@@ -90,7 +90,9 @@ impl House {
     /// Only a photo and its thumbnails.
     pub(crate) fn upload_files(&self, key: &str) {
         fs::create_dir_all(self.file(&format!("thumbs/{key}"))).unwrap();
-        for name in [format!("thumbs/{key}/64"), format!("thumbs/{key}/256"), format!("faces/{key}")] {
+        for name in
+            [format!("thumbs/{key}/64"), format!("thumbs/{key}/256"), format!("faces/{key}")]
+        {
             fs::write(self.file(&name), "a face").unwrap();
         }
     }
@@ -111,7 +113,9 @@ impl House {
     /// The statement by which a job comes to its end.
     pub(crate) fn ending(&self, key: &str, status: &str) -> String {
         let now = self.now();
-        format!("UPDATE synthesis_jobs SET status = '{status}', finished_at = {now} WHERE upload_key = '{key}'")
+        format!(
+            "UPDATE synthesis_jobs SET status = '{status}', finished_at = {now} WHERE upload_key = '{key}'"
+        )
     }
 
     /// A job comes to its end, and whoever listens is told upon the commit.
@@ -158,7 +162,9 @@ impl House {
 
     /// What is whole of a photo.
     pub(crate) async fn assert_there(&self, key: &str) {
-        for name in [format!("thumbs/{key}/64"), format!("thumbs/{key}/256"), format!("faces/{key}")] {
+        for name in
+            [format!("thumbs/{key}/64"), format!("thumbs/{key}/256"), format!("faces/{key}")]
+        {
             assert!(self.file(&name).exists(), "{name}");
         }
         assert_eq!(self.features(key).await, 1, "{key}");
