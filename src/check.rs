@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::plan::OnDelete;
 use crate::rule::{Action, HoldPolicy, Mode, Rule};
+use crate::store::objects::Probe;
 use crate::store::sql::catalogue::Table;
-use crate::store::sql::{Access, Bounds, Target, create_index};
+use crate::store::sql::{Access, Bounds, SurveyDepth, Target, create_index};
 use crate::store::{Store, StoreError, Stores};
 use crate::types::Name;
 
@@ -150,7 +151,7 @@ async fn inspect(rule: &Rule, stores: &Stores, now: Timestamp) -> Result<Vec<Fin
     Ok(findings)
 }
 
-/// What can be said of files and objects without counting all of them.
+/// What can be said of files and objects; a bucket is not gone through for that.
 async fn inspect_paths(
     rule: &Rule,
     stores: &Stores,
@@ -158,12 +159,34 @@ async fn inspect_paths(
 ) -> Result<Vec<Finding>, StoreError> {
     let reader = stores.get(&rule.store, Access::ReadOnly)?;
     let target = reader.target(rule).await?;
+    let mut findings = vec![Finding::fine("starting point", rule.starts_from())];
+    if let Store::Objects(objects) = &reader {
+        findings.push(match objects.probe().await? {
+            Probe { shows_versions: false, .. } => Finding::warning(
+                "versions",
+                "the service does not show whether it keeps what was deleted: look at its soft delete and its versions",
+            ),
+            Probe { versioned: true, .. } => {
+                Finding::fine("versions", "kept by the bucket: each goes, and each delete marker")
+            }
+            Probe { .. } => Finding::fine("versions", "the bucket keeps none"),
+        });
+        return Ok(findings);
+    }
     let bounds = Bounds { cutoff: rule.cutoff(now), now };
-    let mut findings = vec![match reader.sample(&target, bounds, 1).await?.first() {
-        Some(_) => Finding::fine("path", "it finds what is due"),
-        None => Finding::fine("path", "it can be looked through; nothing is due"),
-    }];
-    findings.push(Finding::fine("starting point", rule.starts_from().to_owned()));
+    let survey = reader.survey(&target, bounds, SurveyDepth::Full).await?;
+    findings.push(match survey.total {
+        0 => Finding::warning("path", "it means no file that is there: look for a slip in it"),
+        total => Finding::fine(
+            "path",
+            format!("it means {total} files, of which {} are due", survey.due),
+        ),
+    });
+    if survey.unread > 0 {
+        let message = format!("{} folders cannot be read, so what is in them stays", survey.unread);
+        let finding = Finding::warning("folders", message);
+        findings.push(finding.help("let expunged's user read, and write, them"));
+    }
     Ok(findings)
 }
 

@@ -455,8 +455,8 @@ impl Daemon {
         if configured.as_ref().is_some_and(|rule| !rule.events.is_empty()) {
             self.put_off.ended(&rule, has_failed(&ended));
         }
-        let is_idle = matches!(&ended, Ok((_, Ended { is_idle: true, .. })));
         let ending = match ended {
+            Ok((_, Ended { result: Ok(None), is_idle: true, .. })) => return self.close_retired(),
             Ok((_, Ended { result: Ok(None), look_again, .. })) => {
                 self.said.remove(&rule);
                 Ending::Well(look_again)
@@ -490,7 +490,7 @@ impl Daemon {
         };
         let is_continuous =
             configured.is_some_and(|rule| matches!(rule.schedule, Schedule::Continuous));
-        if is_continuous && !was_overtaken && !is_idle {
+        if is_continuous && !was_overtaken {
             self.agenda.looked(&rule, ending, clock::now());
         }
         self.close_retired();

@@ -6,7 +6,7 @@
 //! | `GET /healthz` | 200 while the daemon takes requests |
 //!
 //! On the socket its permissions say who may; on TCP a token does. What several clients send at the same
-//! time shares one transaction ([`intake`]). Nothing that was sent is logged.
+//! time shares one transaction (`intake`). Nothing that was sent is logged.
 //!
 //! A door that cannot be opened does not keep the daemon from its work: that is said, and tried again.
 

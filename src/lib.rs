@@ -8,10 +8,11 @@
 //! ```text
 //! configuration -> rule -> plan -> run -> ledger -> audit log
 //!                   ^               |
-//!  cron slot, command, restart      '-> stores
+//!  cron slot, event, command,       '-> stores: tables, files, objects
+//!  restart
 //! ```
 //!
-//! Whatever wakes a rule (a slot of its schedule, a record falling due, a command, a restart) leaves a
+//! Whatever wakes a rule (a slot of its schedule, a record falling due, an event, a command, a restart) leaves a
 //! *request* in the ledger, and one pass, [`run::Runner::work_off`], works requests off. There is no
 //! second path.
 //!
@@ -20,7 +21,12 @@
 //! with the sealed keys, goes to the ledger ([`ledger::Ledger::intend`]); the store commits; the
 //! *outcome* and its audit entry go to the ledger in one transaction ([`ledger::Ledger::settle`]). A
 //! process that dies in between leaves an intent, and whoever holds the rule's lock next asks the
-//! store what became of it.
+//! store what became of it. Files and objects have no transactions: there a batch is a list, committing it is
+//! the deletion, and the outcome names what is gone. What belongs to a row goes between its intent and its
+//! commit, so that a row which is still there finds the rest of it ([`run`], `run/attachments.rs`).
+//!
+//! Events wait in the ledger, or are found in an application's own table. The run of an event rule *stands* for a
+//! while and takes them as they come (`run/events.rs`).
 //!
 //! # What always holds
 //!
@@ -61,7 +67,7 @@
 //! | [`audit`] | entries, Merkle tree, signed checkpoint: functions over bytes |
 //! | [`transition`] | the legal transitions of a run and its batches |
 //! | [`keys`] | expunged's own secrets |
-//! | [`store`] | the databases: catalogue, survey, walks and batches |
+//! | [`store`] | tables, files and objects: surveys, walks and batches |
 //! | [`ledger`] | expunged's own database: requests, runs, batches, audit log |
 //! | [`archive`] | an exported audit log, which anyone can verify |
 //! | [`certificate`] | deletion certificates with their proof |
@@ -98,8 +104,13 @@
 //!   plan, with flat memory and without a list of keys ([`plan::saved`]).
 //! - **Whoever waits for approval waits in the ledger.** The request is closed while a run waits and
 //!   opened again by whoever approves; the pass that works requests off is the same.
-//! - Deliberately absent so far: erasure requests, recipients, backups, files and object
-//!   stores.
+//! - **One language for paths** ([`path`]): what a rule looks for, what belongs to a row and what an event
+//!   names are templates; files and objects are judged by one pure function (`store/search.rs`).
+//! - **S3 is spoken by a small client of our own** on reqsign and reqwest: opendal tidies keys up, and
+//!   does not report what became of each in a bulk deletion. GCS and Azure go through opendal.
+//! - **A notification only wakes.** A source's table is looked at anew each time, a little way back upon a
+//!   notification and by the whole overlap at intervals, so nothing depends on who heard what.
+//! - Deliberately absent so far: erasure requests, recipients and backups.
 
 #![warn(clippy::pedantic)]
 #![allow(clippy::module_name_repetitions, clippy::must_use_candidate)]

@@ -15,7 +15,7 @@ mod prepare;
 mod readback;
 mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -251,7 +251,7 @@ pub async fn plan(
 impl Runner {
     /// Takes the clock for right as it is now.
     pub fn new(ledger: Ledger, stores: Arc<Stores>, rules: Arc<BTreeMap<Name, Rule>>) -> Runner {
-        let inboxes = Arc::new(Inboxes::new(&rules));
+        let inboxes = Arc::new(Inboxes::new(&rules, None));
         Runner { ledger, stores, rules, clock: Arc::default(), sources: Arc::default(), inboxes }
     }
 
@@ -401,6 +401,10 @@ impl Runner {
             taken: Taken::new(),
             records: 0,
             left: 0,
+            stuck: BTreeSet::new(),
+            stays: None,
+            waiting: 0,
+            seen: None,
             lives_on: Left::default(),
             unfit: 0,
             batches: 0,

@@ -32,7 +32,7 @@ use sql::{Bounds, Pace, Replace, SurveyDepth, Window};
 
 pub use batch::{Batch, Committed, Left, LockedBatch, Walk};
 pub use error::{StoreError, explain};
-pub use paths::{PathTarget, kept_by};
+pub use paths::{PathTarget, kept_by, path_of};
 pub use registry::Stores;
 pub use sql::{Access, Explained};
 pub use tables::Tables;

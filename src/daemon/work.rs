@@ -52,7 +52,7 @@ pub(super) struct Ended {
     pub(super) result: Result<Option<RunResult>, RunError>,
     /// When a continuous rule for which all went well is to look again.
     pub(super) look_again: Option<Timestamp>,
-    /// Whether it only looked for events, and there were none: then nothing is known of anything else.
+    /// Whether it only looked for events and found none: that says nothing of when to look again.
     pub(super) is_idle: bool,
 }
 
@@ -67,7 +67,9 @@ impl Active {
         let turns = config.stores.keys().map(turn).collect();
         let clock = before.map(|before| before.runner.clock.clone()).unwrap_or_default();
         let rules = Arc::new(config.rules.clone());
-        let (sources, inboxes) = (Arc::new(Sources::new(&config)), Arc::new(Inboxes::new(&rules)));
+        let sources = Arc::new(Sources::new(&config));
+        let inboxes = before.map(|before| &*before.runner.inboxes);
+        let inboxes = Arc::new(Inboxes::new(&rules, inboxes));
         let runner = Runner { ledger: ledger.clone(), stores, rules, clock, sources, inboxes };
         Active { config, runner, turns }
     }
@@ -81,7 +83,6 @@ impl Active {
         stop: CancellationToken,
     ) -> Ended {
         let mut ended = Ended { result: Ok(None), look_again: None, is_idle: false };
-        let looks_for_events = matches!(work, Work::LookForEvents(_));
         // What an event names goes at once: it waits for no other rule, and a run that stands keeps none
         // from its turn.
         let turns = self.turns.get(&rule.store).filter(|_| rule.events.is_empty());
@@ -94,6 +95,7 @@ impl Active {
             None => None,
         };
         let began = clock::now();
+        let looks_for_events = matches!(work, Work::LookForEvents(_));
         ended.result = match work {
             Work::Request(request) => self.run(&rule, &request, &stop).await,
             Work::TakeOver { attempts } => self.take_over(&rule, attempts, &stop).await,
@@ -101,7 +103,8 @@ impl Active {
             Work::LookForEvents(depth) => self.look_for_events(&rule, depth, &stop).await,
         };
         ended.is_idle = looks_for_events && matches!(ended.result, Ok(None));
-        if matches!(rule.schedule, Schedule::Continuous) && !ended.is_idle && !stop.is_cancelled() {
+        let is_continuous = matches!(rule.schedule, Schedule::Continuous);
+        if is_continuous && !ended.is_idle && !stop.is_cancelled() {
             ended.look_again = self.look_again(&rule, &ended.result, began).await;
         }
         ended

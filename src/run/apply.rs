@@ -312,6 +312,10 @@ impl Execution<'_> {
             }
             match self.finish_batch(taking, gate).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
+                Err(error @ RunError::AttachmentsStay { .. }) => {
+                    self.stays = Some(error.to_string());
+                    return Ok(Found::Other);
+                }
                 ended => {
                     ended?;
                     pace.note(watch.elapsed(), taken);

@@ -14,8 +14,8 @@ use crate::ledger::Attached;
 use crate::path::Template;
 use crate::rule::{Attachment, Rule};
 use crate::store::sql::{Access, Locked, Pace, Replace};
-use crate::store::{Batch, LockedBatch, StoreError, Stores, kept_by};
-use crate::types::Name;
+use crate::store::{Batch, LockedBatch, StoreError, Stores, kept_by, path_of};
+use crate::types::{Key, Name};
 
 /// A batch, and what belongs to its records.
 pub(super) struct Taking {
@@ -23,19 +23,26 @@ pub(super) struct Taking {
     pub(super) attached: Attachments,
     /// Rows that were let go, because what they name will not do.
     pub(super) unfit: u64,
+    /// Rows that were let go, because what belongs to them could not be deleted before.
+    pub(super) stuck: u64,
 }
 
 impl Taking {
     /// A batch to whose records nothing belongs.
     pub(super) fn alone(batch: Batch) -> Taking {
-        Taking { batch, attached: Attachments::default(), unfit: 0 }
+        Taking { batch, attached: Attachments::default(), unfit: 0, stuck: 0 }
     }
 }
 
-/// Files and objects that were found and are not deleted yet, store by store.
+/// Files and objects that were found and are not deleted yet.
 #[derive(Default)]
-pub(super) struct Attachments(Vec<Group>);
+pub(super) struct Attachments {
+    groups: Vec<Group>,
+    /// Each row with what it names.
+    owners: Vec<(Key, Vec<(Name, Template)>)>,
+}
 
+/// What was found in one store.
 struct Group {
     store: Name,
     templates: Vec<Template>,
@@ -44,68 +51,83 @@ struct Group {
 
 impl Group {
     fn named(&self) -> Vec<Attached> {
-        let (store, table) = (&self.store, self.batch.table());
-        let attached = |key: &_| Attached {
-            store: store.clone(),
-            table: table.to_string(),
-            key: Clone::clone(key),
-        };
-        self.batch.keys.iter().map(attached).collect()
+        named(&self.store, &self.batch)
     }
+}
+
+fn named(store: &Name, batch: &Batch) -> Vec<Attached> {
+    let table = batch.table().to_string();
+    let attached =
+        |key: &Key| Attached { store: store.clone(), table: table.clone(), key: key.clone() };
+    batch.keys.iter().map(attached).collect()
+}
+
+/// Not all of it could be deleted.
+pub(super) struct Stays {
+    /// What is gone nevertheless.
+    pub(super) gone: Vec<Attached>,
+    /// The rows to which belongs what is not; none where that is not known.
+    pub(super) rows: Vec<Key>,
+    pub(super) error: RunError,
 }
 
 impl Attachments {
     /// By name, for the intent.
     pub(super) fn named(&self) -> Vec<Attached> {
-        self.0.iter().flat_map(Group::named).collect()
+        self.groups.iter().flat_map(Group::named).collect()
     }
 
     /// Deletes all of it, and looks again.
     ///
     /// # Errors
-    /// With what is gone nevertheless, when anything is left.
-    pub(super) async fn delete(self, stores: &Stores) -> Result<(), (Vec<Attached>, RunError)> {
+    /// When anything is left.
+    pub(super) async fn delete(self, stores: &Stores) -> Result<(), Stays> {
         let mut gone = Vec::new();
-        for group in self.0 {
-            let Group { store: name, templates, batch } = &group;
-            let (name, templates, names) = (name.clone(), templates.clone(), group.named());
-            let all = batch.keys.len();
-            let deleted = match group.batch.commit().await {
-                Ok(committed) => committed,
+        for Group { store, templates, batch } in self.groups {
+            let names = named(&store, &batch);
+            let deleted = match batch.commit().await {
+                Ok(deleted) => deleted,
                 Err(error) => {
-                    let Ok(there) = look(stores, &names).await else {
-                        return Err((gone, error.into()));
-                    };
-                    gone.extend(without(names, &there));
-                    return Err((gone, error.into()));
+                    if let Ok(there) = look(stores, &names).await {
+                        gone.extend(without(names, &there));
+                    }
+                    return Err(Stays { gone, rows: Vec::new(), error: error.into() });
                 }
             };
-            let places = deleted.gone.unwrap_or_else(|| (0..all).collect());
+            let places = deleted.gone.unwrap_or_else(|| (0..names.len()).collect());
             gone.extend(places.iter().filter_map(|place| names.get(*place).cloned()));
             let again = async {
-                stores.get(&name, Access::ReadWrite)?.take_attached(&templates, &[]).await
+                stores.get(&store, Access::ReadWrite)?.take_attached(&templates, &[]).await
             };
             match again.await {
                 Ok((left, _)) if left.keys.is_empty() => {}
                 Ok((left, _)) => {
-                    let left = left.keys.len() as u64;
-                    let until = deleted.left.blocked_until;
-                    return Err((gone, RunError::AttachmentsStay { store: name, left, until }));
+                    let rows = owners(&self.owners, &store, &left.keys);
+                    let (left, until) = (left.keys.len() as u64, deleted.left.blocked_until);
+                    let error = RunError::AttachmentsStay { store, left, until };
+                    return Err(Stays { gone, rows, error });
                 }
-                Err(error) => return Err((gone, error.into())),
+                Err(error) => return Err(Stays { gone, rows: Vec::new(), error: error.into() }),
             }
         }
         Ok(())
     }
 }
 
+/// The rows that name any of these files or objects.
+fn owners(all: &[(Key, Vec<(Name, Template)>)], store: &Name, left: &[Key]) -> Vec<Key> {
+    let left: Vec<_> = left.iter().filter_map(path_of).map(|(path, _)| path).collect();
+    let names_one = |named: &[(Name, Template)]| {
+        let here = named.iter().filter(|(name, _)| name == store);
+        here.into_iter().any(|(_, template)| left.iter().any(|path| template.means(path)))
+    };
+    all.iter().filter(|(_, named)| names_one(named)).map(|(key, _)| key.clone()).collect()
+}
+
 fn without(names: Vec<Attached>, there: &[bool]) -> impl Iterator<Item = Attached> {
-    let there = there.to_vec();
-    names
-        .into_iter()
-        .enumerate()
-        .filter(move |(place, _)| there.get(*place) == Some(&false))
-        .map(|(_, name)| name)
+    let is_gone =
+        |(place, name): (usize, Attached)| (there.get(place) == Some(&false)).then_some(name);
+    names.into_iter().enumerate().filter_map(is_gone)
 }
 
 /// Which of these are there.
@@ -133,9 +155,10 @@ pub(super) async fn gone(
     Ok(without(attached.to_vec(), &there).collect())
 }
 
-/// Takes the next window with what belongs to its rows.
+/// Takes the next window with what belongs to its rows, but for those that are `stuck`.
 pub(super) async fn take(
     (stores, rule, prepared): (&Stores, &Rule, &Prepared),
+    stuck: &BTreeSet<Key>,
     next: &mut Next<'_>,
     pace: &mut Pace,
     replace: Replace<'_>,
@@ -155,10 +178,13 @@ pub(super) async fn take(
     let Some(mut locked) = locked else { return Ok(None) };
     let columns: Vec<&str> = target.rows().map(|rows| rows.carry().collect()).unwrap_or_default();
     let before = locked.rows().len();
+    let is_stuck: Vec<bool> = locked.rows().iter().map(|row| stuck.contains(&row.key)).collect();
+    locked.retain(|place| !is_stuck[place]);
+    let free = locked.rows().len();
     let attached = find(stores, rule, &held.holds, &columns, &mut locked).await?;
-    let unfit = (before - locked.rows().len()) as u64;
+    let (stuck, unfit) = ((before - free) as u64, (free - locked.rows().len()) as u64);
     let batch = store.take_locked(target, *bounds, locked, replace).await?;
-    Ok(Some(Taking { batch, attached, unfit }))
+    Ok(Some(Taking { batch, attached, unfit, stuck }))
 }
 
 /// What belongs to locked rows. Rows whose values do not do, or name something that is held, are let go.
@@ -205,8 +231,20 @@ async fn find(
             break;
         }
     }
+    let mut owners: Vec<_> =
+        locked.rows().iter().map(|row| (row.key.clone(), Vec::new())).collect();
+    for (name, named) in by_store {
+        for (place, template) in named {
+            owners[place].1.push((name.clone(), template));
+        }
+    }
+    let mut place = 0;
+    owners.retain(|_| {
+        place += 1;
+        fits[place - 1]
+    });
     locked.retain(|place| fits[place]);
-    Ok(Attachments(groups))
+    Ok(Attachments { groups, owners })
 }
 
 /// The templates with a row's values in them; `None` where a value will not do.

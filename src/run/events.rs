@@ -6,6 +6,7 @@
 //! one that is found twice, or late, does no harm.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ const AT_MOST: Duration = Duration::from_mins(1);
 
 /// What wakes the standing run of each event rule.
 #[derive(Debug, Default)]
-pub struct Inboxes(BTreeMap<Name, Inbox>);
+pub struct Inboxes(BTreeMap<Name, Arc<Inbox>>);
 
 /// What wakes the standing run of a rule.
 #[derive(Debug, Default)]
@@ -91,10 +92,15 @@ impl Calls {
 }
 
 impl Inboxes {
-    /// One for each rule that events wake.
-    pub fn new(rules: &BTreeMap<Name, Rule>) -> Inboxes {
+    /// One for each rule that events wake; those of before are kept, because runs may stand that began
+    /// under another configuration.
+    pub fn new(rules: &BTreeMap<Name, Rule>, before: Option<&Inboxes>) -> Inboxes {
         let woken = rules.values().filter(|rule| !rule.events.is_empty());
-        Inboxes(woken.map(|rule| (rule.name.clone(), Inbox::default())).collect())
+        let inbox = |rule: &Rule| {
+            let kept = before.and_then(|before| before.0.get(&rule.name).cloned());
+            (rule.name.clone(), kept.unwrap_or_default())
+        };
+        Inboxes(woken.map(inbox).collect())
     }
 
     /// Wakes the run of a rule, and says whether it stands; otherwise the next one finds everything by
@@ -202,9 +208,8 @@ impl Execution<'_> {
     async fn work_off_events(&mut self, stands: bool) -> Result<Ended, RunError> {
         let runner = self.runner;
         let (began, mut last) = (Stopwatch::start(), Stopwatch::start());
-        let nobody = Inbox::default();
-        let inbox = runner.inboxes.0.get(&self.rule.name).unwrap_or(&nobody);
-        let _standing = Standing(inbox);
+        let inbox = runner.inboxes.0.get(&self.rule.name).cloned().unwrap_or_default();
+        let _standing = Standing(&inbox);
         inbox.take();
         let mut calls = Calls::ALL;
         // Events that could not be worked off in this run.
@@ -236,7 +241,7 @@ impl Execution<'_> {
                     let why = "its events were worked off with others";
                     runner.ledger.abandon_request(request, why, clock::now()).await?;
                 }
-                self.left = stuck.len() as u64;
+                self.waiting = stuck.len() as u64;
                 return Ok(Ended::Complete);
             }
             tokio::select! {
@@ -328,19 +333,20 @@ impl Execution<'_> {
                 continue;
             };
             let Some(taking) = taken else { return Ok(true) };
-            let (unfit, before) = (taking.unfit, self.lives_on);
+            let (stay, before) = (taking.unfit + taking.stuck, self.lives_on);
             if taking.batch.keys.is_empty() {
                 taking.batch.rollback().await?;
-                return Ok(unfit == 0);
+                return Ok(stay == 0);
             }
             match self.finish_batch(taking, gate).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
-                Err(RunError::AttachmentsStay { store, left, until }) => {
-                    tracing::warn!(rule = %self.rule.name, %store, left, ?until, "what an event names stays");
+                Err(error @ RunError::AttachmentsStay { .. }) => {
+                    tracing::warn!(rule = %self.rule.name, %error, "what an event names stays");
+                    self.stays = Some(error.to_string());
                     return Ok(false);
                 }
                 Err(error) => return Err(error),
-                Ok(()) => return Ok(unfit == 0 && !self.lives_on.is_more_than(before)),
+                Ok(()) => return Ok(stay == 0 && !self.lives_on.is_more_than(before)),
             }
         }
     }

@@ -1,11 +1,11 @@
 //! A run under way: batches along a walk, each taken, intended, committed and settled; then a look back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::attachments::{self, Taking};
+use super::attachments::{self, Stays, Taking};
 use super::readback::Taken;
 use super::{Errand, Prepared, Progress, RunError, RunResult, RunState, Runner, result};
 use crate::anonymize::{Strategy, Wanted, replacement};
@@ -49,6 +49,14 @@ pub(super) struct Execution<'a> {
     pub(super) records: u64,
     /// Records of a saved plan that were not taken.
     pub(super) left: u64,
+    /// Records that stay in this run, because what belongs to them could not be deleted, and what was
+    /// said of it last.
+    pub(super) stuck: BTreeSet<Key>,
+    pub(super) stays: Option<String>,
+    /// Events that could not be worked off.
+    pub(super) waiting: u64,
+    /// What was due when the walk had taken its last batch.
+    pub(super) seen: Option<u64>,
     /// What the store left, and what lives on of what was taken.
     pub(super) lives_on: Left,
     /// Records that were kept because of what they name as belonging to them.
@@ -91,11 +99,16 @@ impl Execution<'_> {
         // Read back: that a statement succeeded is weak evidence. What cannot be read is not known, and
         // somebody who asked to stop does not wait for it.
         let remaining = match &ended {
-            Ok(Ended::Stopped) if matches!(errand, Errand::Events) => Some(Ok(Some(self.left))),
+            Ok(Ended::Stopped) if matches!(errand, Errand::Events) => {
+                let pending = self.runner.ledger.pending_events(&self.rule.name, 1).await;
+                pending.ok().map(|pending| Ok(Some(pending.len() as u64)))
+            }
             Ok(Ended::Stopped) => {
                 tokio::time::timeout(READ_BACK_WITHIN, self.prepared.survey()).await.ok()
             }
-            _ if matches!(errand, Errand::Events) => Some(Ok(Some(self.left))),
+            _ if matches!(errand, Errand::Events) => Some(Ok(Some(self.waiting))),
+            // The walk has just looked.
+            Ok(Ended::Complete) if self.seen.is_some() => Some(Ok(self.seen)),
             _ => Some(self.prepared.survey().await),
         };
         let remaining = remaining.and_then(Result::ok).flatten();
@@ -115,6 +128,10 @@ impl Execution<'_> {
             (Ok(_), None, _) if self.lives_on.blocked + self.lives_on.refused > 0 => {
                 let reason = "the store refuses to delete some records";
                 (RunState::Failed, Some(reason), self.lives_on.in_words())
+            }
+            (Ok(_), None, _) if self.stays.is_some() => {
+                let reason = "what belongs to some records could not be deleted";
+                (RunState::Failed, Some(reason), self.stays.clone())
             }
             (Ok(Ended::Complete), None, Some(due)) if self.unfit == 0 => {
                 (RunState::Failed, Some("the store kept every record"), Some(kept_all(due)))
@@ -193,6 +210,7 @@ impl Execution<'_> {
             }
             let before = self.records;
             self.unfit = 0;
+            self.seen = None;
             let Prepared { store, target, bounds, total, .. } = &self.prepared;
             let mut walk = store.walk(target, *bounds, due, *total)?;
             let mut pace = walk.pace();
@@ -208,8 +226,9 @@ impl Execution<'_> {
             if self.records == before {
                 break;
             }
+            self.seen = self.prepared.survey().await?;
             // What cannot be seen is not taken either.
-            due = self.prepared.survey().await?.unwrap_or(0);
+            due = self.seen.unwrap_or(0);
         }
         Ok(Ended::Complete)
     }
@@ -277,7 +296,16 @@ impl Execution<'_> {
         if taken == 0 {
             taking.batch.rollback().await?;
         } else {
-            self.finish_batch(taking, gate).await?;
+            let known = self.stuck.len();
+            match self.finish_batch(taking, gate).await {
+                // One bad row stays one: the others of the window are taken without it.
+                Err(error @ RunError::AttachmentsStay { .. }) if self.stuck.len() > known => {
+                    tracing::warn!(rule = %self.rule.name, %error, "taking a batch without some rows");
+                    self.stays = Some(error.to_string());
+                    return Ok(true);
+                }
+                ended => ended?,
+            }
         }
         walk.advance(window.as_ref(), taken);
         pace.note(watch.elapsed(), taken);
@@ -328,7 +356,7 @@ impl Execution<'_> {
                 };
                 taken.map(|batch| batch.map(Taking::alone))
             } else {
-                attachments::take(here, next, pace, &replace).await
+                attachments::take(here, &self.stuck, next, pace, &replace).await
             };
             match taken {
                 Err(error) if error.is_transient() && attempt < MOST_ATTEMPTS => {
@@ -373,7 +401,8 @@ impl Execution<'_> {
             }
         };
         fault::point("batch.intended");
-        if let Err((gone, error)) = attached.delete(&self.runner.stores).await {
+        if let Err(Stays { gone, rows, error }) = attached.delete(&self.runner.stores).await {
+            self.stuck.extend(rows);
             // The records stay; what is gone of what belongs to them is recorded.
             batch.rollback().await.ok();
             let outcome = if gone.is_empty() {

@@ -108,7 +108,7 @@ pub(super) fn key_of(path: &[u8], version: Option<&str>) -> Key {
 }
 
 /// The path, and version, of a key.
-pub(super) fn path_of(key: &Key) -> Option<(Vec<u8>, Option<String>)> {
+pub fn path_of(key: &Key) -> Option<(Vec<u8>, Option<String>)> {
     let (first, rest) = key.0.split_first()?;
     let path = match first {
         KeyValue::Text(text) => text.as_bytes().to_vec(),

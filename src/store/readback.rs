@@ -1,9 +1,13 @@
 //! Looking again: what became of a batch, what is still there, and what a rule makes of one record.
 
+use std::sync::Arc;
+
 use super::batch::mark;
 use super::error::StoreError;
+use super::search::Search;
 use super::sql::{Bounds, Explained, Interrupted, Resolution};
 use super::{Store, Target, files, paths};
+use crate::path::Template;
 use crate::plan::Residue;
 use crate::types::Key;
 
@@ -48,7 +52,7 @@ impl Store {
                 };
                 Ok(found.into_iter().enumerate().map(is_it).collect())
             }
-            Store::Objects(objects) => Ok(objects.look(paths).await?),
+            Store::Objects(objects) => Ok(objects.look(&paths).await?),
             Store::Tables(_) => Err(self.foreign()),
         }
     }
@@ -77,10 +81,13 @@ impl Store {
                     let mut found = files.look(vec![path]).await?;
                     found.pop().flatten().map(|entry| (entry.path, None, entry.start))
                 }
-                Store::Objects(objects) => objects
-                    .newest(&path)
-                    .await?
-                    .map(|entry| (entry.path, entry.version, entry.start)),
+                Store::Objects(objects) => {
+                    let named = Arc::new(Search::named(vec![Template::of_path(&path)]));
+                    let found = objects.find(&named).await?.into_iter();
+                    let newest =
+                        found.filter(|entry| !entry.is_marker).max_by_key(|entry| entry.start);
+                    newest.map(|entry| (entry.path, entry.version, entry.start))
+                }
                 Store::Tables(_) => None,
             };
             if let Some((path, version, modified)) = found {

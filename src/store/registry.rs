@@ -9,6 +9,7 @@ use crate::config::{Secret, StoreConfig, System};
 use crate::types::Name;
 
 use super::files::{self, Files, InUse};
+use super::objects::{self, Credentials, Objects};
 use super::sql::Access;
 use super::{Store, StoreError, Tables};
 
@@ -101,7 +102,25 @@ impl Stores {
                 };
                 Store::Files(Files::open(name.clone(), settings, access)?)
             }
-            System::Objects(_) => return Err(StoreError::NoStore { store: name.clone() }),
+            System::Objects(config) => {
+                let id = config.access_key_id.as_ref().map(read).transpose()?;
+                let secret = config.secret_access_key.as_ref().map(read).transpose()?;
+                let credentials = secret.map(|secret| Credentials {
+                    id: id.map(|id| id.expose_secret().to_owned()).unwrap_or_default(),
+                    secret,
+                });
+                let settings = objects::Settings {
+                    service: config.service,
+                    bucket: config.bucket.clone(),
+                    prefix: config.prefix.clone(),
+                    endpoint: config.endpoint.clone(),
+                    region: config.region.clone(),
+                    bucket_in_host: false,
+                    credentials,
+                    timeout: config.timeout,
+                };
+                Store::Objects(Objects::open(name.clone(), settings, access)?)
+            }
         };
         opened.insert(key, store.clone());
         Ok(store)

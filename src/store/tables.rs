@@ -249,7 +249,7 @@ impl Tables {
     /// Counts the records of the table, due or not. Cannot write.
     ///
     /// # Errors
-    /// As for [`Store::survey`].
+    /// As for [`Tables::survey`].
     pub async fn count(&self, target: &Target) -> Result<u64, StoreError> {
         let mut tx = self.begin(Access::ReadOnly).await?;
         sql::count(&mut tx, target).await.map_err(failed(&self.name, "counting records"))
@@ -258,7 +258,7 @@ impl Tables {
     /// Reads the keys of some due records, the oldest first. Cannot write.
     ///
     /// # Errors
-    /// As for [`Store::survey`].
+    /// As for [`Tables::survey`].
     pub async fn sample(
         &self,
         target: &Target,
@@ -274,7 +274,7 @@ impl Tables {
     /// Hands over the keys of all due records, in the order of the key. Cannot write.
     ///
     /// # Errors
-    /// As for [`Store::survey`].
+    /// As for [`Tables::survey`].
     pub async fn each_key(
         &self,
         target: &Target,
@@ -291,7 +291,7 @@ impl Tables {
     /// table. Cannot write.
     ///
     /// # Errors
-    /// As for [`Store::survey`].
+    /// As for [`Tables::survey`].
     pub async fn count_only_in(
         &self,
         first: (&Target, Bounds),
@@ -306,7 +306,7 @@ impl Tables {
     /// The starting point of the record that falls due next. Cannot write.
     ///
     /// # Errors
-    /// As for [`Store::survey`].
+    /// As for [`Tables::survey`].
     pub async fn next_start(
         &self,
         target: &Target,
@@ -449,7 +449,7 @@ impl Tables {
     /// What a rule makes of one record; `None` where there is none of these keys. Cannot write.
     ///
     /// # Errors
-    /// As for [`Store::survey`].
+    /// As for [`Tables::survey`].
     pub async fn explain(
         &self,
         target: &Target,
@@ -465,7 +465,7 @@ impl Tables {
     /// How many of these records are still there as they were when they were taken. Cannot write.
     ///
     /// # Errors
-    /// As for [`Store::survey`].
+    /// As for [`Tables::survey`].
     pub async fn still_there(
         &self,
         target: &Target,

@@ -105,8 +105,7 @@ pub(super) async fn show(config: &Config, uploads: &Path) -> Result<bool, CliErr
     let runner = Arc::new(runner(config, &ledger));
     let stop = CancellationToken::new();
     let mut random = Random::new(SEED ^ 1);
-    let mut table =
-        output::table(&["photo", "size", "synthesis", "from the event until it was gone"]);
+    let mut table = output::table(&["photo", "size", "synthesis", "gone after"]);
     let mut standing = None;
     let mut all_gone = true;
     for number in 0..UPLOADED {

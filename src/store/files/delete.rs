@@ -18,6 +18,7 @@ use super::super::search::{Search, Verdict};
 use super::root::{Purpose, Root, is_absent, look, reason, split};
 use super::scan::{THREADS, judge};
 use super::{Deleted, Entry, FilesError, Identity, InUse, Left, in_use};
+use crate::path::Template;
 
 /// Folders that are open at once.
 const OPEN: usize = 512;
@@ -227,8 +228,7 @@ fn remove_empty(
     let mut waiting: BTreeMap<(usize, &[u8]), Option<Identity>> = BTreeMap::new();
     waiting.extend(emptied.into_iter().map(|(path, identity)| ((path.len(), path), identity)));
     let mut parents: BTreeSet<&[u8]> = BTreeSet::new();
-    let fixed: BTreeSet<&[u8]> =
-        search.templates.iter().map(|template| template.fixed_folder()).collect();
+    let fixed: BTreeSet<&[u8]> = search.templates.iter().map(Template::fixed_folder).collect();
     let is_fixed = |path: &[u8]| {
         let begins = |folder: &&[u8]| {
             folder.strip_prefix(path).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
