@@ -33,18 +33,20 @@ use crate::ledger::{Ledger, LedgerError, Loaded};
 use crate::lifecycle::{Ask, Received, Signals, systemd};
 use crate::publish::Publishing;
 use crate::rule::{Mode, Rule};
-use crate::run::{Call, RunError, RunResult, RunState};
+use crate::run::{Call, Depth, RunError};
 use crate::schedule::Schedule;
 use crate::types::Name;
 
 mod agenda;
 mod changes;
 mod listen;
+mod put_off;
 mod work;
 
 use agenda::{Agenda, Ending};
 use listen::Listening;
-use work::{Active, Ended, Work};
+use put_off::{PutOff, has_failed};
+use work::{Active, Ended, Work, log};
 
 /// How long the ledger may take to answer before the loop goes on without it.
 const LEDGER_WITHIN: Duration = Duration::from_secs(5);
@@ -90,6 +92,8 @@ pub struct Daemon {
     /// One task for each rule at most: no rule overlaps with itself.
     running: BTreeMap<Name, Running>,
     agenda: Agenda,
+    /// Rules whose events wait because the last run failed.
+    put_off: PutOff,
     /// What was wrong with each rule when it was last said.
     said: BTreeMap<Name, String>,
     soft: CancellationToken,
@@ -121,6 +125,7 @@ impl Daemon {
             tasks: JoinSet::new(),
             running: BTreeMap::new(),
             agenda: Agenda::default(),
+            put_off: PutOff::default(),
             said: BTreeMap::new(),
             soft: CancellationToken::new(),
             checked: Stopwatch::start(),
@@ -349,6 +354,9 @@ impl Daemon {
                 continue;
             }
             if let Some(rule) = active.config.rules.get(&name) {
+                if self.picked_up && self.keeps_events_waiting(rule).await? {
+                    continue;
+                }
                 self.start(rule, Work::TakeOver { attempts });
             } else {
                 self.say(
@@ -369,17 +377,32 @@ impl Daemon {
             if self.running.contains_key(&name) {
                 // Its run may stand: then it takes them at once.
                 active.runner.inboxes.call(&name, Call::Received);
+            } else if self.keeps_events_waiting(rule).await? {
+                // Its request stays as it is.
             } else if let Some(request) = self.ledger.claim_events(&name).await? {
                 self.start(rule, Work::Request(request));
             }
         }
-        let Some(listening) = &self.listening else { return Ok(()) };
-        for (name, depth) in listening.take(|name| self.running.contains_key(name)) {
-            if let Some(rule) = active.config.rules.get(&name) {
-                self.start(rule, Work::LookForEvents(depth));
+        let told = self.listening.as_ref().map(|listening| {
+            let is_busy =
+                |name: &Name| self.running.contains_key(name) || self.put_off.contains(name);
+            listening.take(is_busy)
+        });
+        let again = self.put_off.over(|name| self.running.contains_key(name));
+        let again = again.into_iter().map(|name| (name, Depth::Whole));
+        for (name, depth) in told.into_iter().flatten().chain(again) {
+            match active.config.rules.get(&name) {
+                Some(rule) => self.start(rule, Work::LookForEvents(depth)),
+                None => self.put_off.ended(&name, false),
             }
         }
         Ok(())
+    }
+
+    /// Whether the events of a rule wait: for somebody's approval, or because the last run failed.
+    async fn keeps_events_waiting(&self, rule: &Rule) -> Result<bool, LedgerError> {
+        Ok(!rule.events.is_empty()
+            && (self.put_off.contains(&rule.name) || self.ledger.waits_for_approval(rule).await?))
     }
 
     /// How long nothing needs to be looked at, as far as is known.
@@ -392,6 +415,7 @@ impl Daemon {
         if self.clock_jumped {
             return at_most;
         }
+        let at_most = at_most.min(self.put_off.left(|rule| self.running.contains_key(rule)));
         let Some(next) = self.agenda.next_look(|rule| self.running.contains_key(rule)) else {
             return at_most;
         };
@@ -428,6 +452,9 @@ impl Daemon {
         // Its request is still open, and is not to wait for its turn again.
         self.picked_up &= !was_overtaken;
         let configured = self.active.config.rules.get(&rule).cloned();
+        if configured.as_ref().is_some_and(|rule| !rule.events.is_empty()) {
+            self.put_off.ended(&rule, has_failed(&ended));
+        }
         let ending = match ended {
             Ok((_, Ended { result: Ok(None), is_idle: true, .. })) => return self.close_retired(),
             Ok((_, Ended { result: Ok(None), look_again, .. })) => {
@@ -525,6 +552,13 @@ impl Daemon {
         for change in &changes {
             tracing::info!("{change}");
         }
+        let is_standing = |rule: &&Rule| !rule.events.is_empty();
+        // Nobody calls a run that stands under the old configuration, and it looks at the old sources.
+        for rule in in_force.config.rules.values().filter(is_standing) {
+            if let Some(running) = self.running.get(&rule.name) {
+                running.stop.cancel();
+            }
+        }
         for rule in changes::overtaken(&in_force.config, &config) {
             if let Some(running) = self.running.get(&rule) {
                 tracing::info!(%rule, "its run stops after the batch in flight, because the rule changed");
@@ -533,6 +567,7 @@ impl Daemon {
         }
         self.agenda.reconfigured(&config);
         self.said.clear();
+        self.put_off.clear();
         if config.audit != in_force.config.audit {
             self.publishing = Publishing::start(&self.ledger, &config.audit);
         }
@@ -619,23 +654,6 @@ impl Daemon {
             }
         }
         "asked to stop"
-    }
-}
-
-fn log(result: &RunResult) {
-    let RunResult { rule, records, remaining, batches, seconds, error, .. } = result;
-    let run = result.run.map(tracing::field::display);
-    match result.state {
-        RunState::Failed => {
-            tracing::error!(%rule, run, records, batches, remaining, seconds, error, "the run failed");
-        }
-        RunState::Refused => tracing::error!(%rule, error, "the run was refused"),
-        RunState::Waiting => tracing::warn!(%rule, run, error, "the run waits for approval"),
-        RunState::Busy => tracing::info!(%rule, "another process is running the rule"),
-        RunState::Done | RunState::Observed | RunState::Stopped => {
-            let state = result.state.as_str();
-            tracing::info!(%rule, run, state, records, batches, remaining, seconds, "the run is over");
-        }
     }
 }
 

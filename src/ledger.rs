@@ -5,11 +5,14 @@
 //! through sqlx's `Any` driver. All writing goes through [`Ledger::begin`].
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyConnection, AnyPool, Connection, Executor};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
 
 use crate::keys::Keys;
 
@@ -56,7 +59,26 @@ const MAX_CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A write transaction on the ledger. Dropped without [`commit`], it is rolled back.
-pub type Transaction<'a> = sqlx::Transaction<'a, sqlx::Any>;
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    open: sqlx::Transaction<'a, sqlx::Any>,
+    /// Given up after it, so that the next writer of this process finds the database free.
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Deref for Transaction<'_> {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.open
+    }
+}
+
+impl DerefMut for Transaction<'_> {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.open
+    }
+}
 
 /// The ledger. Clones share its connections.
 #[derive(Clone)]
@@ -64,6 +86,9 @@ pub struct Ledger {
     pub(crate) pool: AnyPool,
     pub(crate) keys: Arc<Keys>,
     place: Arc<Place>,
+    /// Writers of this process take turns on SQLite: who waits in SQLite itself sleeps for longer and
+    /// longer, although the database has been free for a while.
+    turn: Arc<Mutex<()>>,
 }
 
 /// Whether a connection may write.
@@ -101,7 +126,7 @@ impl Ledger {
 
     async fn connect(place: Place, keys: Arc<Keys>, access: Access) -> Result<Self, LedgerError> {
         let pool = pool(&place, access, MAX_CONNECTIONS).await?;
-        Ok(Ledger { pool, keys, place: Arc::new(place) })
+        Ok(Ledger { pool, keys, place: Arc::new(place), turn: Arc::default() })
     }
 
     /// Begins a write transaction.
@@ -112,11 +137,16 @@ impl Ledger {
     /// # Errors
     /// When the database does not answer, or other writers take too long.
     pub async fn begin(&self) -> Result<Transaction<'static>, LedgerError> {
-        let statement = match *self.place {
-            Place::Sqlite { .. } => "BEGIN IMMEDIATE",
-            Place::Postgres { .. } => "BEGIN ISOLATION LEVEL READ COMMITTED",
+        let (statement, turn) = match *self.place {
+            Place::Sqlite { .. } => {
+                // Whoever keeps the turn for so long is passed over; SQLite decides then.
+                let turn = timeout(ACQUIRE_TIMEOUT, self.turn.clone().lock_owned()).await.ok();
+                ("BEGIN IMMEDIATE", turn)
+            }
+            Place::Postgres { .. } => ("BEGIN ISOLATION LEVEL READ COMMITTED", None),
         };
-        self.pool.begin_with(statement).await.doing("beginning a transaction")
+        let open = self.pool.begin_with(statement).await.doing("beginning a transaction")?;
+        Ok(Transaction { open, _turn: turn })
     }
 
     /// Begins a transaction that only reads, and sees one moment throughout.
@@ -128,7 +158,8 @@ impl Ledger {
             Place::Sqlite { .. } => "BEGIN",
             Place::Postgres { .. } => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
-        self.pool.begin_with(statement).await.doing("beginning to read")
+        let open = self.pool.begin_with(statement).await.doing("beginning to read")?;
+        Ok(Transaction { open, _turn: None })
     }
 
     /// The keys that sign its audit log.
@@ -153,7 +184,7 @@ impl fmt::Debug for Ledger {
 /// # Errors
 /// When the database does not answer: whether it was made durable is then unknown.
 pub async fn commit(transaction: Transaction<'_>) -> Result<(), LedgerError> {
-    transaction.commit().await.doing("committing")
+    transaction.open.commit().await.doing("committing")
 }
 
 /// Connections that are set up as every one must be.

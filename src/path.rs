@@ -27,6 +27,8 @@ use serde::{Deserialize, Serialize};
 pub struct Template {
     text: String,
     parts: Vec<Part>,
+    /// How much of what it begins with is folders that are the same whatever is filled in.
+    fixed: usize,
     /// Made when it is first needed: what an event fills in mostly names one path, and needs none.
     matcher: OnceLock<Matcher>,
 }
@@ -263,7 +265,11 @@ impl Part {
 
 impl Template {
     fn of(text: String, parts: Vec<Part>) -> Template {
-        Template { text, parts, matcher: OnceLock::new() }
+        let fixed = match parts.first() {
+            Some(Part::Literal(bytes)) => bytes.iter().rposition(|byte| *byte == b'/'),
+            _ => None,
+        };
+        Template { text, parts, fixed: fixed.unwrap_or_default(), matcher: OnceLock::new() }
     }
 
     fn matcher(&self) -> &Matcher {
@@ -366,6 +372,11 @@ impl Template {
         }
     }
 
+    /// The folder that all it means lies in, whatever is filled in.
+    pub fn fixed_folder(&self) -> &[u8] {
+        self.prefix().get(..self.fixed).unwrap_or_default()
+    }
+
     /// The one path that it means, where it means one.
     pub fn one_path(&self) -> Option<&[u8]> {
         match self.parts.as_slice() {
@@ -405,7 +416,7 @@ impl Template {
             }
         }
         text.push_str(&self.text);
-        Ok(Template::of(text, parts))
+        Ok(Template { fixed: self.fixed, ..Template::of(text, parts) })
     }
 }
 

@@ -373,14 +373,17 @@ impl Runner {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refuse(rule, request, refusal, now, watch).await,
         };
-        let start = match errand {
+        let (start, takes_events) = match errand {
             Errand::Plan(planned) => {
-                Start::Planned { digest: planned.digest.to_owned(), cutoff: prepared.bounds.cutoff }
+                let digest = planned.digest.to_owned();
+                (Start::Planned { digest, cutoff: prepared.bounds.cutoff }, false)
             }
             Errand::Due | Errand::Events => {
                 match self.permission(rule, request, errand, &prepared, now).await? {
-                    Permission::Given(start) => start,
-                    Permission::Waits(approval) => return Ok(waiting(rule, &approval, watch)),
+                    (Permission::Given(start), was_seen) => (start, was_seen),
+                    (Permission::Waits(approval), _) => {
+                        return Ok(waiting(rule, &approval, watch));
+                    }
                 }
             }
         };
@@ -394,6 +397,7 @@ impl Runner {
             stop,
             report,
             lock,
+            takes_events,
             taken: Taken::new(),
             records: 0,
             left: 0,
@@ -409,7 +413,8 @@ impl Runner {
         .await
     }
 
-    /// Asks the circuit breakers, and where one objects whether somebody approved.
+    /// Asks the circuit breakers, and where one objects whether somebody approved. Says, too, whether
+    /// somebody has seen what the rule does: only then what events name goes.
     async fn permission(
         &self,
         rule: &Rule,
@@ -417,7 +422,7 @@ impl Runner {
         errand: &Errand<'_>,
         prepared: &Prepared,
         now: Timestamp,
-    ) -> Result<Permission, LedgerError> {
+    ) -> Result<(Permission, bool), LedgerError> {
         let history = self.ledger.history(rule).await?;
         let (due, total) = (prepared.due, prepared.total);
         let trip = match errand {
@@ -426,15 +431,26 @@ impl Runner {
             Errand::Events => (!history.has_acted).then_some(Trip::FirstRun),
             _ => breaker::trips(rule.limits, &history, due, total, now).first().copied(),
         };
-        match trip {
+        // Where nothing is too old, something goes nevertheless: what events name.
+        let asks_for_events = due == 0 && !history.has_acted && !rule.events.is_empty();
+        let (due, total, trip) = if asks_for_events
+            && self.has_events(rule, Depth::Whole).await.is_ok_and(|has_some| has_some)
+        {
+            (1, total.max(1), Some(Trip::FirstRun))
+        } else {
+            (due, total, trip)
+        };
+        let was_seen = history.has_acted || trip.is_some();
+        let permission = match trip {
             None => {
                 if due > 0 {
                     self.ledger.withdraw_approval(&rule.name).await?;
                 }
-                Ok(Permission::Given(Start::Unasked))
+                Permission::Given(Start::Unasked)
             }
-            Some(trip) => self.ledger.ask_approval(request, rule, (due, total), trip, now).await,
-        }
+            Some(trip) => self.ledger.ask_approval(request, rule, (due, total), trip, now).await?,
+        };
+        Ok((permission, was_seen))
     }
 
     /// Records that a rule is not let to run.

@@ -1,6 +1,9 @@
 //! `expunged metrics`.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -8,18 +11,25 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::clock;
+use crate::config::Config;
 use crate::ledger::{Ledger, LedgerError};
-use crate::rule::Mode;
+use crate::rule::{Mode, Rule};
+use crate::store::sql::{Access, Bounds};
+use crate::store::{StoreError, Stores};
+use crate::types::Name;
 
 use super::{CliError, Common, Exit, read_ledger, status};
 
 /// Print what monitoring needs, in the text format of Prometheus (OpenMetrics)
 ///
 /// For node_exporter's textfile collector, from a timer:
-/// `expunged metrics > /var/lib/node_exporter/expunged.prom.new` and then `mv`. Everything is read from
-/// the ledger, so it can also be had while the daemon is down.
+/// `expunged metrics > /var/lib/node_exporter/expunged.prom.new` and then `mv`. Everything but the age of
+/// event rules' oldest records is read from the ledger, so it can also be had while the daemon is down;
+/// those are left out where their store does not answer within some seconds.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {}
 
@@ -27,6 +37,9 @@ pub(crate) struct Args {}
 struct Labels {
     rule: String,
 }
+
+/// How long a store may take to say how old its oldest record is.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 type PerRule = Family<Labels, Gauge<f64, AtomicU64>>;
 
@@ -41,6 +54,7 @@ struct Measures {
     records: PerRule,
     events: PerRule,
     oldest_event: PerRule,
+    oldest_record: PerRule,
 }
 
 pub(crate) async fn main(common: &Common, _: Args) -> Result<Exit, CliError> {
@@ -53,6 +67,7 @@ pub(crate) async fn main(common: &Common, _: Args) -> Result<Exit, CliError> {
     let states = ledger.rule_states().await?;
     let waiting = ledger.approvals().await?;
     let backlogs = ledger.count_events().await?;
+    let ages = oldest_records(&config, now).await;
     for rule in config.rules.values() {
         let labels = Labels { rule: rule.name.to_string() };
         let state = status::status(&ledger, rule, states.get(&rule.name), now).await?;
@@ -76,6 +91,9 @@ pub(crate) async fn main(common: &Common, _: Args) -> Result<Exit, CliError> {
             set(&measures.events, count(backlog.pending));
             let age = backlog.oldest.map_or(0, |oldest| now.duration_since(oldest).as_secs());
             set(&measures.oldest_event, seconds(age));
+        }
+        if let Some(age) = ages.get(&rule.name) {
+            set(&measures.oldest_record, seconds(*age));
         }
         set(&measures.records, count(ledger.records_taken(&rule.name).await?));
     }
@@ -111,11 +129,44 @@ impl Measures {
             ("rule_records_taken", "Records deleted or anonymized so far", &self.records),
             ("events_pending", "Events that wait for the rule to work them off", &self.events),
             ("events_oldest_age_seconds", "Age of the oldest of them", &self.oldest_event),
+            (
+                "oldest_record_age_seconds",
+                "Age of the oldest record that the rule has not taken; 0 where there is none",
+                &self.oldest_record,
+            ),
         ];
         for (name, help, family) in families {
             registry.register(name, help, family.clone());
         }
     }
+}
+
+/// How old the oldest record of each event rule is, in seconds. A rule is left out whose store does not
+/// say so in time.
+async fn oldest_records(config: &Config, now: Timestamp) -> BTreeMap<Name, i64> {
+    let stores = Arc::new(Stores::new(config.stores.clone()));
+    let mut asking = JoinSet::new();
+    for rule in config.rules.values().filter(|rule| !rule.events.is_empty()) {
+        let (rule, stores) = (rule.clone(), stores.clone());
+        asking.spawn(async move {
+            let start = timeout(ANSWER_WITHIN, oldest_record(&rule, &stores, now)).await;
+            let start = start.ok()?.ok()?;
+            Some((rule.name, start.map_or(0, |start| now.duration_since(start).as_secs().max(0))))
+        });
+    }
+    let ages = asking.join_all().await.into_iter().flatten().collect();
+    timeout(ANSWER_WITHIN, stores.close()).await.ok();
+    ages
+}
+
+async fn oldest_record(
+    rule: &Rule,
+    stores: &Stores,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, StoreError> {
+    let store = stores.get(&rule.store, Access::ReadOnly)?;
+    let target = store.target(rule).await?;
+    store.oldest_start(&target, Bounds { cutoff: rule.cutoff(now), now }).await
 }
 
 /// The measures that belong to no rule.

@@ -113,13 +113,21 @@ impl Watch {
     }
 
     fn call(&self, depth: Depth) {
-        for rule in &self.rules {
-            self.active.runner.inboxes.call(rule, Call::Happened(depth));
+        {
             let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = calls.entry(rule.clone()).or_insert(depth);
-            *known = (*known).max(depth);
+            for rule in &self.rules {
+                let known = calls.entry(rule.clone()).or_insert(depth);
+                *known = (*known).max(depth);
+            }
         }
-        self.wake.notify_one();
+        let mut all_heard = true;
+        for rule in &self.rules {
+            all_heard &= self.active.runner.inboxes.call(rule, Call::Happened(depth));
+        }
+        // Where every run stands, the loop has nothing to do; it looks once more when one has ended.
+        if !all_heard {
+            self.wake.notify_one();
+        }
     }
 }
 

@@ -12,9 +12,9 @@ use super::agenda::{self, Looked};
 use crate::audit::entry::Cause;
 use crate::clock;
 use crate::config::Config;
-use crate::ledger::{Approval, Ledger, Request};
+use crate::ledger::{Ledger, Request};
 use crate::rule::{Mode, Rule};
-use crate::run::{Depth, Inboxes, RunError, RunResult, Runner, Sources};
+use crate::run::{Depth, Inboxes, RunError, RunResult, RunState, Runner, Sources};
 use crate::schedule::Schedule;
 use crate::store::sql::{Access, Bounds};
 use crate::store::{StoreError, Stores};
@@ -148,19 +148,14 @@ impl Active {
         depth: Depth,
         stop: &CancellationToken,
     ) -> Result<Option<RunResult>, RunError> {
-        if self.waits_for_approval(rule).await? || !self.runner.has_events(rule, depth).await? {
+        let ledger = &self.runner.ledger;
+        if ledger.waits_for_approval(rule).await? || !self.runner.has_events(rule, depth).await? {
             return Ok(None);
         }
+        // Before there is a request: a store that is down is not to fill the audit log.
+        self.runner.reach(rule).await?;
         let request = self.runner.ledger.request(&rule.name, Cause::Event, clock::now()).await?;
         self.run(rule, &request, stop).await
-    }
-
-    /// Whether somebody has been asked about the rule and has not answered yet.
-    async fn waits_for_approval(&self, rule: &Rule) -> Result<bool, RunError> {
-        let approvals = self.runner.ledger.approvals().await?;
-        let waits =
-            |approval: &Approval| approval.rule == rule.name && approval.approved_at.is_none();
-        Ok(approvals.iter().any(waits))
     }
 
     async fn look(
@@ -238,5 +233,23 @@ impl Active {
         let target = store.target(rule).await?;
         let bounds = Bounds { cutoff: rule.cutoff(since), now: clock::now() };
         store.next_start(&target, bounds).await
+    }
+}
+
+/// Says how a run ended.
+pub(super) fn log(result: &RunResult) {
+    let RunResult { rule, records, remaining, batches, seconds, error, .. } = result;
+    let run = result.run.map(tracing::field::display);
+    match result.state {
+        RunState::Failed => {
+            tracing::error!(%rule, run, records, batches, remaining, seconds, error, "the run failed");
+        }
+        RunState::Refused => tracing::error!(%rule, error, "the run was refused"),
+        RunState::Waiting => tracing::warn!(%rule, run, error, "the run waits for approval"),
+        RunState::Busy => tracing::info!(%rule, "another process is running the rule"),
+        RunState::Done | RunState::Observed | RunState::Stopped => {
+            let state = result.state.as_str();
+            tracing::info!(%rule, run, state, records, batches, remaining, seconds, "the run is over");
+        }
     }
 }

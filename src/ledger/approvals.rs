@@ -261,6 +261,16 @@ impl Ledger {
         commit(tx).await
     }
 
+    /// Whether somebody was asked about this version of a rule and has not answered yet.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn waits_for_approval(&self, rule: &Rule) -> Result<bool, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let open = open(&mut tx, &rule.name).await?;
+        Ok(open.is_some_and(|open| open.approved_at.is_none() && open.rule_digest == rule.digest()))
+    }
+
     /// The runs that wait, or are approved and have not begun; the oldest first.
     ///
     /// # Errors

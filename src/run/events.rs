@@ -19,7 +19,8 @@ use crate::clock::{self, Stopwatch};
 use crate::fault;
 use crate::ledger::LedgerError;
 use crate::rule::{Mode, Rule};
-use crate::store::sql::Pace;
+use crate::store::sql::{Access, Pace};
+use crate::store::{Store, StoreError};
 use crate::types::Name;
 
 /// Events that are worked off at once.
@@ -38,6 +39,18 @@ pub struct Inboxes(BTreeMap<Name, Arc<Inbox>>);
 pub(super) struct Inbox {
     notify: Notify,
     calls: AtomicU8,
+}
+
+/// Set in an inbox while somebody stands before it.
+const STANDS: u8 = 8;
+
+/// Says that a run stands before its inbox, until this is dropped.
+struct Standing<'a>(&'a Inbox);
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.0.calls.fetch_and(!STANDS, Ordering::AcqRel);
+    }
 }
 
 /// Why a run is woken.
@@ -90,18 +103,20 @@ impl Inboxes {
         Inboxes(woken.map(inbox).collect())
     }
 
-    /// Wakes the run of a rule, if it stands; otherwise the next one finds everything by itself.
-    pub fn call(&self, rule: &Name, call: Call) {
-        if let Some(inbox) = self.0.get(rule) {
-            inbox.calls.fetch_or(call.bit(), Ordering::AcqRel);
-            inbox.notify.notify_one();
-        }
+    /// Wakes the run of a rule, and says whether it stands; otherwise the next one finds everything by
+    /// itself.
+    pub fn call(&self, rule: &Name, call: Call) -> bool {
+        let Some(inbox) = self.0.get(rule) else { return false };
+        let before = inbox.calls.fetch_or(call.bit(), Ordering::AcqRel);
+        inbox.notify.notify_one();
+        before & STANDS != 0
     }
 }
 
 impl Inbox {
+    /// What came since the last time, for somebody who stands here.
     fn take(&self) -> Calls {
-        Calls(self.calls.swap(0, Ordering::AcqRel))
+        Calls(self.calls.swap(STANDS, Ordering::AcqRel))
     }
 }
 
@@ -144,6 +159,24 @@ impl Runner {
         Ok(!self.sources.look(rule, &self.stores, &self.ledger, depth).await?.is_empty())
     }
 
+    /// Sees whether what a run of an event rule needs can be reached: its own store, and those of what
+    /// belongs to its records.
+    ///
+    /// # Errors
+    /// When one cannot.
+    pub async fn reach(&self, rule: &Rule) -> Result<(), StoreError> {
+        let store = self.stores.get(&rule.store, Access::ReadOnly)?;
+        store.target(rule).await?;
+        let attached = rule.attachments().iter().map(|attachment| &attachment.store);
+        for name in std::iter::once(&rule.store).chain(attached) {
+            let store = self.stores.get(name, Access::ReadOnly)?;
+            if !matches!(store, Store::Tables(_)) {
+                store.look(&[], &[]).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets the events of a rule that only observes: what they name goes by its age once it is armed.
     pub(super) async fn forget_observed(&self, rule: &Rule) -> Result<u64, LedgerError> {
         let mut forgotten = 0;
@@ -176,6 +209,7 @@ impl Execution<'_> {
         let runner = self.runner;
         let (began, mut last) = (Stopwatch::start(), Stopwatch::start());
         let inbox = runner.inboxes.0.get(&self.rule.name).cloned().unwrap_or_default();
+        let _standing = Standing(&inbox);
         inbox.take();
         let mut calls = Calls::ALL;
         // Events that could not be worked off in this run.

@@ -43,6 +43,8 @@ pub(super) struct Execution<'a> {
     pub(super) stop: &'a CancellationToken,
     pub(super) report: &'a (dyn Fn(Progress) + Sync),
     pub(super) lock: &'a mut RuleLock,
+    /// Whether what events name goes: somebody has seen what the rule does.
+    pub(super) takes_events: bool,
     pub(super) taken: Taken,
     pub(super) records: u64,
     /// Records of a saved plan that were not taken.
@@ -86,7 +88,7 @@ impl Execution<'_> {
     ) -> Result<RunResult, LedgerError> {
         let ended = match errand {
             Errand::Events => self.take_events(true).await,
-            Errand::Due if self.rule.events.is_empty() => self.walk().await,
+            Errand::Due if self.rule.events.is_empty() || !self.takes_events => self.walk().await,
             // Events first: they are promises that were made.
             Errand::Due => match self.take_events(false).await {
                 Ok(Ended::Complete) => self.walk().await,
@@ -101,6 +103,10 @@ impl Execution<'_> {
         // Read back: that a statement succeeded is weak evidence. What cannot be read is not known, and
         // somebody who asked to stop does not wait for it.
         let remaining = match &ended {
+            Ok(Ended::Stopped) if matches!(errand, Errand::Events) => {
+                let pending = self.runner.ledger.pending_events(&self.rule.name, 1).await;
+                pending.ok().map(|pending| Ok(Some(pending.len() as u64)))
+            }
             Ok(Ended::Stopped) => {
                 tokio::time::timeout(READ_BACK_WITHIN, self.prepared.survey()).await.ok()
             }

@@ -338,6 +338,17 @@ impl Database {
         })
     }
 
+    /// Runs one statement by itself that only reads. On PostgreSQL it is its own transaction: the sessions
+    /// of a pool for reading write in none, and two round trips are saved.
+    pub(super) async fn read(&self, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
+        if let Database::Postgres(pool) = self
+            && let Ok(Ok(mut connection)) = timeout(PROMPT, pool.acquire()).await
+        {
+            return postgres::fetch(&mut connection, statement).await;
+        }
+        self.begin(Access::ReadOnly).await?.fetch(statement).await
+    }
+
     /// Listens on a channel of PostgreSQL, on a connection of its own.
     ///
     /// # Errors

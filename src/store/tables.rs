@@ -524,8 +524,7 @@ impl Tables {
         since: Option<Timestamp>,
         limit: u32,
     ) -> Result<Vec<Happened>, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::happened(&mut tx, watched, since, limit)
+        sql::happened(&self.database, watched, since, limit)
             .await
             .map_err(failed(&self.name, "looking for what has happened"))
     }

@@ -351,6 +351,13 @@ impl Daemon {
         })
     }
 
+    /// Reads what it has logged so far.
+    pub(crate) fn drain(&mut self) {
+        while let Ok(line) = self.lines.try_recv() {
+            self.log.push(read(&line));
+        }
+    }
+
     pub(crate) fn text(&self) -> String {
         self.log.iter().map(|line| format!("{line}\n")).collect()
     }

@@ -18,6 +18,7 @@ use super::super::search::{Search, Verdict};
 use super::root::{Purpose, Root, is_absent, look, reason, split, stat};
 use super::scan::{THREADS, judge};
 use super::{Deleted, Entry, FilesError, Identity, InUse, Left, in_use};
+use crate::path::Template;
 
 /// Folders that are open at once.
 const OPEN: usize = 512;
@@ -69,11 +70,24 @@ pub(super) fn delete(
             }
             all.add(done);
         }
-        sync(&all.touched).map_err(|cause| root.not_durable(cause))?;
-        all.touched.clear();
+        // Where few folders are touched, those that go now need not be synced themselves.
+        if jobs.len() > FEW || !root.settings.remove_empty_folders {
+            sync(&all.touched).map_err(|cause| root.not_durable(cause))?;
+            all.touched.clear();
+        }
     }
     if root.settings.remove_empty_folders {
-        all.deleted.folders = remove_empty(root, emptied)?;
+        let (removed, above) = remove_empty(root, search, emptied);
+        all.deleted.folders = removed.len() as u64;
+        let is_there =
+            |folder: &OwnedFd| identity_of(folder).is_none_or(|known| !removed.contains(&known));
+        all.touched.retain(is_there);
+        let synced: BTreeSet<_> = all.touched.iter().filter_map(identity_of).collect();
+        let above = above.into_iter();
+        all.touched.extend(
+            above.filter(|folder| identity_of(folder).is_none_or(|known| !synced.contains(&known))),
+        );
+        sync(&all.touched).map_err(|cause| root.not_durable(cause))?;
     }
     if root.settings.in_use == InUse::Count {
         all.deleted.open_elsewhere = in_use::count(&all.unlinked);
@@ -203,19 +217,28 @@ fn unlink_one(search: &Search, folder: &OwnedFd, entry: &Entry) -> Result<Outcom
 }
 
 /// Removes the folders that this deletion has emptied, and those above that it empties so. The kernel
-/// removes no folder that has anything in it.
+/// removes no folder that has anything in it. Those that a template spells out stay: whoever puts files
+/// there made them once. Gives those that went, and the folders that they went from, to be synced.
 fn remove_empty(
     root: &Root,
+    search: &Search,
     emptied: BTreeMap<&[u8], Option<Identity>>,
-) -> Result<u64, FilesError> {
+) -> (BTreeSet<Identity>, Vec<OwnedFd>) {
     // The longest last: a folder is tried when all below it are done, and their paths are longer.
     let mut waiting: BTreeMap<(usize, &[u8]), Option<Identity>> = BTreeMap::new();
     waiting.extend(emptied.into_iter().map(|(path, identity)| ((path.len(), path), identity)));
     let mut parents: BTreeSet<&[u8]> = BTreeSet::new();
-    let mut removed = 0;
+    let fixed: BTreeSet<&[u8]> = search.templates.iter().map(Template::fixed_folder).collect();
+    let is_fixed = |path: &[u8]| {
+        let begins = |folder: &&[u8]| {
+            folder.strip_prefix(path).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
+        };
+        fixed.iter().any(begins)
+    };
+    let mut removed = BTreeSet::new();
     while let Some(((_, path), identity)) = waiting.pop_last() {
         let (above, name) = split(path);
-        if path.is_empty() {
+        if path.is_empty() || is_fixed(path) {
             continue;
         }
         let Ok(parent) = root.folder(above, Purpose::Read) else { continue };
@@ -225,17 +248,13 @@ fn remove_empty(
         if !is_it || unlinkat(&parent, name, AtFlags::REMOVEDIR).is_err() {
             continue;
         }
-        removed += 1;
+        removed.extend(identity);
         parents.insert(above);
         waiting.entry((above.len(), above)).or_insert_with(|| identity_of(&parent));
     }
-    for above in parents {
-        // Where it was removed itself, the folder above it is synced.
-        if let Ok(parent) = root.folder(above, Purpose::Read) {
-            fsync(&parent).map_err(|cause| root.not_durable(cause))?;
-        }
-    }
-    Ok(removed)
+    // Where one was removed itself, the folder above it is among them.
+    let above = parents.into_iter().filter_map(|above| root.folder(above, Purpose::Read).ok());
+    (removed, above.collect())
 }
 
 fn identity_of(folder: &OwnedFd) -> Option<Identity> {

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::Transaction;
+use super::Database;
 use super::catalogue::{Column, Shape, Table};
 use super::start::StartColumn;
 use super::statement::{Statement, Value};
@@ -66,7 +66,7 @@ impl Watched {
 /// The rows whose status says that something has happened, since a moment or from the beginning, in the
 /// order in which it has; at most so many.
 pub(crate) async fn happened(
-    tx: &mut Transaction,
+    database: &Database,
     watched: &Watched,
     since: Option<Timestamp>,
     limit: u32,
@@ -90,7 +90,7 @@ pub(crate) async fn happened(
     s.push(" ORDER BY ").column(table, &changed_at.column.name);
     s.push(" LIMIT ").bind(Value::Int(limit.into()));
     let first = table.key.len();
-    let rows = tx.fetch(&s).await?;
+    let rows = database.read(&s).await?;
     let read = |row: &super::Row| {
         let at = row.int(first).and_then(|micros| changed_at.read_micros(micros));
         let status = row.scalar_text(first + 1);
