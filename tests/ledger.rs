@@ -488,7 +488,7 @@ async fn many_append_at_once(place: Place) {
                         positions.push(position.unwrap());
                     }
                     if round % 4 == 3 {
-                        transaction.rollback().await.unwrap();
+                        drop(transaction);
                         positions.truncate(positions.len() - 2);
                     } else {
                         commit(transaction).await.unwrap();
