@@ -10,7 +10,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::config::suggest;
-use crate::rule::Rule;
+use crate::path::Unfit;
+use crate::rule::{Rule, Selection};
 use crate::types::{EventName, Name};
 
 pub mod json;
@@ -169,6 +170,7 @@ impl Told {
             for name in &rule.event_values {
                 values.insert(name.clone(), self.value(name, rule)?);
             }
+            fits_paths(rule, &values)?;
             listeners.push(rule.name.clone());
         }
         if listeners.is_empty() {
@@ -204,6 +206,20 @@ impl Told {
             Some(Value::Text(text)) => Ok(text.clone()),
         }
     }
+}
+
+/// Whether the values do for the paths of a rule: what would lead out of its folder names nothing, and
+/// must not be acknowledged.
+fn fits_paths(rule: &Rule, values: &BTreeMap<String, String>) -> Result<(), EventError> {
+    let Selection::Paths(paths) = &rule.select else { return Ok(()) };
+    for template in &paths.templates {
+        let filled = template.fill(|name| values.get(name).map(String::as_bytes));
+        if let Err(Unfit::Empty(value) | Unfit::Escapes(value)) = filled {
+            let what = "can be no name of a file: it has a slash, or is `.` or `..`";
+            return Err(EventError::Value { value, what });
+        }
+    }
+    Ok(())
 }
 
 fn unheard<'a>(name: EventName, rules: impl Iterator<Item = &'a Rule>) -> EventError {

@@ -102,12 +102,19 @@ pub enum Unfit {
 }
 
 /// What the placeholders of a template stand for in one path.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Captures {
     /// The day, where the template has a date: none where it is no day of the calendar.
     pub day: Option<Date>,
     /// The value that was asked for.
     pub value: Option<Vec<u8>>,
+}
+
+/// Does not show the value, which may say who somebody is.
+impl fmt::Debug for Captures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Captures").field("day", &self.day).finish_non_exhaustive()
+    }
 }
 
 impl FromStr for Template {

@@ -271,7 +271,8 @@ impl Runner {
         report: &(dyn Fn(Progress) + Sync),
     ) -> Result<RunResult, LedgerError> {
         let errand = match request.cause {
-            Cause::Event => Errand::Events,
+            // The rule may have been rewritten since.
+            Cause::Event if !rule.events.is_empty() => Errand::Events,
             _ => Errand::Due,
         };
         self.carry(rule, request, &errand, now, stop, report).await
@@ -401,6 +402,7 @@ impl Runner {
             taken: Taken::new(),
             records: 0,
             left: 0,
+            source_failed: None,
             waiting: 0,
             seen: None,
             lives_on: Left::default(),
@@ -443,7 +445,8 @@ impl Runner {
         let was_seen = history.has_acted || trip.is_some();
         let permission = match trip {
             None => {
-                if due > 0 {
+                // What waits may be what is due by its age: an event says nothing of that.
+                if due > 0 && !matches!(errand, Errand::Events) {
                     self.ledger.withdraw_approval(&rule.name).await?;
                 }
                 Permission::Given(Start::Unasked)

@@ -45,7 +45,9 @@ impl Ending {
     /// What a run's result means. Records that are still due were in somebody's use.
     pub(super) fn of(result: &RunResult, mode: Mode, look_again: Option<Timestamp>) -> Ending {
         match result.state {
-            RunState::Done if mode == Mode::Enforce && result.remaining != Some(0) => {
+            RunState::Done
+                if mode == Mode::Enforce && result.remaining.is_some_and(|due| due > 0) =>
+            {
                 Ending::Unrecorded
             }
             RunState::Done | RunState::Observed => Ending::Well(look_again),

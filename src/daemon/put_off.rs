@@ -13,7 +13,7 @@ use crate::types::Name;
 /// How long after a failure events are tried again; twice as long after each further one.
 const AGAIN: Duration = Duration::from_secs(5);
 /// So often it is twice as long.
-const DOUBLED: u32 = 4;
+const DOUBLED: u32 = 6;
 
 /// The rules whose events wait.
 #[derive(Default)]

@@ -187,8 +187,15 @@ impl Active {
 
     /// Whether any record is due: the oldest is asked for, not their number.
     async fn is_due(&self, rule: &Rule) -> Result<bool, RunError> {
-        if !rule.events.is_empty() && self.runner.has_events(rule, Depth::Whole).await? {
-            return Ok(true);
+        if !rule.events.is_empty() {
+            match self.runner.has_events(rule, Depth::Whole).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                // What is too old goes in any case.
+                Err(error) => {
+                    tracing::warn!(rule = %rule.name, %error, "whether events wait is not known");
+                }
+            }
         }
         let now = clock::now();
         let holds = self.runner.in_force(now).await?;

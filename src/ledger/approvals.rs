@@ -229,7 +229,8 @@ impl Ledger {
             return Ok(Approved::Before(approval));
         }
         sqlx::query(
-            "UPDATE request SET state = 'pending', closed_at = NULL, note = NULL \
+            // Of pending requests for events there is one at most; a claimed one is picked up as well.
+            "UPDATE request SET state = CASE WHEN cause = 'event' THEN 'claimed' ELSE 'pending' END, closed_at = NULL, note = NULL \
              WHERE id = (SELECT request_id FROM approval WHERE run_id = $1) AND state = 'abandoned'",
         )
         .bind(run.to_string())
@@ -268,7 +269,10 @@ impl Ledger {
     pub async fn waits_for_approval(&self, rule: &Rule) -> Result<bool, LedgerError> {
         let mut tx = self.snapshot().await?;
         let open = open(&mut tx, &rule.name).await?;
-        Ok(open.is_some_and(|open| open.approved_at.is_none() && open.rule_digest == rule.digest()))
+        let is_first = |open: &Approval| open.reason == Trip::FirstRun.reason();
+        Ok(open.is_some_and(|open| {
+            open.approved_at.is_none() && open.rule_digest == rule.digest() && is_first(&open)
+        }))
     }
 
     /// The runs that wait, or are approved and have not begun; the oldest first.
@@ -287,10 +291,13 @@ pub(super) async fn end_wait(
     tx: &mut Transaction<'_>,
     rule: &Name,
     run: Uuid,
+    is_for_events: bool,
 ) -> Result<(), LedgerError> {
     match open(tx, rule).await? {
         Some(open) if open.run == run => set_state(tx, run, "used").await,
-        Some(open) if open.approved_at.is_none() => set_state(tx, open.run, "withdrawn").await,
+        Some(open) if open.approved_at.is_none() && !is_for_events => {
+            set_state(tx, open.run, "withdrawn").await
+        }
         _ => Ok(()),
     }
 }

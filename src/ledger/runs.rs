@@ -130,7 +130,8 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .doing("beginning a run")?;
-        approvals::end_wait(&mut tx, &rule.name, run.id).await?;
+        let is_for_events = request.cause == Cause::Event;
+        approvals::end_wait(&mut tx, &rule.name, run.id, is_for_events).await?;
         let event = Event::RunStarted {
             run: run.id,
             rule: run.rule.clone(),

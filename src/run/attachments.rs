@@ -71,6 +71,7 @@ impl Attachments {
     /// With what is gone nevertheless, when anything is left.
     pub(super) async fn delete(
         self,
+        rule: &Name,
         stores: &Stores,
         stuck: &mut Stuck,
     ) -> Result<(), (Vec<Attached>, RunError)> {
@@ -83,7 +84,8 @@ impl Attachments {
                 Ok(committed) => committed,
                 Err(error) => {
                     let Ok(there) = look(stores, &names).await else {
-                        return Err((gone, error.into()));
+                        tracing::warn!(store = %name, %error, "what became of attachments is not known");
+                        return Err((gone, RunError::Unresolved { rule: rule.clone() }));
                     };
                     gone.extend(without(names, &there));
                     return Err((gone, error.into()));

@@ -21,7 +21,7 @@ use crate::ledger::LedgerError;
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Pace};
 use crate::store::{Store, StoreError};
-use crate::types::Name;
+use crate::types::{Key, Name};
 
 /// Events that are worked off at once.
 const AT_ONCE: u32 = 1_000;
@@ -120,6 +120,31 @@ impl Inbox {
     }
 }
 
+/// Events that could not be worked off in a run. Received ones wait in the ledger, and the table tells of
+/// the others again at the next run's look.
+#[derive(Default)]
+struct StuckEvents {
+    received: BTreeSet<String>,
+    happened: BTreeSet<(usize, Key)>,
+}
+
+impl StuckEvents {
+    fn add(&mut self, event: &Waiting) {
+        match event {
+            Waiting::Received { id, .. } => self.received.insert(id.clone()),
+            Waiting::Happened(news) => self.happened.insert((news.source, news.row.key.clone())),
+        };
+    }
+
+    fn has(&self, news: &News) -> bool {
+        self.happened.contains(&(news.source, news.row.key.clone()))
+    }
+
+    fn count(&self) -> u64 {
+        (self.received.len() + self.happened.len()) as u64
+    }
+}
+
 /// An event that is to be worked off.
 enum Waiting {
     Received { id: String, values: BTreeMap<String, String> },
@@ -156,7 +181,11 @@ impl Runner {
         if rule.mode == Mode::Observe {
             return Ok(false);
         }
-        Ok(!self.sources.look(rule, &self.stores, &self.ledger, depth).await?.is_empty())
+        let (news, failure) = self.sources.look(rule, &self.stores, &self.ledger, depth).await;
+        match failure {
+            Some(error) if news.is_empty() => Err(error.into()),
+            _ => Ok(!news.is_empty()),
+        }
     }
 
     /// Sees whether what a run of an event rule needs can be reached: its own store, and those of what
@@ -213,8 +242,8 @@ impl Execution<'_> {
         inbox.take();
         let mut calls = Calls::ALL;
         // Events that could not be worked off in this run.
-        let mut stuck = BTreeSet::new();
-        let mut claimed = Vec::new();
+        let mut stuck = StuckEvents::default();
+        let mut claimed = None;
         loop {
             if self.stop.is_cancelled() {
                 return Ok(Ended::Stopped);
@@ -232,16 +261,18 @@ impl Execution<'_> {
             if !stands || left.is_zero() {
                 // Events that came meanwhile have left a request. Claimed first, and looked at after, none
                 // is overlooked.
-                if let Some(request) = runner.ledger.claim_events(&self.rule.name).await? {
-                    claimed.push(request);
-                    calls = Calls(Call::Received.bit());
-                    continue;
+                if claimed.is_none() {
+                    claimed = runner.ledger.claim_events(&self.rule.name).await?;
+                    if claimed.is_some() {
+                        calls = Calls(Call::Received.bit());
+                        continue;
+                    }
                 }
-                for request in &claimed {
+                if let Some(request) = &claimed {
                     let why = "its events were worked off with others";
                     runner.ledger.abandon_request(request, why, clock::now()).await?;
                 }
-                self.waiting = stuck.len() as u64;
+                self.waiting = stuck.count();
                 return Ok(Ended::Complete);
             }
             tokio::select! {
@@ -256,20 +287,37 @@ impl Execution<'_> {
     async fn waiting(
         &mut self,
         calls: Calls,
-        stuck: &BTreeSet<String>,
+        stuck: &StuckEvents,
     ) -> Result<(Vec<Waiting>, bool), RunError> {
         let Runner { ledger, sources, stores, .. } = self.runner;
         let (mut waiting, mut is_all) = (Vec::new(), true);
         if let Some(depth) = calls.depth() {
-            let news = sources.look(self.rule, stores, ledger, depth).await?;
+            let (news, failure) = sources.look(self.rule, stores, ledger, depth).await;
+            if let Some(error) = failure {
+                // What was received, and what is too old, goes nevertheless.
+                let error = RunError::from(error);
+                tracing::warn!(rule = %self.rule.name, %error, "a source of events cannot be looked at");
+                self.source_failed.get_or_insert(error);
+            }
+            let news: Vec<News> = news.into_iter().filter(|news| !stuck.has(news)).collect();
             is_all &= news.len() < AT_ONCE as usize;
             waiting.extend(news.into_iter().map(Waiting::Happened));
         }
         if calls.received() {
-            let limit = AT_ONCE.saturating_add(u32::try_from(stuck.len()).unwrap_or(u32::MAX));
+            let more = u32::try_from(stuck.received.len()).unwrap_or(u32::MAX);
+            let limit = AT_ONCE.saturating_add(more);
             let received = ledger.pending_events(&self.rule.name, limit).await?;
             is_all &= received.len() < limit as usize;
-            let fresh = received.into_iter().filter(|event| !stuck.contains(&event.id));
+            // The rule may have been rewritten since, and means other things now.
+            let (received, foreign): (Vec<_>, Vec<_>) =
+                received.into_iter().partition(|event| self.rule.events.contains(&event.name));
+            if !foreign.is_empty() {
+                let events = foreign.len();
+                tracing::warn!(rule = %self.rule.name, events, "forgotten: the rule does not listen to them any more");
+                let ids: Vec<String> = foreign.into_iter().map(|event| event.id).collect();
+                ledger.forget_events(&self.rule.name, &ids).await?;
+            }
+            let fresh = received.into_iter().filter(|event| !stuck.received.contains(&event.id));
             waiting.extend(
                 fresh.map(|event| Waiting::Received { id: event.id, values: event.values }),
             );
@@ -281,7 +329,7 @@ impl Execution<'_> {
     async fn work_off(
         &mut self,
         waiting: Vec<Waiting>,
-        stuck: &mut BTreeSet<String>,
+        stuck: &mut StuckEvents,
     ) -> Result<(), RunError> {
         let values: Vec<_> = waiting.iter().map(Waiting::values).collect();
         let mut done: Vec<&Waiting> = Vec::new();
@@ -291,11 +339,8 @@ impl Execution<'_> {
             for event in &waiting {
                 if waiting.len() > 1 && self.take_named(&[event.values()]).await? {
                     done.push(event);
-                } else if let Waiting::Received { id, .. } = event {
-                    stuck.insert(id.clone());
                 } else {
-                    // The table tells of it again at the next look; what it names goes by its age.
-                    done.push(event);
+                    stuck.add(event);
                 }
             }
         }

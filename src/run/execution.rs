@@ -49,6 +49,8 @@ pub(super) struct Execution<'a> {
     pub(super) records: u64,
     /// Records of a saved plan that were not taken.
     pub(super) left: u64,
+    /// Why one of the sources of events could not be looked at.
+    pub(super) source_failed: Option<RunError>,
     /// Events that could not be worked off.
     pub(super) waiting: u64,
     /// What was due when the walk had taken its last batch.
@@ -96,7 +98,7 @@ impl Execution<'_> {
             },
             Errand::Plan(planned) => self.take_planned(planned).await,
         };
-        let ended = match (ended, self.stays.take()) {
+        let ended = match (ended, self.stays.take().or(self.source_failed.take())) {
             (Ok(_), Some(error)) => Err(error),
             (ended, _) => ended,
         };
@@ -400,6 +402,7 @@ impl Execution<'_> {
             identities: batch.identities.clone(),
             attached: attached.named(),
         };
+        let intended_records = intended.keys.len();
         let transaction_id = batch.transaction_id.clone();
         let (run, name, now) = (&self.run, transaction_id.as_deref(), clock::now());
         let written = if let Some(gate) = gate {
@@ -417,9 +420,15 @@ impl Execution<'_> {
             }
         };
         fault::point("batch.intended");
-        if let Err((gone, error)) = attached.delete(&self.runner.stores, &mut self.stuck).await {
+        if let Err((gone, error)) =
+            attached.delete(&self.rule.name, &self.runner.stores, &mut self.stuck).await
+        {
             // The records stay; what is gone of what belongs to them is recorded.
             batch.rollback().await.ok();
+            if matches!(error, RunError::Unresolved { .. }) {
+                // What is gone is not known: whoever resolves the run finds out.
+                return Err(error);
+            }
             let outcome = if gone.is_empty() {
                 Outcome::Undone("what belongs to its records could not be deleted")
             } else {
@@ -443,8 +452,9 @@ impl Execution<'_> {
                     resolved.map_err(|_| RunError::Unresolved { rule: self.rule.name.clone() })?;
                 ledger.settle(run, id, &taken, outcome, clock::now()).await?;
                 return match outcome {
-                    Outcome::Done => Ok(taken.keys),
-                    Outcome::Undone(_) => Err(error.into()),
+                    // What belonged to the records may be gone, and they are not: that is no success.
+                    Outcome::Done if taken.keys.len() == intended_records => Ok(taken.keys),
+                    Outcome::Done | Outcome::Undone(_) => Err(error.into()),
                 };
             }
         };

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 
+use crate::clock;
 use crate::config::{Config, SourceConfig};
 use crate::ledger::{Ledger, LedgerError};
 use crate::rule::Rule;
@@ -54,10 +55,9 @@ pub enum Depth {
 }
 
 /// Something that has happened and was not worked off yet.
-#[derive(Debug)]
 pub(super) struct News {
-    source: usize,
-    row: Happened,
+    pub(super) source: usize,
+    pub(super) row: Happened,
     /// The values of the event.
     pub(super) values: BTreeMap<String, String>,
 }
@@ -86,20 +86,27 @@ impl Sources {
         Sources(config.rules.values().filter_map(listens).collect())
     }
 
-    /// What has happened that a rule has not worked off, oldest first: at most a page of each source.
+    /// What has happened that a rule has not worked off, oldest first: at most a page of each source. With
+    /// it, what was wrong with one of the sources: the others are looked at all the same.
     pub(super) async fn look(
         &self,
         rule: &Rule,
         stores: &Stores,
         ledger: &Ledger,
         depth: Depth,
-    ) -> Result<Vec<News>, SourceError> {
-        let mut news = Vec::new();
+    ) -> (Vec<News>, Option<SourceError>) {
+        let (mut news, mut failure) = (Vec::new(), None);
         for (place, source) in self.0.get(&rule.name).into_iter().flatten().enumerate() {
-            let found = source.look(rule, stores, ledger, depth).await?;
-            news.extend(found.into_iter().map(|(row, values)| News { source: place, row, values }));
+            match source.look(rule, stores, ledger, depth).await {
+                Ok(found) => news.extend(found.into_iter().map(|(row, values)| News {
+                    source: place,
+                    row,
+                    values,
+                })),
+                Err(error) => failure = failure.or(Some(error)),
+            }
         }
-        Ok(news)
+        (news, failure)
     }
 
     /// Takes note that these were worked off.
@@ -108,7 +115,8 @@ impl Sources {
         for News { source, row, .. } in news {
             let Some(source) = sources.get(*source) else { continue };
             let mut state = source.state.lock().await;
-            state.reached = state.reached.max(Some(row.at));
+            // One moment that lies in the future is not to hide what happens until then.
+            state.reached = state.reached.max(Some(row.at.min(clock::now())));
             state.seen.insert(row.key.clone(), (row.at, row.status.clone()));
         }
     }
@@ -137,7 +145,10 @@ impl Source {
     ) -> Result<Vec<(Happened, BTreeMap<String, String>)>, SourceError> {
         let mut state = self.state.lock().await;
         if !state.is_loaded {
-            state.reached = ledger.source_reached(&rule.name, &self.config.name).await?;
+            let reached = ledger.source_reached(&rule.name, &self.config.name).await?;
+            // What happened long before anybody listened goes by its age.
+            let now = clock::now();
+            state.reached = Some(reached.unwrap_or(now).min(now));
             state.is_loaded = true;
         }
         let store = stores.get(&self.config.store, Access::ReadOnly)?;

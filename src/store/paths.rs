@@ -51,7 +51,9 @@ impl PathTarget {
     ) -> Arc<Search> {
         let mut templates = Vec::new();
         for values in values {
-            for template in &self.paths.templates {
+            // Without a placeholder it would mean everything, whatever the event.
+            let named = |template: &&Template| template.placeholders().next().is_some();
+            for template in self.paths.templates.iter().filter(named) {
                 let filled: Result<Template, Unfit> =
                     template.fill(|name| values.get(name).map(String::as_bytes));
                 templates.extend(filled.ok());

@@ -170,6 +170,10 @@ impl StartColumn {
         self.usable(s);
         self.moment(s).push(" >= ");
         self.limit(s, since);
+        // PostgreSQL's `infinity` is no moment that anything happened at.
+        s.push(" AND ");
+        self.moment(s).push(" < ");
+        self.limit(s, Timestamp::MAX);
     }
 
     /// The moment that [`StartColumn::micros`] read.

@@ -12,7 +12,7 @@ use jiff::civil;
 use crate::rule::{Condition, Dialect};
 use crate::types::{Key, KeyValue};
 
-use super::catalogue::{Column, Table};
+use super::catalogue::{Column, ColumnKind, Table};
 
 /// A bound value.
 #[derive(Clone)]
@@ -281,23 +281,40 @@ impl Statement {
         self.separated(", ", keys, row).push(")")
     }
 
-    /// Appends that texts among the columns are one of the keys' letter by letter: by their collation, MySQL
-    /// and SQLite may take `K1` for `k1`, and so an event for another's.
+    /// Appends that the texts among the columns are, letter by letter, one of the keys'. By their collation or
+    /// their type's own comparison (`citext`, `char(n)`) `K1` may be taken for `k1`, and a cast to a shorter
+    /// `varchar(n)` cuts a value off: so an event would name another's row.
     pub(crate) fn exactly(&mut self, columns: &[Column], keys: &[Key]) -> &mut Self {
-        if self.dialect == Dialect::Postgres {
+        let is_text =
+            |column: &Column| !matches!(column.kind, ColumnKind::Integer | ColumnKind::Uuid);
+        let texts: Vec<usize> =
+            (0..columns.len()).filter(|place| is_text(&columns[*place])).collect();
+        if texts.is_empty() {
             return self.push("1 = 1");
         }
-        self.push("(").separated(", ", columns, |s, column| {
-            s.by_dialect("", "BINARY ", "").name(&column.name).by_dialect(
-                "",
-                "",
-                " COLLATE BINARY",
-            );
+        self.push("(").separated(", ", &texts, |s, place| {
+            let name = &columns[*place].name;
+            s.by_dialect("", "BINARY CONVERT(", "").name(name);
+            s.by_dialect("::text COLLATE \"C\"", " USING utf8mb4)", " COLLATE BINARY");
         });
+        if self.dialect == Dialect::Postgres {
+            let letters = ["a", "b", "c", "d", "e", "f", "g", "h"];
+            self.push(") IN (SELECT ").separated(", ", texts.iter().zip(letters), |s, (_, l)| {
+                s.push(l);
+            });
+            self.push(" FROM unnest(").separated(", ", &texts, |s, place| {
+                let values = keys.iter().map(|key| postgres_text(&key.0[*place])).collect();
+                s.bind(Value::Texts(values)).push("::text[]");
+            });
+            self.push(") AS exact (").separated(", ", texts.iter().zip(letters), |s, (_, l)| {
+                s.push(l);
+            });
+            return self.push("))");
+        }
         self.push(") IN (").by_dialect("", "", "VALUES ");
         self.separated(", ", keys, |s: &mut Self, key: &Key| {
-            s.push("(").separated(", ", columns.iter().zip(&key.0), |s, (column, value)| {
-                s.key_value(column, value);
+            s.push("(").separated(", ", &texts, |s, place| {
+                s.key_value(&columns[*place], &key.0[*place]);
             });
             s.push(")");
         });

@@ -231,6 +231,8 @@ impl Target {
         events: impl Iterator<Item = &'a BTreeMap<String, String>>,
     ) -> Window {
         let columns = self.matching.iter().map(|(column, _)| column.clone()).collect();
+        // Without a column to compare, an event names nothing.
+        let events = events.filter(|_| !self.matching.is_empty());
         let keys = events.filter_map(|values| {
             let read = |(column, name): &(Column, String)| {
                 let text = values.get(name)?;
