@@ -31,7 +31,7 @@ use crate::types::Name;
 use super::search::{self, Search, Verdict};
 use super::sql::Access;
 use ordered::Span;
-use root::{Purpose, Root, is_absent, is_below, look, reason, split};
+use root::{Purpose, Root, is_absent, is_below, is_elsewhere, look, reason, split};
 use scan::scan;
 pub use walk::FileWalk;
 
@@ -212,6 +212,26 @@ pub enum FilesError {
         /// What could not be read.
         unread: Unread,
     },
+    /// The way to what was asked for by name leads out of the tree.
+    #[error(
+        "store `{store}`: what was asked for by name cannot be looked for, because {cause}: whether it is \
+         there is not known; put a folder of the tree there, or make where it leads a store of its own"
+    )]
+    Elsewhere {
+        /// The store.
+        store: Name,
+        /// Why.
+        cause: &'static str,
+    },
+    /// What was asked for by name is something else than a file.
+    #[error(
+        "store `{store}`: a folder, a link or something else that is no file has the name of one that was \
+         asked for: whether the file is elsewhere is not known; move it away, or correct the rule's path"
+    )]
+    NoFile {
+        /// The store.
+        store: Name,
+    },
     /// A path does not lie below the root.
     #[error("store `{store}`: a path that was asked for does not lie below its root")]
     Outside {
@@ -245,12 +265,20 @@ impl Drop for StopOnDrop {
 }
 
 impl Files {
-    /// Opens a tree.
+    /// Opens a tree. A root that is empty is warned of: what should be mounted there would count as gone.
     ///
     /// # Errors
     /// When its root cannot be opened, or nothing would keep what is done in it from leading out.
     pub fn open(store: Name, settings: Settings, access: Access) -> Result<Files, FilesError> {
-        Ok(Files { root: Arc::new(Root::open(store, settings, access)?) })
+        let root = Root::open(store, settings, access)?;
+        if scan::is_empty(&root) {
+            tracing::warn!(
+                store = %root.store,
+                "its root is an empty folder, so all files of it count as gone: if a file system is to be \
+                 mounted there, stop expunged and mount it"
+            );
+        }
+        Ok(Files { root: Arc::new(root) })
     }
 
     /// Its name in the configuration.
@@ -386,7 +414,8 @@ impl Files {
     /// Which of these paths are files now.
     ///
     /// # Errors
-    /// When that cannot be known of one of them, and when one does not lie below the root.
+    /// When that cannot be known of one of them, because a folder cannot be read, or a link, a mount or
+    /// something else that is no file is in the way; and when one does not lie below the root.
     pub async fn look(&self, paths: Vec<Vec<u8>>) -> Result<Vec<Option<Entry>>, FilesError> {
         let root = self.root.clone();
         self.apart(move || {
@@ -462,8 +491,11 @@ impl Root {
             Ok(seen) if seen.kind == FileType::RegularFile => {
                 Ok(Some(Entry { path, start: None, identity: seen.identity }))
             }
-            Ok(_) => Ok(None),
+            Ok(_) => Err(FilesError::NoFile { store: store() }),
             Err(error) if is_absent(error) => Ok(None),
+            Err(error) if is_elsewhere(error) => {
+                Err(FilesError::Elsewhere { store: store(), cause: reason(error) })
+            }
             Err(error) => {
                 let unread = Unread { folders: 1, why: Some(reason(error)) };
                 Err(FilesError::Unread { store: store(), unread })

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, fstat, fsync, syncfs, unlinkat};
 use rustix::io::Errno;
 
 use super::super::search::{Search, Verdict};
-use super::root::{Purpose, Root, is_absent, look, reason, split};
+use super::root::{Purpose, Root, is_absent, is_elsewhere, look, reason, split};
 use super::scan::{THREADS, judge};
 use super::{Deleted, Entry, FilesError, Identity, InUse, Left, in_use};
 
@@ -149,7 +149,10 @@ fn unlink(root: &Root, search: &Search, entries: &[Entry], job: &Job<'_>) -> Don
             return done;
         }
         Err(error) => {
-            let left = if is_absent(error) { Left::Changed } else { Left::Refused(reason(error)) };
+            let left = match error {
+                error if is_absent(error) || is_elsewhere(error) => Left::Changed,
+                error => Left::Refused(reason(error)),
+            };
             done.deleted.kept.extend(job.files.iter().map(|index| (*index, left)));
             return done;
         }

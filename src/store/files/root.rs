@@ -117,7 +117,9 @@ impl Root {
     }
 
     fn enter(&self, from: &OwnedFd, path: &[u8], purpose: Purpose) -> Result<OwnedFd, Errno> {
-        let mut flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Without O_NOFOLLOW, with which a link at the end would be called no folder: `self.resolve` has the
+        // kernel follow none, and say so.
+        let mut flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         flags |= match purpose {
             Purpose::Pass => OFlags::PATH,
             Purpose::Read => OFlags::RDONLY,
@@ -170,11 +172,16 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Whether what was asked for is not there, or is no folder of the tree: it is gone, there is a file or
-/// a link where a folder was, or another file system begins there.
+/// Whether what was asked for is not there: it is gone, or there is a file where a folder was.
 pub(super) fn is_absent(error: Errno) -> bool {
     // No file system has a name that is too long for it.
-    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG)
+    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG)
+}
+
+/// Whether the way leads out of the tree, so that nothing is known of what was asked for: over a link, or
+/// to another file system.
+pub(super) fn is_elsewhere(error: Errno) -> bool {
+    matches!(error, Errno::LOOP | Errno::XDEV)
 }
 
 /// An error in words that quote no path.
@@ -184,6 +191,8 @@ pub(super) fn reason(error: Errno) -> &'static str {
         Errno::PERM => "not permitted: it may be immutable, or somebody else's",
         Errno::NOENT => "it is not there",
         Errno::NOTDIR => "it is no folder",
+        Errno::LOOP => "a symbolic link is in the way",
+        Errno::XDEV => "another file system begins there, and cross_mounts is off",
         Errno::ROFS => "the file system is read-only",
         Errno::BUSY => "something is mounted there",
         Errno::MFILE | Errno::NFILE => "too many files are open",
