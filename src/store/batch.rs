@@ -139,11 +139,6 @@ impl Left {
     }
 }
 
-/// What tells a file from another of the same path.
-pub(super) fn mark(entry: &files::Entry) -> String {
-    format!("{}:{}", entry.identity.device, entry.identity.inode)
-}
-
 /// What a search still finds due, now that it may heed more.
 fn still_due<T>(
     search: &Search,
@@ -172,7 +167,7 @@ impl Batch {
         let entries = still_due(&search, found, |entry| (&entry.path, entry.start));
         Batch {
             keys: entries.iter().map(|entry| key_of(&entry.path, None)).collect(),
-            identities: entries.iter().map(mark).collect(),
+            identities: entries.iter().map(files::Entry::mark).collect(),
             transaction_id: None,
             window: None,
             effect: Effect::Files { files: files.clone(), search, entries },

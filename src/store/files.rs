@@ -71,6 +71,8 @@ pub struct Identity {
     pub device: u64,
     /// The file's number in it. It may be given to another file once this one is gone.
     pub inode: u64,
+    /// Since when it has it: when it was made, or last changed where the file system does not keep that.
+    pub since: Option<Timestamp>,
 }
 
 /// A file that was found.
@@ -80,8 +82,26 @@ pub struct Entry {
     pub path: Vec<u8>,
     /// From when its retention counts, where the search that found it says so.
     pub start: Option<Timestamp>,
+    /// When it was last modified, as far as that is known.
+    pub modified: Option<Timestamp>,
     /// Which file it is.
     pub identity: Identity,
+}
+
+impl Entry {
+    /// What tells it from another of the same path, as text that lasts.
+    pub fn mark(&self) -> String {
+        let Identity { device, inode, since } = self.identity;
+        let since = since.map_or(String::new(), |since| since.to_string());
+        format!("{device}:{inode}:{since}")
+    }
+
+    /// Whether it is the one that bears a mark. Marks of old say no more than device and inode.
+    pub fn bears(&self, mark: &str) -> bool {
+        let own = self.mark();
+        let is_old = mark.matches(':').count() == 1;
+        own == mark || is_old && own.strip_prefix(mark).is_some_and(|rest| rest.starts_with(':'))
+    }
 }
 
 /// Shows no path, which may hold a name.
@@ -314,16 +334,16 @@ impl Files {
         search: &Arc<Search>,
         limit: usize,
     ) -> Result<Vec<Entry>, FilesError> {
-        type Oldest = BinaryHeap<(Option<Timestamp>, Vec<u8>, Identity)>;
+        type Oldest = BinaryHeap<(Option<Timestamp>, Vec<u8>, Identity, Option<Timestamp>)>;
         self.look_through(search, move |root, search, stop| {
             let (parts, _) = scan(root, search, stop, |oldest: &mut Oldest, found| {
                 let Verdict::Due(start) = found.verdict else { return ControlFlow::Continue(()) };
                 let is_wanted = oldest.len() < limit
-                    || oldest.peek().is_some_and(|(latest, path, _)| {
+                    || oldest.peek().is_some_and(|(latest, path, ..)| {
                         (start, found.path) < (*latest, path.as_slice())
                     });
                 if is_wanted {
-                    oldest.push((start, found.path.to_vec(), found.identity));
+                    oldest.push((start, found.path.to_vec(), found.identity, found.modified));
                 }
                 if oldest.len() > limit {
                     oldest.pop();
@@ -333,7 +353,8 @@ impl Files {
             let mut all: Vec<_> = parts.into_iter().flatten().collect();
             all.sort_unstable();
             all.truncate(limit);
-            let entry = |(start, path, identity)| Entry { path, start, identity };
+            let entry =
+                |(start, path, identity, modified)| Entry { path, start, modified, identity };
             all.into_iter().map(entry).collect()
         })
         .await
@@ -488,9 +509,12 @@ impl Root {
         let (folder, name) = split(&path);
         let seen = self.folder(folder, Purpose::Pass).and_then(|folder| look(&folder, name));
         match seen {
-            Ok(seen) if seen.kind == FileType::RegularFile => {
-                Ok(Some(Entry { path, start: None, identity: seen.identity }))
-            }
+            Ok(seen) if seen.kind == FileType::RegularFile => Ok(Some(Entry {
+                path,
+                start: None,
+                modified: seen.modified,
+                identity: seen.identity,
+            })),
             Ok(_) => Err(FilesError::NoFile { store: store() }),
             Err(error) if is_absent(error) => Ok(None),
             Err(error) if is_elsewhere(error) => {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::batch::mark;
 use super::error::StoreError;
 use super::search::Search;
 use super::sql::{Bounds, Explained, Interrupted, Resolution};
@@ -48,7 +47,7 @@ impl Store {
                 let found = files.look(paths.into_iter().map(|(path, _)| path).collect()).await?;
                 let is_it = |(place, found): (usize, Option<files::Entry>)| {
                     let known = identities.get(place);
-                    found.is_some_and(|entry| known.is_none_or(|known| *known == mark(&entry)))
+                    found.is_some_and(|entry| known.is_none_or(|known| entry.bears(known)))
                 };
                 Ok(found.into_iter().enumerate().map(is_it).collect())
             }

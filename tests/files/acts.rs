@@ -369,3 +369,37 @@ async fn a_walk_that_is_dropped_ends_and_one_that_is_slow_stays_small() {
     let entries = all(files.walk(search(&["**"]))).await;
     assert_eq!(entries.len(), 20_000);
 }
+
+/// File systems give the number of a file that is gone to the next one at once.
+#[tokio::test]
+async fn a_file_that_was_made_again_is_another_whatever_its_number() {
+    let tree = Tree::new();
+    tree.put("faces/k1", OLD);
+    let files = tree.open();
+    let due = search(&["**"]);
+    let found = all(files.walk(due.clone())).await;
+    let of_old = found[0].mark();
+    assert!(found[0].bears(&of_old) && !found[0].bears("1:2") && !found[0].bears(""));
+    let device_and_inode = of_old.splitn(3, ':').take(2).collect::<Vec<_>>().join(":");
+    assert!(found[0].bears(&device_and_inode), "as older versions wrote it");
+    assert!(!found[0].bears(&device_and_inode[..device_and_inode.len() - 1]));
+
+    // A change of its mode leaves it the file that it is.
+    fs::set_permissions(tree.path("faces/k1"), fs::Permissions::from_mode(0o600)).unwrap();
+    let look = async || files.look(vec![b"faces/k1".to_vec()]).await.unwrap().remove(0).unwrap();
+    let seen = look().await;
+    assert!(seen.bears(&of_old) && seen.modified == found[0].modified);
+
+    // Until its clock has moved on: the file system's may stand for some milliseconds.
+    let made = |path: &str| fs::metadata(tree.path(path)).unwrap().created().unwrap();
+    let first = made("faces/k1");
+    while made("faces/k1") == first {
+        fs::remove_file(tree.path("faces/k1")).unwrap();
+        tree.put("faces/k1", OLD);
+    }
+    assert!(!look().await.bears(&of_old));
+    let deleted = files.delete(&due, found).await.unwrap();
+    assert_eq!((deleted.gone, deleted.kept), (vec![], vec![(0, Left::Changed)]));
+    assert!(tree.path("faces/k1").exists());
+    assert_eq!(purge(&files, &due).await.gone.len(), 1);
+}

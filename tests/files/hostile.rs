@@ -180,8 +180,10 @@ async fn a_folder_that_is_swapped_for_a_link_leads_nowhere() {
         .iter()
         .map(|name| {
             let meta = fs::metadata(tree.outside("canary").join(name)).unwrap();
-            let identity = Identity { device: meta.dev(), inode: meta.ino() };
-            Entry { path: format!("mid/folder/{name}").into_bytes(), start: None, identity }
+            let since = jiff::Timestamp::try_from(meta.created().unwrap()).ok();
+            let identity = Identity { device: meta.dev(), inode: meta.ino(), since };
+            let path = format!("mid/folder/{name}").into_bytes();
+            Entry { path, start: None, modified: None, identity }
         })
         .collect();
     let linger = || (0..50).for_each(|_| std::thread::yield_now());

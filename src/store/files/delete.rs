@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, fstat, fsync, syncfs, unlinkat};
+use rustix::fs::{AtFlags, FileType, fsync, syncfs, unlinkat};
 use rustix::io::Errno;
 
 use super::super::search::{Search, Verdict};
-use super::root::{Purpose, Root, is_absent, is_elsewhere, look, reason, split};
-use super::scan::{THREADS, judge};
+use super::root::{Purpose, Root, identity_of, is_absent, is_elsewhere, look, reason, split};
+use super::scan::{Found, THREADS, judge};
 use super::{Deleted, Entry, FilesError, Identity, InUse, Left, in_use};
 
 /// Folders that are open at once.
@@ -65,7 +65,7 @@ pub(super) fn delete(
         let done = together(jobs, |job| unlink(root, search, entries, job));
         for (job, done) in jobs.iter().zip(done) {
             if let Some(folder) = done.touched.first() {
-                emptied.insert(job.folder, identity_of(folder));
+                emptied.insert(job.folder, identity_of(folder).ok());
             }
             all.add(done);
         }
@@ -94,7 +94,7 @@ fn sync(folders: &[OwnedFd]) -> Result<(), Errno> {
     }
     let mut synced = BTreeSet::new();
     for folder in folders {
-        if synced.insert(fstat(folder)?.st_dev) {
+        if synced.insert(identity_of(folder)?.device) {
             syncfs(folder)?;
         }
     }
@@ -195,7 +195,8 @@ fn unlink_one(search: &Search, folder: &OwnedFd, entry: &Entry) -> Result<Outcom
     match (failed, judged) {
         (Some(Errno::NOENT), _) => return Ok(Outcome::Missing),
         (Some(error), _) => return Err(Left::Refused(reason(error))),
-        (None, Some((Verdict::Due(_), identity))) if identity == entry.identity => {}
+        (None, Some(Found { verdict: Verdict::Due(_), identity, .. }))
+            if identity == entry.identity => {}
         (None, _) => return Err(Left::Changed),
     }
     match unlinkat(folder, name, AtFlags::empty()) {
@@ -230,7 +231,7 @@ fn remove_empty(
         }
         removed += 1;
         parents.insert(above);
-        waiting.entry((above.len(), above)).or_insert_with(|| identity_of(&parent));
+        waiting.entry((above.len(), above)).or_insert_with(|| identity_of(&parent).ok());
     }
     for above in parents {
         // Where it was removed itself, the folder above it is synced.
@@ -239,10 +240,6 @@ fn remove_empty(
         }
     }
     Ok(removed)
-}
-
-fn identity_of(folder: &OwnedFd) -> Option<Identity> {
-    fstat(folder).ok().map(|stat| Identity::of(&stat))
 }
 
 impl Root {

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::search::{Search, Verdict};
+use super::super::search::Search;
 use super::root::{Root, reason};
 use super::scan::{self, Buffer, join, list, starts};
 use super::{Entry, Unread};
@@ -94,11 +94,8 @@ pub(super) fn in_order(
             }
         };
         let listed = list(root, search, &folder, &mut buffer, &mut enter, &mut |found| {
-            if let Verdict::Due(start) = found.verdict
-                && span.has(found.path)
-            {
-                let path = found.path.to_vec();
-                steps.push(Step::Due(Entry { path, start, identity: found.identity }));
+            if span.has(found.path) {
+                steps.extend(found.due().map(Step::Due));
             }
             if stop.load(Ordering::Relaxed) {
                 return ControlFlow::Break(());

@@ -10,7 +10,8 @@ use std::fmt;
 use jiff::Timestamp;
 use rustix::fd::OwnedFd;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp, makedev,
+    openat, openat2, statx,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -22,6 +23,9 @@ use super::{FilesError, Identity, Settings};
 
 /// The kernel takes paths of less than 4,096 bytes; a longer one is opened in steps.
 const STEP: usize = 4_000;
+
+/// What is asked of whatever stands under a name.
+const ASKED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
 /// A tree's root, opened.
 pub(super) struct Root {
@@ -62,7 +66,7 @@ impl Root {
         // The root is the operator's word: where that is a link, what it leads to is the root.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = openat(CWD, &settings.root, flags, Mode::empty()).map_err(failed)?;
-        let identity = Identity::of(&fstat(&top).map_err(failed)?);
+        let identity = identity_of(&top).map_err(failed)?;
         let mut resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         if !settings.cross_mounts {
@@ -81,7 +85,7 @@ impl Root {
     /// mount, is not the one that is meant.
     pub(super) fn check(&self) -> Result<(), FilesError> {
         let store = || self.store.clone();
-        match statat(CWD, &self.settings.root, AtFlags::NO_AUTOMOUNT) {
+        match statx(CWD, &self.settings.root, AtFlags::NO_AUTOMOUNT, ASKED) {
             Ok(now) if Identity::of(&now) == self.identity => Ok(()),
             Ok(_) => Err(FilesError::Replaced { store: store() }),
             Err(cause) => Err(FilesError::Root { store: store(), cause: reason(cause) }),
@@ -141,20 +145,38 @@ impl fmt::Debug for Root {
 
 /// Looks at a name in a folder, at a link as such.
 pub(super) fn look(folder: &OwnedFd, name: impl Arg) -> Result<Seen, Errno> {
-    let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)?;
-    let nanoseconds = i32::try_from(stat.st_mtime_nsec).ok();
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let seen = statx(folder, name, flags, ASKED)?;
     Ok(Seen {
-        kind: FileType::from_raw_mode(stat.st_mode),
-        identity: Identity::of(&stat),
-        modified: nanoseconds.and_then(|part| Timestamp::new(stat.st_mtime, part).ok()),
-        #[allow(clippy::useless_conversion, reason = "narrower on some machines")]
-        links: u64::from(stat.st_nlink),
+        kind: FileType::from_raw_mode(seen.stx_mode.into()),
+        identity: Identity::of(&seen),
+        modified: moment(&seen.stx_mtime),
+        links: seen.stx_nlink.into(),
     })
 }
 
+/// Which file or folder is open.
+pub(super) fn identity_of(opened: &OwnedFd) -> Result<Identity, Errno> {
+    statx(opened, c"", AtFlags::EMPTY_PATH, ASKED).map(|seen| Identity::of(&seen))
+}
+
+/// `None` where it is no moment that a calendar has.
+fn moment(told: &StatxTimestamp) -> Option<Timestamp> {
+    Timestamp::new(told.tv_sec, i32::try_from(told.tv_nsec).ok()?).ok()
+}
+
 impl Identity {
-    pub(super) fn of(stat: &Stat) -> Identity {
-        Identity { device: stat.st_dev, inode: stat.st_ino }
+    fn of(seen: &Statx) -> Identity {
+        let since = if StatxFlags::from_bits_retain(seen.stx_mask).contains(StatxFlags::BTIME) {
+            moment(&seen.stx_btime)
+        } else if FileType::from_raw_mode(seen.stx_mode.into()) == FileType::Directory {
+            // It changes with each file that is put into it, and is the same folder.
+            None
+        } else {
+            moment(&seen.stx_ctime)
+        };
+        let device = makedev(seen.stx_dev_major, seen.stx_dev_minor);
+        Identity { device, inode: seen.stx_ino, since }
     }
 }
 

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use jiff::Timestamp;
 use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 
 use super::super::search::{Search, Verdict};
 use super::root::{Purpose, Root, Seen, is_absent, is_elsewhere, look, reason, split};
-use super::{Identity, Unread};
+use super::{Entry, Identity, Unread};
 use crate::plan::KeptReason;
 
 /// As many look through one tree at once. More hardly help: they wait for the same file system.
@@ -27,7 +28,17 @@ const BUFFER: usize = 64 * 1024;
 pub(super) struct Found<'a> {
     pub(super) path: &'a [u8],
     pub(super) verdict: Verdict,
+    pub(super) modified: Option<Timestamp>,
     pub(super) identity: Identity,
+}
+
+impl Found<'_> {
+    /// As what it is handed out, where it is due.
+    pub(super) fn due(&self) -> Option<Entry> {
+        let Verdict::Due(start) = self.verdict else { return None };
+        let (path, modified, identity) = (self.path.to_vec(), self.modified, self.identity);
+        Some(Entry { path, start, modified, identity })
+    }
 }
 
 /// Memory for listing folders.
@@ -279,8 +290,8 @@ pub(super) fn list(
         match kind {
             FileType::Directory if search.enters(&path) => enter(name.to_bytes()),
             FileType::RegularFile => {
-                if let Some((verdict, identity)) = judge(search, &path, || look(&opened, name))
-                    && see(Found { path: &path, verdict, identity }).is_break()
+                if let Some(found) = judge(search, &path, || look(&opened, name))
+                    && see(found).is_break()
                 {
                     return Ok(());
                 }
@@ -293,24 +304,28 @@ pub(super) fn list(
 
 /// Judges one regular file; `None` for what is not meant, or not there. Looks at it only where it is
 /// meant.
-pub(super) fn judge(
+pub(super) fn judge<'a>(
     search: &Search,
-    path: &[u8],
+    path: &'a [u8],
     look: impl FnOnce() -> Result<Seen, Errno>,
-) -> Option<(Verdict, Identity)> {
+) -> Option<Found<'a>> {
     let mut looked = None;
     let verdict = search.judge_by(path, || {
         let seen = *looked.insert(look());
         seen.ok().and_then(|seen| seen.modified)
     });
     match looked? {
-        Ok(seen) if seen.kind == FileType::RegularFile => Some((verdict, seen.identity)),
+        Ok(seen) if seen.kind == FileType::RegularFile => {
+            let Seen { modified, identity, .. } = seen;
+            Some(Found { path, verdict, modified, identity })
+        }
         Ok(_) => None,
         Err(error) if is_absent(error) => None,
         // It is there, and no more is known.
         Err(_) => {
-            let nothing = Identity { device: 0, inode: 0 };
-            Some((Verdict::Kept(KeptReason::UnreadableStartingPoint), nothing))
+            let verdict = Verdict::Kept(KeptReason::UnreadableStartingPoint);
+            let identity = Identity { device: 0, inode: 0, since: None };
+            Some(Found { path, verdict, modified: None, identity })
         }
     }
 }
