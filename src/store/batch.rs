@@ -183,7 +183,7 @@ impl Batch {
         let key = |entry: &objects::Entry| key_of(&entry.path, entry.version.as_deref());
         Batch {
             keys: entries.iter().map(key).collect(),
-            identities: Vec::new(),
+            identities: entries.iter().map(objects::Entry::mark).collect(),
             transaction_id: None,
             window: None,
             effect: Effect::Objects { objects: objects.clone(), search, entries },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::StoreError;
 use super::search::Search;
 use super::sql::{Bounds, Explained, Interrupted, Resolution};
-use super::{Store, Target, files, paths};
+use super::{Store, Target, files, objects, paths};
 use crate::path::Template;
 use crate::plan::Residue;
 use crate::types::Key;
@@ -51,7 +51,14 @@ impl Store {
                 };
                 Ok(found.into_iter().enumerate().map(is_it).collect())
             }
-            Store::Objects(objects) => Ok(objects.look(&paths).await?),
+            Store::Objects(objects) => {
+                let found = objects.look(&paths).await?;
+                let is_it = |(place, found): (usize, Vec<objects::Entry>)| {
+                    let known = identities.get(place);
+                    found.iter().any(|entry| known.is_none_or(|known| entry.bears(known)))
+                };
+                Ok(found.into_iter().enumerate().map(is_it).collect())
+            }
             Store::Tables(_) => Err(self.foreign()),
         }
     }
