@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
 
+use expunged::config::{Config, InputFile};
+use expunged::store::Store;
 use expunged::store::files::{FilesError, InUse, Left};
 use expunged::store::search::{Age, Search};
-use expunged::store::sql::Access;
+use expunged::store::sql::{Access, Bounds};
 use jiff::Timestamp;
 
 use crate::tree::{NOW, OLD, Tree, YOUNG, all, limits, paths, purge, search, write};
@@ -402,4 +404,28 @@ async fn a_file_that_was_made_again_is_another_whatever_its_number() {
     assert_eq!((deleted.gone, deleted.kept), (vec![], vec![(0, Left::Changed)]));
     assert!(tree.path("faces/k1").exists());
     assert_eq!(purge(&files, &due).await.gone.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_rule_makes_of_one_file_goes_by_when_it_was_modified() {
+    let tree = Tree::new();
+    tree.put("old, or not", OLD);
+    tree.put("young", YOUNG);
+    let text = "[store.photos]\nkind = \"files\"\nroot = \"root\"\n\n\
+                [rule.photos]\nstore = \"photos\"\npath = \"*\"\nretention = \"1 day\"\naction = \"delete\"\n";
+    let file = InputFile { path: "expunged.toml".into(), bytes: text.into() };
+    let folder = tree.root().parent().unwrap();
+    let config = Config::parse(vec![file], folder, std::iter::empty()).unwrap();
+    let store = Store::Files(tree.open_for(Access::ReadOnly));
+    let target = store.target(&config.rules[&"photos".parse().unwrap()]).await.unwrap();
+    let bounds: Bounds = limits().bounds;
+    let explain = async |text: &str| {
+        let keys = target.keys_from_text(text);
+        store.explain(&target, bounds, &keys).await.unwrap()
+    };
+    let old = explain("old, or not").await.unwrap();
+    assert_eq!((old.starting_point, old.is_due, old.kept), (at(OLD), true, None));
+    let young = explain("young").await.unwrap();
+    assert_eq!((young.starting_point, young.is_due, young.kept), (at(YOUNG), false, None));
+    assert!(explain("none").await.is_none() && explain("young, 1").await.is_none());
 }
