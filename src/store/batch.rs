@@ -139,15 +139,6 @@ impl Left {
     }
 }
 
-/// What tells a file from another of the same path.
-pub(super) fn mark(entry: &files::Entry) -> String {
-    let files::Identity { device, inode, born } = entry.identity;
-    match born {
-        Some((seconds, part)) => format!("{device}:{inode}:{seconds}.{part}"),
-        None => format!("{device}:{inode}"),
-    }
-}
-
 /// What a search still finds due, now that it may heed more.
 fn still_due<T>(
     search: &Search,
@@ -176,7 +167,7 @@ impl Batch {
         let entries = still_due(&search, found, |entry| (&entry.path, entry.start));
         Batch {
             keys: entries.iter().map(|entry| key_of(&entry.path, None)).collect(),
-            identities: entries.iter().map(mark).collect(),
+            identities: entries.iter().map(files::Entry::mark).collect(),
             transaction_id: None,
             window: None,
             effect: Effect::Files { files: files.clone(), search, entries },
@@ -192,7 +183,7 @@ impl Batch {
         let key = |entry: &objects::Entry| key_of(&entry.path, entry.version.as_deref());
         Batch {
             keys: entries.iter().map(key).collect(),
-            identities: Vec::new(),
+            identities: entries.iter().map(objects::Entry::mark).collect(),
             transaction_id: None,
             window: None,
             effect: Effect::Objects { objects: objects.clone(), search, entries },

@@ -31,7 +31,7 @@ use crate::types::Name;
 use super::search::{self, Search, Verdict};
 use super::sql::Access;
 use ordered::Span;
-use root::{Purpose, Root, is_absent, is_below, look, reason, split};
+use root::{Purpose, Root, is_absent, is_below, is_elsewhere, look, reason, split};
 use scan::scan;
 pub use walk::FileWalk;
 
@@ -71,9 +71,8 @@ pub struct Identity {
     pub device: u64,
     /// The file's number in it. It may be given to another file once this one is gone.
     pub inode: u64,
-    /// When it was made, in seconds and nanoseconds, which tells it from others that were given its number;
-    /// `None` where the file system does not know.
-    pub born: Option<(i64, u32)>,
+    /// Since when it has it: when it was made, or last changed where the file system does not keep that.
+    pub since: Option<Timestamp>,
 }
 
 /// A file that was found.
@@ -84,8 +83,26 @@ pub struct Entry {
     /// From when its retention counts, where the search that found it says so; when it was last modified,
     /// where it was looked at by its path.
     pub start: Option<Timestamp>,
+    /// When it was last modified, as far as that is known.
+    pub modified: Option<Timestamp>,
     /// Which file it is.
     pub identity: Identity,
+}
+
+impl Entry {
+    /// What tells it from another of the same path, as text that lasts.
+    pub fn mark(&self) -> String {
+        let Identity { device, inode, since } = self.identity;
+        let since = since.map_or(String::new(), |since| since.to_string());
+        format!("{device}:{inode}:{since}")
+    }
+
+    /// Whether it is the one that bears a mark. Marks of old say no more than device and inode.
+    pub fn bears(&self, mark: &str) -> bool {
+        let own = self.mark();
+        let is_old = mark.matches(':').count() == 1;
+        own == mark || is_old && own.strip_prefix(mark).is_some_and(|rest| rest.starts_with(':'))
+    }
 }
 
 /// Shows no path, which may hold a name.
@@ -216,6 +233,26 @@ pub enum FilesError {
         /// What could not be read.
         unread: Unread,
     },
+    /// The way to what was asked for by name leads out of the tree.
+    #[error(
+        "store `{store}`: what was asked for by name cannot be looked for, because {cause}: whether it is \
+         there is not known; put a folder of the tree there, or make where it leads a store of its own"
+    )]
+    Elsewhere {
+        /// The store.
+        store: Name,
+        /// Why.
+        cause: &'static str,
+    },
+    /// What was asked for by name is something else than a file.
+    #[error(
+        "store `{store}`: a folder, a link or something else that is no file has the name of one that was \
+         asked for: whether the file is elsewhere is not known; move it away, or correct the rule's path"
+    )]
+    NoFile {
+        /// The store.
+        store: Name,
+    },
     /// A path does not lie below the root.
     #[error("store `{store}`: a path that was asked for does not lie below its root")]
     Outside {
@@ -249,12 +286,20 @@ impl Drop for StopOnDrop {
 }
 
 impl Files {
-    /// Opens a tree.
+    /// Opens a tree. A root that is empty is warned of: what should be mounted there would count as gone.
     ///
     /// # Errors
     /// When its root cannot be opened, or nothing would keep what is done in it from leading out.
     pub fn open(store: Name, settings: Settings, access: Access) -> Result<Files, FilesError> {
-        Ok(Files { root: Arc::new(Root::open(store, settings, access)?) })
+        let root = Root::open(store, settings, access)?;
+        if scan::is_empty(&root) {
+            tracing::warn!(
+                store = %root.store,
+                "its root is an empty folder, so all files of it count as gone: if a file system is to be \
+                 mounted there, stop expunged and mount it"
+            );
+        }
+        Ok(Files { root: Arc::new(root) })
     }
 
     /// Its name in the configuration.
@@ -290,16 +335,16 @@ impl Files {
         search: &Arc<Search>,
         limit: usize,
     ) -> Result<Vec<Entry>, FilesError> {
-        type Oldest = BinaryHeap<(Option<Timestamp>, Vec<u8>, Identity)>;
+        type Oldest = BinaryHeap<(Option<Timestamp>, Vec<u8>, Identity, Option<Timestamp>)>;
         self.look_through(search, move |root, search, stop| {
             let (parts, _) = scan(root, search, stop, |oldest: &mut Oldest, found| {
                 let Verdict::Due(start) = found.verdict else { return ControlFlow::Continue(()) };
                 let is_wanted = oldest.len() < limit
-                    || oldest.peek().is_some_and(|(latest, path, _)| {
+                    || oldest.peek().is_some_and(|(latest, path, ..)| {
                         (start, found.path) < (*latest, path.as_slice())
                     });
                 if is_wanted {
-                    oldest.push((start, found.path.to_vec(), found.identity));
+                    oldest.push((start, found.path.to_vec(), found.identity, found.modified));
                 }
                 if oldest.len() > limit {
                     oldest.pop();
@@ -309,7 +354,8 @@ impl Files {
             let mut all: Vec<_> = parts.into_iter().flatten().collect();
             all.sort_unstable();
             all.truncate(limit);
-            let entry = |(start, path, identity)| Entry { path, start, identity };
+            let entry =
+                |(start, path, identity, modified)| Entry { path, start, modified, identity };
             all.into_iter().map(entry).collect()
         })
         .await
@@ -390,7 +436,8 @@ impl Files {
     /// Which of these paths are files now.
     ///
     /// # Errors
-    /// When that cannot be known of one of them, and when one does not lie below the root.
+    /// When that cannot be known of one of them, because a folder cannot be read, or a link, a mount or
+    /// something else that is no file is in the way; and when one does not lie below the root.
     pub async fn look(&self, paths: Vec<Vec<u8>>) -> Result<Vec<Option<Entry>>, FilesError> {
         let root = self.root.clone();
         self.apart(move || {
@@ -463,11 +510,17 @@ impl Root {
         let (folder, name) = split(&path);
         let seen = self.folder(folder, Purpose::Pass).and_then(|folder| look(&folder, name));
         match seen {
-            Ok(seen) if seen.kind == FileType::RegularFile => {
-                Ok(Some(Entry { path, start: seen.modified, identity: seen.identity }))
-            }
-            Ok(_) => Ok(None),
+            Ok(seen) if seen.kind == FileType::RegularFile => Ok(Some(Entry {
+                path,
+                start: None,
+                modified: seen.modified,
+                identity: seen.identity,
+            })),
+            Ok(_) => Err(FilesError::NoFile { store: store() }),
             Err(error) if is_absent(error) => Ok(None),
+            Err(error) if is_elsewhere(error) => {
+                Err(FilesError::Elsewhere { store: store(), cause: reason(error) })
+            }
             Err(error) => {
                 let unread = Unread { folders: 1, why: Some(reason(error)) };
                 Err(FilesError::Unread { store: store(), unread })

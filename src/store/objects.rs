@@ -136,7 +136,7 @@ struct Item {
     version: Option<String>,
     is_marker: bool,
     modified: Option<Timestamp>,
-    /// What changes when it is overwritten, where it can be a condition of its deletion.
+    /// What changes with its content. GCS and Azure take it for a condition of its deletion.
     tag: Option<String>,
 }
 
@@ -175,6 +175,33 @@ pub struct Entry {
     pub is_marker: bool,
     /// From when its retention counts, where age matters.
     pub start: Option<Timestamp>,
+    /// When it was last modified, as far as that is known.
+    pub modified: Option<Timestamp>,
+    /// What changes with its content, where the store lists that.
+    tag: Option<String>,
+}
+
+impl Entry {
+    /// What tells it from another that has the same key later, as text that lasts; nothing where its version
+    /// does, or nothing else is known of it.
+    pub fn mark(&self) -> String {
+        if is_unique(self.version.as_deref()) {
+            return String::new();
+        }
+        let modified = self.modified.map(|modified| modified.to_string());
+        let known: Vec<&str> = modified.iter().chain(&self.tag).map(String::as_str).collect();
+        known.join(" ")
+    }
+
+    /// Whether it is the one that bears a mark: any of its key, where there is none.
+    pub fn bears(&self, mark: &str) -> bool {
+        mark.is_empty() || self.mark() == mark
+    }
+}
+
+/// Whether a version is named by what no other one will ever be named by.
+fn is_unique(version: Option<&str>) -> bool {
+    version.is_some_and(|version| version != "null")
 }
 
 /// Shows no path, which may be personal data.
@@ -314,14 +341,20 @@ impl Objects {
                 let Verdict::Due(start) = verdict else { continue };
                 let entry = self.entry(item, start);
                 let order = (start.is_none(), start, entry.path.clone(), entry.version.clone());
-                oldest.push((order, entry.is_marker));
+                oldest.push((order, entry.is_marker, entry.modified, entry.tag));
                 if oldest.len() > limit {
                     oldest.pop();
                 }
             }
         }
-        let entry =
-            |((_, start, path, version), is_marker)| Entry { path, version, is_marker, start };
+        let entry = |((_, start, path, version), is_marker, modified, tag)| Entry {
+            path,
+            version,
+            is_marker,
+            start,
+            modified,
+            tag,
+        };
         Ok(oldest.into_sorted_vec().into_iter().map(entry).collect())
     }
 
@@ -414,7 +447,7 @@ impl Objects {
         Ok(found)
     }
 
-    /// Which of these are there now: a version or marker by its name, and where none is named, anything
+    /// What is there now of each of these: a version or marker by its name, and where none is named, all
     /// that has the path.
     ///
     /// # Errors
@@ -422,18 +455,17 @@ impl Objects {
     pub async fn look(
         &self,
         which: &[(Vec<u8>, Option<String>)],
-    ) -> Result<Vec<bool>, ObjectsError> {
+    ) -> Result<Vec<Vec<Entry>>, ObjectsError> {
         let versions =
             self.is_versioned().await? || which.iter().any(|(_, version)| version.is_some());
         let keys = which.iter().filter_map(|(path, _)| self.key(path)).collect();
         let seen = self.look_at(keys, versions).await?;
-        let is_there = |(path, version): &(Vec<u8>, Option<String>)| {
-            let items = self.key(path).and_then(|key| seen.get(&key));
-            items.is_some_and(|items| {
-                items.iter().any(|item| version.is_none() || item.version == *version)
-            })
+        let there = |(path, version): &(Vec<u8>, Option<String>)| {
+            let items = self.key(path).and_then(|key| seen.get(&key)).into_iter().flatten();
+            let meant = items.filter(|item| version.is_none() || item.version == *version);
+            meant.map(|item| self.entry(item.clone(), None)).collect()
         };
-        Ok(which.iter().map(is_there).collect())
+        Ok(which.iter().map(there).collect())
     }
 
     /// Whether the bucket has versions: asked for, and remembered for a minute.
@@ -467,7 +499,8 @@ impl Objects {
 
     fn entry(&self, item: Item, start: Option<Timestamp>) -> Entry {
         let path = self.path(&item).to_vec();
-        Entry { path, version: item.version, is_marker: item.is_marker, start }
+        let Item { version, is_marker, modified, tag, .. } = item;
+        Entry { path, version, is_marker, start, modified, tag }
     }
 
     fn found(&self, item: Item, search: &Search) -> Entry {

@@ -130,11 +130,17 @@ pub fn path_of(key: &Key) -> Option<Vec<u8>> {
     version_of(key).map(|(path, _)| path)
 }
 
-/// The keys that a text may stand for: a path, or bytes as `0x…`.
+/// The keys that a text may stand for: a path, a path and a version as a key of both is shown, or bytes as
+/// `0x…`.
 pub(super) fn keys_from_text(text: &str) -> Vec<Key> {
     let bytes = text.strip_prefix("0x").and_then(|rest| hex::decode(rest).ok());
     let bytes = bytes.filter(|bytes| std::str::from_utf8(bytes).is_err());
+    // A path may have a comma of its own, so the whole text is asked for first.
+    let version = text.rsplit_once(", ").filter(|(path, version)| {
+        !path.is_empty() && !version.is_empty() && !version.contains('/')
+    });
     std::iter::once(key_of(text.as_bytes(), None))
+        .chain(version.map(|(path, version)| key_of(path.as_bytes(), Some(version))))
         .chain(bytes.map(|path| key_of(&path, None)))
         .collect()
 }

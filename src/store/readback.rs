@@ -1,13 +1,8 @@
 //! Looking again: what became of a batch, what is still there, and what a rule makes of one record.
 
-use std::sync::Arc;
-
-use super::batch::mark;
 use super::error::StoreError;
-use super::search::Search;
 use super::sql::{Bounds, Explained, Interrupted, Resolution};
-use super::{Store, Target, files, paths};
-use crate::path::Template;
+use super::{Store, Target, files, objects, paths};
 use crate::plan::Residue;
 use crate::types::Key;
 
@@ -49,12 +44,19 @@ impl Store {
                 let is_it = |(place, found): (usize, Option<files::Entry>)| {
                     let known = identities.get(place);
                     found.is_some_and(|entry| {
-                        known.is_none_or(|known| known.is_empty() || *known == mark(&entry))
+                        known.is_none_or(|known| known.is_empty() || entry.bears(known))
                     })
                 };
                 Ok(found.into_iter().enumerate().map(is_it).collect())
             }
-            Store::Objects(objects) => Ok(objects.look(&paths).await?),
+            Store::Objects(objects) => {
+                let found = objects.look(&paths).await?;
+                let is_it = |(place, found): (usize, Vec<objects::Entry>)| {
+                    let known = identities.get(place).filter(|known| !known.is_empty());
+                    found.iter().any(|entry| known.is_none_or(|known| entry.bears(known)))
+                };
+                Ok(found.into_iter().enumerate().map(is_it).collect())
+            }
             Store::Tables(_) => Err(self.foreign()),
         }
     }
@@ -77,18 +79,22 @@ impl Store {
             (_, Target::Rows(_)) => return Err(self.foreign()),
         };
         let search = target.due(bounds);
-        for (path, _) in keys.iter().filter_map(paths::version_of) {
+        for (path, version) in keys.iter().filter_map(paths::version_of) {
             let found = match self {
+                // A file has no version, so this is no file's key.
+                Store::Files(_) if version.is_some() => None,
                 Store::Files(files) => {
                     let mut found = files.look(vec![path]).await?;
-                    found.pop().flatten().map(|entry| (entry.path, None, entry.start))
+                    found.pop().flatten().map(|entry| (entry.path, None, entry.modified))
                 }
                 Store::Objects(objects) => {
-                    let named = Arc::new(Search::dated(vec![Template::of_path(&path)]));
-                    let found = objects.find(&named).await?.into_iter();
-                    let newest =
-                        found.filter(|entry| !entry.is_marker).max_by_key(|entry| entry.start);
-                    newest.map(|entry| (entry.path, entry.version, entry.start))
+                    let is_named = version.is_some();
+                    let mut found = objects.look(&[(path, version)]).await?;
+                    let found = found.pop().unwrap_or_default().into_iter();
+                    // Who names a version means it, be it a marker.
+                    let meant = found.filter(|entry| is_named || !entry.is_marker);
+                    let newest = meant.max_by_key(|entry| entry.modified);
+                    newest.map(|entry| (entry.path, entry.version, entry.modified))
                 }
                 Store::Tables(_) => None,
             };

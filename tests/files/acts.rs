@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
 
+use expunged::config::{Config, InputFile};
+use expunged::store::Store;
 use expunged::store::files::{FilesError, InUse, Left};
 use expunged::store::search::{Age, Search};
-use expunged::store::sql::Access;
+use expunged::store::sql::{Access, Bounds};
 use jiff::Timestamp;
 
 use crate::tree::{NOW, OLD, Tree, YOUNG, all, limits, paths, purge, search, write};
@@ -243,9 +245,13 @@ async fn paths_are_looked_up_without_a_search() {
         Ok(found.iter().map(Option::is_some).collect::<Vec<_>>())
     };
     let long = "n".repeat(256);
-    let asked = ["a/x", "y", "a/link", "a", "a/none", "none/none", "y/x", &long];
+    let asked = ["a/x", "y", "a/none", "none/none", "y/x", &long];
     let seen: Result<_, FilesError> = look(&asked).await;
-    assert_eq!(seen.unwrap(), [true, true, false, false, false, false, false, false]);
+    assert_eq!(seen.unwrap(), [true, true, false, false, false, false]);
+    for path in ["a/link", "a"] {
+        let refused = look(&[path]).await;
+        assert!(matches!(refused, Err(FilesError::NoFile { .. })), "{path:?} {refused:?}");
+    }
     for path in ["", "/", "a/", "../x", "a/../y", "./y", "a//x", "a/x\0"] {
         let refused = look(&[path]).await;
         assert!(matches!(refused, Err(FilesError::Outside { .. })), "{path:?} {refused:?}");
@@ -364,4 +370,62 @@ async fn a_walk_that_is_dropped_ends_and_one_that_is_slow_stays_small() {
     // Were its threads still waiting for somebody, this would not come to an end either.
     let entries = all(files.walk(search(&["**"]))).await;
     assert_eq!(entries.len(), 20_000);
+}
+
+/// File systems give the number of a file that is gone to the next one at once.
+#[tokio::test]
+async fn a_file_that_was_made_again_is_another_whatever_its_number() {
+    let tree = Tree::new();
+    tree.put("faces/k1", OLD);
+    let files = tree.open();
+    let due = search(&["**"]);
+    let found = all(files.walk(due.clone())).await;
+    let of_old = found[0].mark();
+    assert!(found[0].bears(&of_old) && !found[0].bears("1:2") && !found[0].bears(""));
+    let device_and_inode = of_old.splitn(3, ':').take(2).collect::<Vec<_>>().join(":");
+    assert!(found[0].bears(&device_and_inode), "as older versions wrote it");
+    assert!(!found[0].bears(&device_and_inode[..device_and_inode.len() - 1]));
+
+    // A change of its mode leaves it the file that it is.
+    fs::set_permissions(tree.path("faces/k1"), fs::Permissions::from_mode(0o600)).unwrap();
+    let look = async || files.look(vec![b"faces/k1".to_vec()]).await.unwrap().remove(0).unwrap();
+    let seen = look().await;
+    assert!(seen.bears(&of_old) && seen.modified == found[0].modified);
+
+    // Until its clock has moved on: the file system's may stand for some milliseconds.
+    let made = |path: &str| fs::metadata(tree.path(path)).unwrap().created().unwrap();
+    let first = made("faces/k1");
+    while made("faces/k1") == first {
+        fs::remove_file(tree.path("faces/k1")).unwrap();
+        tree.put("faces/k1", OLD);
+    }
+    assert!(!look().await.bears(&of_old));
+    let deleted = files.delete(&due, found).await.unwrap();
+    assert_eq!((deleted.gone, deleted.kept), (vec![], vec![(0, Left::Changed)]));
+    assert!(tree.path("faces/k1").exists());
+    assert_eq!(purge(&files, &due).await.gone.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_rule_makes_of_one_file_goes_by_when_it_was_modified() {
+    let tree = Tree::new();
+    tree.put("old, or not", OLD);
+    tree.put("young", YOUNG);
+    let text = "[store.photos]\nkind = \"files\"\nroot = \"root\"\n\n\
+                [rule.photos]\nstore = \"photos\"\npath = \"*\"\nretention = \"1 day\"\naction = \"delete\"\n";
+    let file = InputFile { path: "expunged.toml".into(), bytes: text.into() };
+    let folder = tree.root().parent().unwrap();
+    let config = Config::parse(vec![file], folder, std::iter::empty()).unwrap();
+    let store = Store::Files(tree.open_for(Access::ReadOnly));
+    let target = store.target(&config.rules[&"photos".parse().unwrap()]).await.unwrap();
+    let bounds: Bounds = limits().bounds;
+    let explain = async |text: &str| {
+        let keys = target.keys_from_text(text);
+        store.explain(&target, bounds, &keys).await.unwrap()
+    };
+    let old = explain("old, or not").await.unwrap();
+    assert_eq!((old.starting_point, old.is_due, old.kept), (at(OLD), true, None));
+    let young = explain("young").await.unwrap();
+    assert_eq!((young.starting_point, young.is_due, young.kept), (at(YOUNG), false, None));
+    assert!(explain("none").await.is_none() && explain("young, 1").await.is_none());
 }

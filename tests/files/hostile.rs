@@ -99,11 +99,28 @@ async fn links_are_neither_followed_nor_touched() {
     let everything = search(&["**", "folder/*", "up/canary/*", "magic/etc/*"]);
     let seen = files.survey(&everything).await.unwrap();
     assert_eq!((seen.survey.total, seen.survey.due, seen.unread.folders), (1, 1, 0));
-    for path in ["folder/file", "file", "up/canary/file", "round/real/file", "magic/etc/passwd"] {
-        let seen = files.look(vec![path.as_bytes().to_vec()]).await.unwrap();
-        assert_eq!(seen, [None], "{path}");
-        assert!(files.find(&search(&[path])).await.unwrap().is_empty(), "{path}");
+    // Asked for by name, nobody may say that it is not there.
+    for path in ["folder/file", "up/canary/file", "round/real/file", "magic/etc/passwd"] {
+        let unknown = files.look(vec![path.as_bytes().to_vec()]).await;
+        assert!(matches!(unknown, Err(FilesError::Elsewhere { .. })), "{path} {unknown:?}");
+        let unknown = files.find(&search(&[path])).await;
+        assert!(matches!(unknown, Err(FilesError::Elsewhere { .. })), "{path} {unknown:?}");
     }
+    for path in ["file", "folder", "socket", "real"] {
+        let unknown = files.look(vec![path.as_bytes().to_vec()]).await;
+        assert!(matches!(unknown, Err(FilesError::NoFile { .. })), "{path} {unknown:?}");
+    }
+    for path in ["folder/*", "up/canary/*", "round/real/**"] {
+        let behind = search(&[path]);
+        let unknown = files.find(&behind).await;
+        assert!(matches!(unknown, Err(FilesError::Unread { .. })), "{path} {unknown:?}");
+        let seen = files.survey(&behind).await.unwrap();
+        assert_eq!((seen.survey.total, seen.unread.folders), (0, 1), "{path}");
+        assert_eq!(seen.unread.why, Some("a symbolic link is in the way"));
+        let unread = files.in_order(&behind, None, None, &mut |_| ()).await.unwrap();
+        assert_eq!(unread.folders, 1, "{path}");
+    }
+    assert!(files.find(&search(&["none/*", "real/none/*"])).await.unwrap().is_empty());
     // What somebody claims to have found behind a link is not reached either.
     let mut claimed = all(files.walk(everything.clone())).await;
     claimed[0].path = b"folder/file".to_vec();
@@ -163,10 +180,10 @@ async fn a_folder_that_is_swapped_for_a_link_leads_nowhere() {
         .iter()
         .map(|name| {
             let meta = fs::metadata(tree.outside("canary").join(name)).unwrap();
-            let born = meta.created().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
-            let born = Some((i64::try_from(born.as_secs()).unwrap(), born.subsec_nanos()));
-            let identity = Identity { device: meta.dev(), inode: meta.ino(), born };
-            Entry { path: format!("mid/folder/{name}").into_bytes(), start: None, identity }
+            let since = jiff::Timestamp::try_from(meta.created().unwrap()).ok();
+            let identity = Identity { device: meta.dev(), inode: meta.ino(), since };
+            let path = format!("mid/folder/{name}").into_bytes();
+            Entry { path, start: None, modified: None, identity }
         })
         .collect();
     let linger = || (0..50).for_each(|_| std::thread::yield_now());
@@ -251,12 +268,16 @@ async fn what_is_mounted_below_the_root_is_another_tree() {
     let path = b"proc/version".to_vec();
     let inside = open(settings(false)).unwrap();
     let across = open(settings(true)).unwrap();
-    assert_eq!(inside.look(vec![path.clone()]).await.unwrap(), [None]);
+    let unknown = inside.look(vec![path.clone()]).await;
+    assert!(matches!(unknown, Err(FilesError::Elsewhere { .. })), "{unknown:?}");
     assert!(across.look(vec![path]).await.unwrap()[0].is_some());
-    let meant = search(&["proc/version", "proc/sys/*", "*/version"]);
-    assert!(inside.find(&meant).await.unwrap().is_empty());
+    let unknown = inside.find(&search(&["proc/sys/kernel/*"])).await;
+    assert!(matches!(unknown, Err(FilesError::Unread { .. })), "{unknown:?}");
+    let meant = search(&["proc/version", "*/version"]);
+    assert!(inside.find(&search(&["*/version"])).await.unwrap().is_empty());
     assert_eq!(paths(&across.find(&meant).await.unwrap())[..1], [b"proc/version".as_slice()]);
-    assert_eq!(inside.survey(&search(&["proc/*"])).await.unwrap().survey.total, 0);
+    let seen = inside.survey(&search(&["proc/*"])).await.unwrap();
+    assert_eq!((seen.survey.total, seen.unread.folders), (0, 1));
     assert!(across.survey(&search(&["proc/*"])).await.unwrap().survey.total > 0);
 }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use expunged::clock;
-use expunged::store::objects::{Deleted, Left, Probe, Starts};
+use expunged::store::objects::{Deleted, Entry, Left, Probe, Starts};
 use expunged::store::search::Age;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::house::{BUCKET, Files, Moto, named, older, open, paths, settings, walked};
+use crate::house::{BUCKET, Files, Moto, look, named, older, open, paths, settings, walked};
 
 #[tokio::test]
 async fn more_than_one_answer_holds_is_listed_walked_and_deleted() {
@@ -181,10 +181,10 @@ async fn keys_with_odd_characters_are_taken_exactly() {
     assert_eq!(paths(&entries), expected);
     let places: Vec<_> =
         entries.iter().map(|entry| (entry.path.clone(), entry.version.clone())).collect();
-    assert_eq!(objects.look(&places).await.unwrap(), vec![true; ODD.len()]);
+    assert_eq!(look(&objects, &places).await, vec![true; ODD.len()]);
     let deleted = objects.delete(&search, entries).await.unwrap();
     assert_eq!(deleted.kept, []);
-    assert_eq!(objects.look(&places).await.unwrap(), vec![false; ODD.len()]);
+    assert_eq!(look(&objects, &places).await, vec![false; ODD.len()]);
     for key in ODD {
         assert!(!server.has(&format!("odd/{key}")), "{key}");
         assert!(server.has(&format!("odd/{key}.young")), "{key}");
@@ -271,7 +271,32 @@ async fn certain_keys_are_looked_at_wherever_they_lie() {
         which.push((absent.as_bytes().to_vec(), None));
     }
     which.push((b"not utf-8 \xff".to_vec(), None));
-    let seen = objects.look(&which).await.unwrap();
+    let seen = look(&objects, &which).await;
     assert!(seen[..there].iter().all(|seen| *seen));
     assert!(seen[there..].iter().all(|seen| !*seen));
+}
+
+/// Nobody's age matters here, so nothing but what is known of the object itself tells it from the next.
+#[tokio::test]
+async fn an_object_that_was_put_there_anew_is_another() {
+    let server = Files::serve();
+    server.put("faces/a", 48);
+    server.put("faces/b", 48);
+    let objects = server.open();
+    let search = named(&["faces/a", "faces/b"]);
+    let entries = objects.find(&search).await.unwrap();
+    let marks: Vec<String> = entries.iter().map(Entry::mark).collect();
+    let which: Vec<_> = entries.iter().map(|entry| (entry.path.clone(), None)).collect();
+    let bear = async || {
+        let found = objects.look(&which).await.unwrap();
+        let same = found.iter().zip(&marks).map(|(found, mark)| found[0].bears(mark));
+        same.collect::<Vec<_>>()
+    };
+    assert_eq!(bear().await, [true, true]);
+    server.put("faces/b", 24);
+    assert_eq!(bear().await, [true, false]);
+    assert!(objects.look(&which).await.unwrap()[1][0].bears(""), "an older intent names none");
+    let deleted = objects.delete(&search, entries).await.unwrap();
+    assert_eq!(deleted, Deleted { gone: vec![0], kept: vec![(1, Left::Changed)] });
+    assert!(server.has("faces/b"));
 }

@@ -232,3 +232,24 @@ async fn settings_that_cannot_be_used_are_refused() {
         assert!(other.contains("--features gcs"), "{other}");
     }
 }
+
+#[tokio::test]
+async fn a_walk_that_failed_does_not_come_to_an_end_when_it_is_asked_again() {
+    let server = filled(1_500);
+    // The first page of the listing arrives, and what follows it never does.
+    let fake = Fake::before(&server.url, |_, _, query| {
+        if query.contains("continuation-token") || query.contains("start-after") {
+            Act::Answer(403, error_answer("AccessDenied"))
+        } else {
+            Act::Pass
+        }
+    });
+    let objects = open(settings(&fake.url, BUCKET));
+    let mut walk = objects.walk(older(&["faces/*"], 24));
+    let first = walk.next(5_000).await.unwrap().unwrap();
+    assert_eq!(first.len(), 1_000);
+    for _ in 0..2 {
+        let again = walk.next(5_000).await;
+        assert!(matches!(again, Err(ObjectsError::Refused { .. })), "{again:?}");
+    }
+}

@@ -77,6 +77,11 @@ pub(crate) fn paths(entries: &[Entry]) -> Vec<String> {
     entries.iter().map(|entry| String::from_utf8(entry.path.clone()).unwrap()).collect()
 }
 
+/// Which of these are there.
+pub(crate) async fn look(objects: &Objects, which: &[(Vec<u8>, Option<String>)]) -> Vec<bool> {
+    objects.look(which).await.unwrap().iter().map(|found| !found.is_empty()).collect()
+}
+
 /// Walks to the end, batch by batch.
 pub(crate) async fn walked(objects: &Objects, search: &Arc<Search>, most: usize) -> Vec<Entry> {
     let mut walk = objects.walk(search.clone());

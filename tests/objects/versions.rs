@@ -2,10 +2,13 @@
 //! after what it hides, and what is locked stays.
 
 use expunged::clock;
+use expunged::config::{Config, InputFile};
+use expunged::store::Store;
 use expunged::store::objects::{Left, Objects};
+use expunged::store::sql::Bounds;
 use jiff::SignedDuration;
 
-use crate::house::{Moto, named, older, started_before, walked};
+use crate::house::{Moto, look, named, older, started_before, walked};
 
 async fn count(objects: &Objects) -> u64 {
     objects.survey(&older(&["**"], -1)).await.unwrap().total
@@ -29,10 +32,10 @@ async fn every_version_and_marker_is_removed_and_read_back() {
     let places: Vec<_> =
         entries.iter().map(|entry| (entry.path.clone(), entry.version.clone())).collect();
     assert!(entries.iter().all(|entry| entry.version.is_some()));
-    assert_eq!(objects.look(&places).await.unwrap(), [true; 9]);
+    assert_eq!(look(&objects, &places).await, [true; 9]);
     let deleted = objects.delete(&search, entries).await.unwrap();
     assert_eq!((deleted.gone.len(), deleted.kept), (9, vec![]));
-    assert_eq!(objects.look(&places).await.unwrap(), [false; 9]);
+    assert_eq!(look(&objects, &places).await, [false; 9]);
     assert_eq!(server.kept().await, (3, 1));
 }
 
@@ -155,9 +158,9 @@ async fn what_a_row_names_goes_with_all_its_versions() {
     assert_eq!(entries.len(), 4);
     assert!(entries[3].is_marker);
     let there = [(b"faces/7".to_vec(), None), (b"faces/77".to_vec(), None)];
-    assert_eq!(objects.look(&there).await.unwrap(), [true, true]);
+    assert_eq!(look(&objects, &there).await, [true, true]);
     assert_eq!(objects.delete(&search, entries).await.unwrap().gone, [0, 1, 2, 3]);
-    assert_eq!(objects.look(&there).await.unwrap(), [false, true]);
+    assert_eq!(look(&objects, &there).await, [false, true]);
     assert_eq!(server.kept().await, (1, 0));
 }
 
@@ -179,4 +182,48 @@ async fn a_key_with_more_versions_than_an_answer_holds_goes_whole() {
     let deleted = objects.delete(&search, entries).await.unwrap();
     assert_eq!((deleted.gone.len(), deleted.kept), (1_012, vec![]));
     assert_eq!(server.kept().await, (0, 0));
+}
+
+#[tokio::test]
+async fn one_version_is_asked_for_as_a_sample_shows_it_and_a_path_alone_means_the_newest() {
+    let server = Moto::versioned().await;
+    let first = server.put("faces/a").await;
+    // The server's time has whole seconds.
+    let listed = |entries: Vec<expunged::store::objects::Entry>| {
+        entries.into_iter().map(|entry| entry.modified.unwrap()).max().unwrap()
+    };
+    let objects = server.open();
+    let search = older(&["faces/*"], -1);
+    let begun = listed(walked(&objects, &search, 9).await);
+    let mut last = server.put("faces/a").await;
+    while listed(walked(&objects, &search, 9).await) == begun {
+        last = server.put("faces/a").await;
+    }
+    let text = "[store.photos]\nkind = \"objects\"\nbucket = \"photos\"\n\n\
+                [rule.photos]\nstore = \"photos\"\npath = \"faces/*\"\nretention = \"1 day\"\naction = \"delete\"\n";
+    let file = InputFile { path: "expunged.toml".into(), bytes: text.into() };
+    let config = Config::parse(vec![file], "/".as_ref(), std::iter::empty()).unwrap();
+    let store = Store::Objects(objects);
+    let target = store.target(&config.rules[&"photos".parse().unwrap()]).await.unwrap();
+    // So that what began with the first version is due, and what came a second later is not.
+    let now = clock::now() + SignedDuration::from_hours(1);
+    let bounds = Bounds { cutoff: begun + SignedDuration::from_millis(1), now };
+    let explain = async |text: &str| {
+        let keys = target.keys_from_text(text);
+        store.explain(&target, bounds, &keys).await.unwrap()
+    };
+    let shown = store.sample(&target, bounds, 100).await.unwrap();
+    assert!(shown.iter().any(|(key, _)| key.to_string() == format!("faces/a, {first}")));
+    let asked = explain(&format!("faces/a, {first}")).await.unwrap();
+    assert_eq!((asked.is_due, asked.starting_point), (true, Some(begun)));
+    assert_eq!(asked.key, shown.iter().find(|(key, _)| *key == asked.key).unwrap().0);
+    let newest = explain("faces/a").await.unwrap();
+    assert!(!newest.is_due && newest.starting_point > Some(begun));
+    assert_eq!(newest.key.to_string(), format!("faces/a, {last}"));
+    assert!(explain("faces/a, none").await.is_none());
+
+    // Hidden behind a marker, it is still there; the marker is asked for by its own name.
+    let marker = server.hide("faces/a").await;
+    assert_eq!(explain("faces/a").await.unwrap().key, newest.key);
+    assert!(!explain(&format!("faces/a, {marker}")).await.unwrap().is_due);
 }

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, fstat, fsync, syncfs, unlinkat};
+use rustix::fs::{AtFlags, FileType, fsync, syncfs, unlinkat};
 use rustix::io::Errno;
 
 use super::super::search::{Search, Verdict};
-use super::root::{Purpose, Root, is_absent, look, reason, split, stat};
-use super::scan::{THREADS, judge};
+use super::root::{Purpose, Root, identity_of, is_absent, is_elsewhere, look, reason, split};
+use super::scan::{Found, THREADS, judge};
 use super::{Deleted, Entry, FilesError, Identity, InUse, Left, in_use};
 use crate::path::Template;
 
@@ -66,7 +66,7 @@ pub(super) fn delete(
         let done = together(jobs, |job| unlink(root, search, entries, job));
         for (job, done) in jobs.iter().zip(done) {
             if let Some(folder) = done.touched.first() {
-                emptied.insert(job.folder, identity_of(folder));
+                emptied.insert(job.folder, identity_of(folder).ok());
             }
             all.add(done);
         }
@@ -79,14 +79,16 @@ pub(super) fn delete(
     if root.settings.remove_empty_folders {
         let (removed, above) = remove_empty(root, search, emptied);
         all.deleted.folders = removed.len() as u64;
-        let is_there =
-            |folder: &OwnedFd| identity_of(folder).is_none_or(|known| !removed.contains(&known));
+        let is_there = |folder: &OwnedFd| {
+            identity_of(folder).ok().is_none_or(|known| !removed.contains(&known))
+        };
         all.touched.retain(is_there);
-        let synced: BTreeSet<_> = all.touched.iter().filter_map(identity_of).collect();
+        let synced: BTreeSet<_> =
+            all.touched.iter().filter_map(|folder| identity_of(folder).ok()).collect();
         let above = above.into_iter();
-        all.touched.extend(
-            above.filter(|folder| identity_of(folder).is_none_or(|known| !synced.contains(&known))),
-        );
+        all.touched.extend(above.filter(|folder| {
+            identity_of(folder).ok().is_none_or(|known| !synced.contains(&known))
+        }));
         sync(&all.touched).map_err(|cause| root.not_durable(cause))?;
     }
     if root.settings.in_use == InUse::Count {
@@ -108,7 +110,7 @@ fn sync(folders: &[OwnedFd]) -> Result<(), Errno> {
     }
     let mut synced = BTreeSet::new();
     for folder in folders {
-        if synced.insert(fstat(folder)?.st_dev) {
+        if synced.insert(identity_of(folder)?.device) {
             syncfs(folder)?;
         }
     }
@@ -163,7 +165,10 @@ fn unlink(root: &Root, search: &Search, entries: &[Entry], job: &Job<'_>) -> Don
             return done;
         }
         Err(error) => {
-            let left = if is_absent(error) { Left::Changed } else { Left::Refused(reason(error)) };
+            let left = match error {
+                error if is_absent(error) || is_elsewhere(error) => Left::Changed,
+                error => Left::Refused(reason(error)),
+            };
             done.deleted.kept.extend(job.files.iter().map(|index| (*index, left)));
             return done;
         }
@@ -206,7 +211,8 @@ fn unlink_one(search: &Search, folder: &OwnedFd, entry: &Entry) -> Result<Outcom
     match (failed, judged) {
         (Some(Errno::NOENT), _) => return Ok(Outcome::Missing),
         (Some(error), _) => return Err(Left::Refused(reason(error))),
-        (None, Some((Verdict::Due(_), identity))) if identity == entry.identity => {}
+        (None, Some(Found { verdict: Verdict::Due(_), identity, .. }))
+            if identity == entry.identity => {}
         (None, _) => return Err(Left::Changed),
     }
     match unlinkat(folder, name, AtFlags::empty()) {
@@ -250,15 +256,11 @@ fn remove_empty(
         }
         removed.extend(identity);
         parents.insert(above);
-        waiting.entry((above.len(), above)).or_insert_with(|| identity_of(&parent));
+        waiting.entry((above.len(), above)).or_insert_with(|| identity_of(&parent).ok());
     }
     // Where one was removed itself, the folder above it is among them.
     let above = parents.into_iter().filter_map(|above| root.folder(above, Purpose::Read).ok());
     (removed, above.collect())
-}
-
-fn identity_of(folder: &OwnedFd) -> Option<Identity> {
-    stat(folder).ok().map(|seen| Identity::of(&seen))
 }
 
 impl Root {

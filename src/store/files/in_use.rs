@@ -15,9 +15,9 @@ pub(super) fn count(unlinked: &[(Identity, bool)]) -> u64 {
         return 0;
     }
     let mut open = BTreeSet::new();
-    let numbers =
+    let number =
         |(identity, lives_on): &(Identity, bool)| ((identity.device, identity.inode), *lives_on);
-    let wanted: BTreeSet<((u64, u64), bool)> = unlinked.iter().map(numbers).collect();
+    let wanted: BTreeSet<_> = unlinked.iter().map(number).collect();
     for process in entries("/proc") {
         let is_process = process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
         if !is_process {
@@ -26,10 +26,10 @@ pub(super) fn count(unlinked: &[(Identity, bool)]) -> u64 {
         for descriptor in entries(process.path().join("fd")) {
             // Follows the descriptor to the open file itself, whatever became of its name.
             let Ok(file) = fs::metadata(descriptor.path()) else { continue };
-            let identity = (file.dev(), file.ino());
+            let which = (file.dev(), file.ino());
             // A number is given to another file once nobody has it open: that one has a name.
-            if wanted.contains(&(identity, file.nlink() > 0)) {
-                open.insert(identity);
+            if wanted.contains(&(which, file.nlink() > 0)) {
+                open.insert(which);
             }
         }
     }

@@ -7,9 +7,9 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::search::{Search, Verdict};
+use super::super::search::Search;
 use super::root::{Root, reason};
-use super::scan::{Buffer, join, list, starts};
+use super::scan::{self, Buffer, join, list, starts};
 use super::{Entry, Unread};
 
 /// Which paths are of interest.
@@ -37,15 +37,15 @@ impl Span {
 /// What was found in one folder, the last first.
 enum Step {
     Due(Entry),
-    /// A folder's path with a slash at the end.
-    Folder(Vec<u8>),
+    /// A folder's path with a slash at the end, and whether the search begins there.
+    Folder(Vec<u8>, bool),
 }
 
 impl Step {
     fn path(&self) -> &[u8] {
         match self {
             Step::Due(entry) => &entry.path,
-            Step::Folder(path) => path,
+            Step::Folder(path, _) => path,
         }
     }
 }
@@ -65,17 +65,17 @@ pub(super) fn in_order(
         folder => [folder, b"/"].concat(),
     };
     let mut steps: Vec<Step> =
-        starts(search).into_iter().map(|folder| Step::Folder(as_prefix(folder))).collect();
+        starts(search).into_iter().map(|folder| Step::Folder(as_prefix(folder), true)).collect();
     sort(&mut steps, 0);
     while let Some(step) = steps.pop() {
-        let prefix = match step {
+        let (prefix, is_start) = match step {
             Step::Due(entry) => {
                 if each(entry).is_break() {
                     break;
                 }
                 continue;
             }
-            Step::Folder(prefix) => prefix,
+            Step::Folder(prefix, is_start) => (prefix, is_start),
         };
         if stop.load(Ordering::Relaxed) {
             break;
@@ -83,21 +83,19 @@ pub(super) fn in_order(
         if !span.may_have(&prefix) {
             continue;
         }
-        let folder = prefix.strip_suffix(b"/").unwrap_or(&prefix);
+        let path = prefix.strip_suffix(b"/").unwrap_or(&prefix).to_vec();
+        let folder = scan::Folder { path, is_start };
         let first = steps.len();
         let mut folders = Vec::new();
         let mut enter = |name: &[u8]| {
-            let below = as_prefix(&join(folder, name));
+            let below = as_prefix(&join(&folder.path, name));
             if span.may_have(&below) {
-                folders.push(Step::Folder(below));
+                folders.push(Step::Folder(below, false));
             }
         };
-        let listed = list(root, search, folder, &mut buffer, &mut enter, &mut |found| {
-            if let Verdict::Due(start) = found.verdict
-                && span.has(found.path)
-            {
-                let path = found.path.to_vec();
-                steps.push(Step::Due(Entry { path, start, identity: found.identity }));
+        let listed = list(root, search, &folder, &mut buffer, &mut enter, &mut |found| {
+            if span.has(found.path) {
+                steps.extend(found.due().map(Step::Due));
             }
             if stop.load(Ordering::Relaxed) {
                 return ControlFlow::Break(());

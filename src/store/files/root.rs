@@ -10,8 +10,8 @@ use std::fmt;
 use jiff::Timestamp;
 use rustix::fd::OwnedFd;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, makedev, openat,
-    openat2, statx,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp, makedev,
+    openat, openat2, statx,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -24,8 +24,8 @@ use super::{FilesError, Identity, Settings};
 /// The kernel takes paths of less than 4,096 bytes; a longer one is opened in steps.
 const STEP: usize = 4_000;
 
-/// What is asked of a file.
-const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+/// What is asked of whatever stands under a name.
+const ASKED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
 /// A tree's root, opened.
 pub(super) struct Root {
@@ -66,7 +66,7 @@ impl Root {
         // The root is the operator's word: where that is a link, what it leads to is the root.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = openat(CWD, &settings.root, flags, Mode::empty()).map_err(failed)?;
-        let identity = Identity::of(&stat(&top).map_err(failed)?);
+        let identity = identity_of(&top).map_err(failed)?;
         let mut resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         if !settings.cross_mounts {
@@ -85,7 +85,7 @@ impl Root {
     /// mount, is not the one that is meant.
     pub(super) fn check(&self) -> Result<(), FilesError> {
         let store = || self.store.clone();
-        match statx(CWD, &self.settings.root, AtFlags::NO_AUTOMOUNT, WANTED) {
+        match statx(CWD, &self.settings.root, AtFlags::NO_AUTOMOUNT, ASKED) {
             Ok(now) if Identity::of(&now) == self.identity => Ok(()),
             Ok(_) => Err(FilesError::Replaced { store: store() }),
             Err(cause) => Err(FilesError::Root { store: store(), cause: reason(cause) }),
@@ -121,7 +121,9 @@ impl Root {
     }
 
     fn enter(&self, from: &OwnedFd, path: &[u8], purpose: Purpose) -> Result<OwnedFd, Errno> {
-        let mut flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Without O_NOFOLLOW, with which a link at the end would be called no folder: `self.resolve` has the
+        // kernel follow none, and say so.
+        let mut flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         flags |= match purpose {
             Purpose::Pass => OFlags::PATH,
             Purpose::Read => OFlags::RDONLY,
@@ -144,29 +146,37 @@ impl fmt::Debug for Root {
 /// Looks at a name in a folder, at a link as such.
 pub(super) fn look(folder: &OwnedFd, name: impl Arg) -> Result<Seen, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let seen = statx(folder, name, flags, WANTED)?;
-    let nanoseconds = i32::try_from(seen.stx_mtime.tv_nsec).ok();
+    let seen = statx(folder, name, flags, ASKED)?;
     Ok(Seen {
         kind: FileType::from_raw_mode(seen.stx_mode.into()),
         identity: Identity::of(&seen),
-        modified: nanoseconds.and_then(|part| Timestamp::new(seen.stx_mtime.tv_sec, part).ok()),
+        modified: moment(&seen.stx_mtime),
         links: seen.stx_nlink.into(),
     })
 }
 
-/// Looks at what is open.
-pub(super) fn stat(open: &OwnedFd) -> Result<Statx, Errno> {
-    statx(open, c"", AtFlags::EMPTY_PATH, WANTED)
+/// Which file or folder is open.
+pub(super) fn identity_of(opened: &OwnedFd) -> Result<Identity, Errno> {
+    statx(opened, c"", AtFlags::EMPTY_PATH, ASKED).map(|seen| Identity::of(&seen))
+}
+
+/// `None` where it is no moment that a calendar has.
+fn moment(told: &StatxTimestamp) -> Option<Timestamp> {
+    Timestamp::new(told.tv_sec, i32::try_from(told.tv_nsec).ok()?).ok()
 }
 
 impl Identity {
-    pub(super) fn of(seen: &Statx) -> Identity {
-        let is_known = StatxFlags::from_bits_retain(seen.stx_mask).contains(StatxFlags::BTIME);
-        Identity {
-            device: makedev(seen.stx_dev_major, seen.stx_dev_minor),
-            inode: seen.stx_ino,
-            born: is_known.then_some((seen.stx_btime.tv_sec, seen.stx_btime.tv_nsec)),
-        }
+    fn of(seen: &Statx) -> Identity {
+        let since = if StatxFlags::from_bits_retain(seen.stx_mask).contains(StatxFlags::BTIME) {
+            moment(&seen.stx_btime)
+        } else if FileType::from_raw_mode(seen.stx_mode.into()) == FileType::Directory {
+            // It changes with each file that is put into it, and is the same folder.
+            None
+        } else {
+            moment(&seen.stx_ctime)
+        };
+        let device = makedev(seen.stx_dev_major, seen.stx_dev_minor);
+        Identity { device, inode: seen.stx_ino, since }
     }
 }
 
@@ -184,11 +194,16 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Whether what was asked for is not there, or is no folder of the tree: it is gone, there is a file or
-/// a link where a folder was, or another file system begins there.
+/// Whether what was asked for is not there: it is gone, or there is a file where a folder was.
 pub(super) fn is_absent(error: Errno) -> bool {
     // No file system has a name that is too long for it.
-    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG)
+    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG)
+}
+
+/// Whether the way leads out of the tree, so that nothing is known of what was asked for: over a link, or
+/// to another file system.
+pub(super) fn is_elsewhere(error: Errno) -> bool {
+    matches!(error, Errno::LOOP | Errno::XDEV)
 }
 
 /// An error in words that quote no path.
@@ -198,6 +213,8 @@ pub(super) fn reason(error: Errno) -> &'static str {
         Errno::PERM => "not permitted: it may be immutable, or somebody else's",
         Errno::NOENT => "it is not there",
         Errno::NOTDIR => "it is no folder",
+        Errno::LOOP => "a symbolic link is in the way",
+        Errno::XDEV => "another file system begins there, and cross_mounts is off",
         Errno::ROFS => "the file system is read-only",
         Errno::BUSY => "something is mounted there",
         Errno::MFILE | Errno::NFILE => "too many files are open",

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use jiff::Timestamp;
 use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 
 use super::super::search::{Search, Verdict};
-use super::root::{Purpose, Root, Seen, is_absent, look, reason, split};
-use super::{Identity, Unread};
+use super::root::{Purpose, Root, Seen, is_absent, is_elsewhere, look, reason, split};
+use super::{Entry, Identity, Unread};
 use crate::plan::KeptReason;
 
 /// As many look through one tree at once. More hardly help: they wait for the same file system.
@@ -27,7 +28,17 @@ const BUFFER: usize = 64 * 1024;
 pub(super) struct Found<'a> {
     pub(super) path: &'a [u8],
     pub(super) verdict: Verdict,
+    pub(super) modified: Option<Timestamp>,
     pub(super) identity: Identity,
+}
+
+impl Found<'_> {
+    /// As what it is handed out, where it is due.
+    pub(super) fn due(&self) -> Option<Entry> {
+        let Verdict::Due(start) = self.verdict else { return None };
+        let (path, modified, identity) = (self.path.to_vec(), self.modified, self.identity);
+        Some(Entry { path, start, modified, identity })
+    }
 }
 
 /// Memory for listing folders.
@@ -51,7 +62,8 @@ pub(super) fn scan<T: Send + Default>(
 ) -> (Vec<T>, Unread) {
     let scan = Scan { root, search, stop, queue: Mutex::default(), woken: Condvar::new() };
     let starts = starts(search);
-    scan.lock().lists.push(List { folder: Vec::new(), names: pack(&starts), next: 0 });
+    let names = pack(&starts);
+    scan.lock().lists.push(List { folder: Vec::new(), names, next: 0, is_start: true });
     let work = || {
         let mut kept = T::default();
         scan.work(&mut kept, &see);
@@ -90,6 +102,21 @@ pub(super) fn starts(search: &Search) -> Vec<&[u8]> {
     apart
 }
 
+/// Whether the root has nothing in it, as a mount point has where nothing is mounted. One that cannot be
+/// listed is not called empty.
+pub(super) fn is_empty(root: &Root) -> bool {
+    let Ok(opened) = root.folder(b"", Purpose::Read) else { return false };
+    let mut buffer = Buffer::default();
+    let mut entries = RawDir::new(&opened, buffer.space());
+    while let Some(entry) = entries.next() {
+        match entry {
+            Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
 fn pack(names: &[&[u8]]) -> Vec<u8> {
     names.iter().flat_map(|name| name.iter().chain(&[0])).copied().collect()
 }
@@ -100,16 +127,25 @@ struct List {
     /// Their names, a NUL after each.
     names: Vec<u8>,
     next: usize,
+    /// Whether they are where the search begins.
+    is_start: bool,
 }
 
 impl List {
-    fn take(&mut self) -> Option<Vec<u8>> {
+    fn take(&mut self) -> Option<Folder> {
         let rest = &self.names[self.next..];
         let end = rest.iter().position(|byte| *byte == 0)?;
         let path = join(&self.folder, &rest[..end]);
         self.next += end + 1;
-        Some(path)
+        Some(Folder { path, is_start: self.is_start })
     }
+}
+
+/// A folder that is to be listed.
+pub(super) struct Folder {
+    pub(super) path: Vec<u8>,
+    /// Whether a search begins there: its path was written down, and not met on the way.
+    pub(super) is_start: bool,
 }
 
 /// The path of a name in a folder.
@@ -158,16 +194,16 @@ impl<'b> Scan<'b> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Option<(Vec<u8>, Turn<'_, 'b>)> {
+    fn next(&self) -> Option<(Folder, Turn<'_, 'b>)> {
         let mut queue = self.lock();
         loop {
             if queue.is_over || self.stop.load(Ordering::Relaxed) {
                 return None;
             }
             while let Some(list) = queue.lists.last_mut() {
-                if let Some(path) = list.take() {
+                if let Some(folder) = list.take() {
                     queue.working += 1;
-                    return Some((path, Turn(self)));
+                    return Some((folder, Turn(self)));
                 }
                 queue.lists.pop();
             }
@@ -203,7 +239,7 @@ impl<'b> Scan<'b> {
             }
             queue.is_over |= flow.is_break();
             if !names.is_empty() {
-                queue.lists.push(List { folder, names, next: 0 });
+                queue.lists.push(List { folder: folder.path, names, next: 0, is_start: false });
             }
             drop(queue);
             drop(turn);
@@ -212,21 +248,23 @@ impl<'b> Scan<'b> {
 }
 
 /// Lists one folder: the names of folders that may hold something meant, and the files that are meant.
-/// A folder that is no longer there, or that is another file system's, has nothing.
+/// A folder that is no longer there has nothing; one that became a link, or is another file system's, has
+/// nothing of this tree. Where the search was to begin there, though, what lies behind is not known.
 pub(super) fn list(
     root: &Root,
     search: &Search,
-    folder: &[u8],
+    folder: &Folder,
     buffer: &mut Buffer,
     enter: &mut dyn FnMut(&[u8]),
     see: &mut dyn FnMut(Found<'_>) -> ControlFlow<()>,
 ) -> Result<(), Errno> {
-    let opened = match root.folder(folder, Purpose::Read) {
+    let opened = match root.folder(&folder.path, Purpose::Read) {
         Err(error) if is_absent(error) => return Ok(()),
+        Err(error) if is_elsewhere(error) && !folder.is_start => return Ok(()),
         opened => opened?,
     };
-    let mut path = folder.to_vec();
-    if !folder.is_empty() {
+    let mut path = folder.path.clone();
+    if !path.is_empty() {
         path.push(b'/');
     }
     let start = path.len();
@@ -252,8 +290,8 @@ pub(super) fn list(
         match kind {
             FileType::Directory if search.enters(&path) => enter(name.to_bytes()),
             FileType::RegularFile => {
-                if let Some((verdict, identity)) = judge(search, &path, || look(&opened, name))
-                    && see(Found { path: &path, verdict, identity }).is_break()
+                if let Some(found) = judge(search, &path, || look(&opened, name))
+                    && see(found).is_break()
                 {
                     return Ok(());
                 }
@@ -266,24 +304,28 @@ pub(super) fn list(
 
 /// Judges one regular file; `None` for what is not meant, or not there. Looks at it only where it is
 /// meant.
-pub(super) fn judge(
+pub(super) fn judge<'a>(
     search: &Search,
-    path: &[u8],
+    path: &'a [u8],
     look: impl FnOnce() -> Result<Seen, Errno>,
-) -> Option<(Verdict, Identity)> {
+) -> Option<Found<'a>> {
     let mut looked = None;
     let verdict = search.judge_by(path, || {
         let seen = *looked.insert(look());
         seen.ok().and_then(|seen| seen.modified)
     });
     match looked? {
-        Ok(seen) if seen.kind == FileType::RegularFile => Some((verdict, seen.identity)),
+        Ok(seen) if seen.kind == FileType::RegularFile => {
+            let Seen { modified, identity, .. } = seen;
+            Some(Found { path, verdict, modified, identity })
+        }
         Ok(_) => None,
         Err(error) if is_absent(error) => None,
         // It is there, and no more is known.
         Err(_) => {
-            let nothing = Identity { device: 0, inode: 0, born: None };
-            Some((Verdict::Kept(KeptReason::UnreadableStartingPoint), nothing))
+            let verdict = Verdict::Kept(KeptReason::UnreadableStartingPoint);
+            let identity = Identity { device: 0, inode: 0, since: None };
+            Some(Found { path, verdict, modified: None, identity })
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::types::Name;
 
-use super::super::search::{Search, Verdict};
+use super::super::search::Search;
 use super::ordered::{Span, in_order};
 use super::root::Root;
 use super::scan::{Found, scan};
@@ -69,13 +69,9 @@ impl Hand {
 impl FileWalk {
     pub(super) fn in_any_order(root: Arc<Root>, search: Arc<Search>) -> FileWalk {
         FileWalk::start(root, move |root, stop, to| {
-            let see = |hand: &mut Hand, found: Found<'_>| match found.verdict {
-                Verdict::Due(start) => {
-                    let entry =
-                        Entry { path: found.path.to_vec(), start, identity: found.identity };
-                    hand.add(entry, to)
-                }
-                _ => ControlFlow::Continue(()),
+            let see = |hand: &mut Hand, found: Found<'_>| match found.due() {
+                Some(entry) => hand.add(entry, to),
+                None => ControlFlow::Continue(()),
             };
             let (hands, unread) = scan(root, &search, stop, see);
             for mut hand in hands {

@@ -11,7 +11,7 @@ use super::super::search::{Search, Verdict};
 use super::super::sql::Access;
 use super::listing::PAGE;
 use super::pace::{ATTEMPTS, WIDEST, back_off};
-use super::{Backend, Deleted, Entry, Item, Left, Objects, ObjectsError, Outcome};
+use super::{Backend, Deleted, Entry, Item, Left, Objects, ObjectsError, Outcome, is_unique};
 
 /// After so many refusals in a row that no lock explains, no more are asked about.
 const ASK_IN_VAIN: usize = 3;
@@ -20,25 +20,32 @@ const ASK_IN_VAIN: usize = 3;
 struct Wanted {
     index: usize,
     key: String,
-    path: Vec<u8>,
-    version: Option<String>,
-    is_marker: bool,
+    entry: Entry,
 }
 
 impl Wanted {
     fn is(&self, item: &Item) -> bool {
-        self.version == item.version
+        self.entry.version == item.version
+    }
+
+    /// Whether it was put there anew since it was found. What is not known of both is no difference.
+    fn was_replaced(&self, by: &Item) -> bool {
+        fn differ<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
+            one.zip(other).is_some_and(|(one, other)| one != other)
+        }
+        !self.is_unique()
+            && (differ(self.entry.modified.as_ref(), by.modified.as_ref())
+                || differ(self.entry.tag.as_ref(), by.tag.as_ref()))
     }
 
     /// As a listing would show it that knew nothing more.
     fn item(&self) -> Item {
-        let (key, version, is_marker) = (self.key.clone(), self.version.clone(), self.is_marker);
-        Item { key, version, is_marker, modified: None, tag: None }
+        let (version, is_marker) = (self.entry.version.clone(), self.entry.is_marker);
+        Item { key: self.key.clone(), version, is_marker, modified: None, tag: None }
     }
 
-    /// Whether it is named by what no other one will ever be named by.
     fn is_unique(&self) -> bool {
-        self.version.as_deref().is_some_and(|version| version != "null")
+        is_unique(self.entry.version.as_deref())
     }
 }
 
@@ -71,10 +78,7 @@ impl Objects {
         let mut wanted = Vec::with_capacity(entries.len());
         for (index, entry) in entries.into_iter().enumerate() {
             match self.key(&entry.path) {
-                Some(key) => {
-                    let Entry { path, version, is_marker, .. } = entry;
-                    wanted.push(Wanted { index, key, path, version, is_marker });
-                }
+                Some(key) => wanted.push(Wanted { index, key, entry }),
                 None => all.deleted.kept.push((index, refused("its path can be no key"))),
             }
         }
@@ -156,12 +160,15 @@ impl Objects {
         for wanted in std::mem::take(open) {
             let same = seen.get(&wanted.key);
             let item = same.and_then(|items| items.iter().find(|item| wanted.is(item)));
-            match item.map(|item| (item, search.judge(&wanted.path, item.modified))) {
+            match item.map(|item| (item, search.judge(&wanted.entry.path, item.modified))) {
+                Some((item, _)) if wanted.was_replaced(item) => {
+                    deleted.kept.push((wanted.index, Left::Changed));
+                }
                 Some((item, Verdict::Due(_))) if item.is_marker => markers.push((wanted, item)),
                 Some((item, Verdict::Due(_))) => objects.push((wanted, item)),
                 Some(_) => deleted.kept.push((wanted.index, Left::Changed)),
                 // Named without a version, and there are versions by now: something is still there.
-                None if wanted.version.is_none() && same.is_some() => {
+                None if wanted.entry.version.is_none() && same.is_some() => {
                     deleted.kept.push((wanted.index, Left::Changed));
                 }
                 // The name of a version is never given again, so that to ask for its deletion is to ask

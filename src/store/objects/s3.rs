@@ -412,7 +412,7 @@ fn read_page(list: &Element) -> Option<(Vec<Item>, Option<Cursor>)> {
             version: if has_version { Some(version?.to_owned()) } else { None },
             is_marker,
             modified: told.get("LastModified").and_then(|moment| moment.parse().ok()),
-            tag: None,
+            tag: told.get("ETag").map(str::to_owned),
         });
     }
     // Some list the versions of an answer first and then its markers.

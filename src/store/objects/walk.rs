@@ -16,46 +16,57 @@ const AHEAD: usize = 8;
 
 /// A walk through what is due. Dropped, it stops listing.
 pub struct ObjectWalk {
-    pages: mpsc::Receiver<Result<Vec<Entry>, ObjectsError>>,
+    pages: mpsc::Receiver<Vec<Entry>>,
     ready: VecDeque<Entry>,
     /// Ends with the walk.
-    _listing: JoinSet<()>,
+    listing: JoinSet<Result<(), ObjectsError>>,
+    /// What came of it: who asks again is told again.
+    failure: Option<ObjectsError>,
 }
 
 impl ObjectWalk {
     pub(super) fn new(objects: Objects, search: Arc<Search>) -> ObjectWalk {
         let (sender, pages) = mpsc::channel(AHEAD);
         let mut listing = JoinSet::new();
-        listing.spawn(async move {
-            if let Err(error) = list(&objects, &search, &sender).await {
-                // Nobody may be left to be told.
-                let _ = sender.send(Err(error)).await;
-            }
-        });
-        ObjectWalk { pages, ready: VecDeque::new(), _listing: listing }
+        listing.spawn(async move { list(&objects, &search, &sender).await });
+        ObjectWalk { pages, ready: VecDeque::new(), listing, failure: None }
     }
 
     /// The next entries, at most so many; none at the end. The entries of a path come together, its markers
     /// last: whoever deletes batch by batch, in order, deletes in the order in which they must go.
     ///
     /// # Errors
-    /// When the store cannot be listed.
+    /// When the store cannot be listed, and each time after: what was not listed is not known.
     pub async fn next(&mut self, most: usize) -> Result<Option<Vec<Entry>>, ObjectsError> {
         while self.ready.len() < most.max(1) {
-            match self.pages.recv().await {
-                Some(page) => self.ready.extend(page?),
-                None => break,
-            }
+            let Some(page) = self.pages.recv().await else {
+                self.listed().await;
+                break;
+            };
+            self.ready.extend(page);
         }
         let entries: Vec<Entry> = self.ready.drain(..most.max(1).min(self.ready.len())).collect();
-        Ok(Some(entries).filter(|entries| !entries.is_empty()))
+        match &self.failure {
+            Some(failure) if entries.is_empty() => Err(failure.clone()),
+            _ => Ok(Some(entries).filter(|entries| !entries.is_empty())),
+        }
+    }
+
+    /// Finds out why nothing more comes.
+    async fn listed(&mut self) {
+        match self.listing.join_next().await {
+            Some(Ok(ending)) => self.failure = ending.err(),
+            // What panicked there goes on here.
+            Some(Err(died)) => std::panic::resume_unwind(died.into_panic()),
+            None => {}
+        }
     }
 }
 
 async fn list(
     objects: &Objects,
     search: &Arc<Search>,
-    pages: &mpsc::Sender<Result<Vec<Entry>, ObjectsError>>,
+    pages: &mpsc::Sender<Vec<Entry>>,
 ) -> Result<(), ObjectsError> {
     let mut reading = Reading::new(objects, search, None).await?;
     while let Some(judged) = reading.next().await? {
@@ -64,7 +75,7 @@ async fn list(
             _ => None,
         });
         let due: Vec<Entry> = due.collect();
-        if !due.is_empty() && pages.send(Ok(due)).await.is_err() {
+        if !due.is_empty() && pages.send(due).await.is_err() {
             break;
         }
     }
