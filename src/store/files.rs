@@ -214,6 +214,15 @@ pub enum FilesError {
         /// The store.
         store: Name,
     },
+    /// One name there has another's file.
+    #[error(
+        "store `{store}`: its file system takes `K1` and `k1` for one name, so what is asked for by name \
+         may be another's file: move the files to a file system that tells them apart"
+    )]
+    FoldsCase {
+        /// The store.
+        store: Name,
+    },
     /// It was opened for reading.
     #[error("store `{store}`: it was opened for reading, so nothing is deleted from it")]
     ReadOnly {

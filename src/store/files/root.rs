@@ -10,8 +10,8 @@ use std::fmt;
 use jiff::Timestamp;
 use rustix::fd::OwnedFd;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp, makedev,
-    openat, openat2, statx,
+    AtFlags, CWD, FileType, IFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp,
+    fstatfs, ioctl_getflags, makedev, openat, openat2, statx,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -26,6 +26,12 @@ const STEP: usize = 4_000;
 
 /// What is asked of whatever stands under a name.
 const ASKED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
+/// The file systems of FAT, exFAT and NTFS (by both of its drivers), as statfs(2) tells them.
+const FOLDING: [i64; 4] = [0x4d44, 0x2011_bab0, 0x5346_544e, 0x7366_746e];
+
+/// FS_CASEFOLD_FL of a folder of ext4, f2fs or tmpfs; those made in it have it, too.
+const CASEFOLD: IFlags = IFlags::from_bits_retain(0x4000_0000);
 
 /// A tree's root, opened.
 pub(super) struct Root {
@@ -74,11 +80,20 @@ impl Root {
         }
         let root = Root { store, settings, access, top, identity, resolve };
         match root.folder(b"", Purpose::Pass) {
+            Ok(_) if root.folds_case() => Err(FilesError::FoldsCase { store: root.store }),
             Ok(_) => Ok(root),
             // Old kernels do not have it, and old sandboxes do not know it.
             Err(Errno::NOSYS | Errno::PERM) => Err(FilesError::Unconfined { store: root.store }),
             Err(cause) => Err(FilesError::Root { store: root.store, cause: reason(cause) }),
         }
+    }
+
+    /// Whether names are found there by other letters than they have, as far as that can be told.
+    fn folds_case(&self) -> bool {
+        #[allow(clippy::useless_conversion, reason = "narrower on some machines")]
+        let kind = fstatfs(&self.top).map_or(0, |told| i64::from(told.f_type));
+        let flags = self.folder(b"", Purpose::Read).and_then(ioctl_getflags);
+        folds(kind, flags.unwrap_or(IFlags::empty()))
     }
 
     /// Makes sure that the root is still what was opened: a tree that was moved away, or hidden below a
@@ -141,6 +156,12 @@ impl fmt::Debug for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "<tree of {}>", self.store)
     }
+}
+
+/// Whether a folder takes several names for one, by its file system's kind and its own flags.
+fn folds(kind: i64, flags: IFlags) -> bool {
+    // The kind has 32 bits, in a number whose width and sign depend on the machine.
+    FOLDING.contains(&(kind & 0xffff_ffff)) || flags.contains(CASEFOLD)
 }
 
 /// Looks at a name in a folder, at a link as such.
@@ -223,5 +244,20 @@ pub(super) fn reason(error: Errno) -> &'static str {
         Errno::NOSPC | Errno::DQUOT => "there is no space left",
         Errno::NOMEM => "there is no memory left",
         _ => "the file system refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Few machines can mount one of these.
+    #[test]
+    fn file_systems_that_take_two_names_for_one_are_told_apart() {
+        const EXT4: i64 = 0xef53;
+        const VFAT: i64 = 0x4d44;
+        assert!(!folds(EXT4, IFlags::NOATIME) && !folds(0, IFlags::empty()));
+        assert!(folds(VFAT, IFlags::empty()) && folds(0x5346_544e, IFlags::empty()));
+        assert!(folds(EXT4, IFlags::from_bits_retain(0x4000_0000) | IFlags::NOATIME));
     }
 }
