@@ -366,11 +366,6 @@ impl Template {
         }
     }
 
-    /// The template that means one path, whatever characters it has.
-    pub fn of_path(path: &[u8]) -> Template {
-        Template::of("…".to_owned(), vec![Part::Literal(path.to_vec())])
-    }
-
     /// What every path that it means begins with.
     pub fn prefix(&self) -> &[u8] {
         match self.parts.first() {

@@ -42,13 +42,17 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    /// What a run's result means. Records that are still due were in somebody's use.
+    /// What a run's result means. Records that are still due were in somebody's use. Where it is not known
+    /// whether any is, as in folders that cannot be read, that stays so for a while.
     pub(super) fn of(result: &RunResult, mode: Mode, look_again: Option<Timestamp>) -> Ending {
         match result.state {
             RunState::Done
                 if mode == Mode::Enforce && result.remaining.is_some_and(|due| due > 0) =>
             {
                 Ending::Unrecorded
+            }
+            RunState::Done if mode == Mode::Enforce && result.remaining.is_none() => {
+                Ending::Recorded
             }
             RunState::Done | RunState::Observed => Ending::Well(look_again),
             RunState::Failed | RunState::Refused | RunState::Waiting => Ending::Recorded,

@@ -128,7 +128,7 @@ fn records_that_stayed_are_looked_for_again_soon() {
     let ending = |state, remaining, mode| Ending::of(&result(state, remaining), mode, next);
     assert_eq!(ending(RunState::Done, Some(0), Mode::Enforce), Ending::Well(next));
     assert_eq!(ending(RunState::Done, Some(1), Mode::Enforce), Ending::Unrecorded);
-    assert_eq!(ending(RunState::Done, None, Mode::Enforce), Ending::Unrecorded);
+    assert_eq!(ending(RunState::Done, None, Mode::Enforce), Ending::Recorded);
     assert_eq!(ending(RunState::Observed, Some(9), Mode::Observe), Ending::Well(next));
     assert_eq!(ending(RunState::Refused, None, Mode::Enforce), Ending::Recorded);
     assert_eq!(ending(RunState::Busy, None, Mode::Enforce), Ending::Unrecorded);
