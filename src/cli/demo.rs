@@ -157,7 +157,7 @@ impl Tour {
         tell(&exit);
 
         self.heading(
-            "event synthesis.finished upload_key=…",
+            "event synthesis.finished …",
             "Photos are uploaded, and the application says of each that its synthesis is over. Photo and \
              thumbnails go at once: the event is written down first, so that nothing is lost whatever is \
              killed, and the deletion is announced in the ledger as any other.",

@@ -103,7 +103,7 @@ pub(super) fn template(reader: &Reader<'_>, written: &Located<&str>) -> Option<T
             whole.as_str(),
             "write a placeholder once, and `*` for what may be anything".to_owned(),
         ),
-        None => (whole.as_str(), "put a `-` or `/` between them".to_owned()),
+        None => (whole.as_str(), "give each a name of its own between slashes".to_owned()),
     };
     let problem = Problem::new(written.place, format!("{}: {message}", reader.what));
     reader.report(problem.help(help));

@@ -57,7 +57,7 @@ fn an_event_names_rows_by_columns() {
 
 #[test]
 fn an_event_names_files_by_all_that_stands_in_their_paths() {
-    let paths = "path = [\"faces/{upload_key}\", \"{user_id}/{upload_key}.*\"]\n";
+    let paths = "path = [\"faces/{upload_key}\", \"{user_id}/{upload_key}/*\"]\n";
     let text = format!("{UPLOADS}{FACES}").replace("path = \"faces/{upload_key}\"\n", paths);
     let config = read(&text);
     let rule = config.rules.values().next().unwrap();

@@ -207,7 +207,7 @@ fn a_rule_on_files_needs_a_path_that_says_something() {
         ("path = \"a**\"", "stands for whole names"),
         ("path = \"{a\"", "is no placeholder"),
         ("path = \"{a}/{a}\"", "stands there twice"),
-        ("path = \"{a}{b}\"", "cannot be told apart"),
+        ("path = \"{a}{b}\"", "could stand for more than one thing"),
         ("path = \"{date:%Y}\"", "does not say a day"),
         ("path = \"{date:%Y-%m-%d}\"", "does retention count from the date"),
         ("starting_point = \"path date\"", "this path has none"),
