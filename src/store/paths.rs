@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 use super::search::{Age, Covered, Kept, Limits, Search, Verdict};
 use super::sql::{Bounds, Explained};
@@ -69,14 +68,6 @@ impl PathTarget {
 
     fn search(&self, templates: Vec<Template>, age: Age) -> Arc<Search> {
         Arc::new(Search { templates, age, kept: self.kept.clone() })
-    }
-
-    /// From when its retention counts, in the zone of its days.
-    pub fn zone(&self) -> Option<&TimeZone> {
-        match &self.paths.start {
-            PathStart::Modified => None,
-            PathStart::Day(zone) => Some(zone),
-        }
     }
 }
 
@@ -165,4 +156,29 @@ pub(super) fn explained(
         meets_condition: true,
         kept,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// A rule that was rewritten for age may still be handed an event: it must not mean everything.
+    #[test]
+    fn an_event_names_nothing_where_no_placeholder_takes_its_value() {
+        let templates = ["faces/*", "thumbs/{key}/*"].map(|text| text.parse().unwrap()).to_vec();
+        let earliest = jiff::civil::date(1970, 1, 2);
+        let target = PathTarget::new(&Paths { templates, start: PathStart::Modified, earliest });
+        let named = |key: &str| {
+            target.named([&BTreeMap::from([("key".to_owned(), key.to_owned())])].into_iter())
+        };
+        let search = named("k1");
+        assert!(search.means(b"thumbs/k1/64.jpg"));
+        assert!(!search.means(b"faces/k1") && !search.means(b"thumbs/k2/64.jpg"));
+        for elsewhere in ["..", "k1/..", "", "."] {
+            assert!(named(elsewhere).templates.is_empty(), "{elsewhere}");
+        }
+        assert!(!named("*").means(b"thumbs/k1/64.jpg"), "a value is no wildcard");
+    }
 }
