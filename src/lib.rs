@@ -57,6 +57,7 @@
 //! | [`schedule`] | slots of a cron expression: next, previous, missed |
 //! | [`anonymize`] | the strategies, and which of them only pseudonymize |
 //! | [`breaker`] | whether a run may begin, or waits for approval |
+//! | [`notice`] | what recipients are told, and where that stands |
 //! | [`rule`] | a rule, and the cutoff of its retention |
 //! | [`hold`] | a legal hold: what it covers, when it ends |
 //! | [`config`] | files as people write them, made into valid rules and stores |
@@ -133,6 +134,7 @@ pub mod http;
 pub mod keys;
 pub mod ledger;
 pub mod lifecycle;
+pub mod notice;
 pub mod outbound;
 pub mod path;
 pub mod plan;
