@@ -45,6 +45,7 @@ mod sharing;
 mod sources;
 mod stores;
 pub(crate) mod suggest;
+mod tellings;
 mod text;
 mod urls;
 
@@ -463,8 +464,10 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         kinds.insert(name.clone(), kind);
         known.extend(store.map(|store| (name, store)));
     }
+    let recipients = tellings::Recipients::new();
     let read = |(name, table): &(Name, &Table)| {
-        rules::read(context, name, table, &kinds, limits).map(|rule| (name.clone(), rule))
+        rules::read(context, name, table, &kinds, &recipients, limits)
+            .map(|rule| (name.clone(), rule))
     };
     let tables = rules;
     let rules: BTreeMap<Name, Rule> = tables.iter().filter_map(read).collect();
