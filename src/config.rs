@@ -38,6 +38,7 @@ mod layers;
 mod mask;
 mod paths;
 mod reader;
+mod recipients;
 mod rows;
 mod rules;
 mod secret;
@@ -53,6 +54,11 @@ pub use api::{ApiConfig, TcpConfig};
 pub use diagnostic::{ConfigError, Diagnostic, Related};
 pub use environment::process_environment;
 pub use layers::InputFile;
+pub use recipients::{
+    Ack, Authorization, Body, Call, CommandRecipient, Form, HeaderValue, HttpRecipient,
+    IdentityFormat, IdentityShape, InvalidTemplate, Match, OpenDsrRecipient, Piece, Poll, Protocol,
+    ReceiptKey, RecipientConfig, Server, SqlRecipient, Success, Template, WebhookRecipient,
+};
 pub use secret::{HasPassword, PlainUrl, Secret, SecretError};
 
 use diagnostic::{Problem, Problems};
@@ -81,6 +87,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// The registered stores.
     pub stores: BTreeMap<Name, StoreConfig>,
+    /// Who is told of deletions.
+    pub recipients: BTreeMap<Name, RecipientConfig>,
     /// The rules; each names a store that is in `stores`.
     pub rules: BTreeMap<Name, Rule>,
     /// Where events are found besides those that are sent.
@@ -352,6 +360,11 @@ impl Config {
         for store in self.stores.values() {
             hasher.update(format!("{}\0{}\n", store.name, store.kind().as_str()));
         }
+        for recipient in self.recipients.values() {
+            let (protocol, ack) = (recipient.protocol.as_str(), recipient.ack.as_str());
+            let (due, at_once) = (recipient.due.as_secs(), recipient.at_once);
+            hasher.update(format!("{}\0{protocol}\0{ack}\0{due}\0{at_once}\n", recipient.name));
+        }
         for source in self.sources.values() {
             hasher.update(format!("{}\0{}\0{}\n", source.name, source.store, source.table));
             hasher.update(format!("{}\0{:?}\n", source.status, source.events));
@@ -440,6 +453,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
     let audit = section(&mut reader, "audit", |reader| Some(audit::read(reader)));
     let api = section(&mut reader, "api", |reader| Some(api::read(reader)));
     let stores = named(&mut reader, "store");
+    let recipients = named(&mut reader, "recipient");
     let rules = named(&mut reader, "rule");
     let limits =
         section(&mut reader, "breakers", |reader| Some(rules::limits(reader, Limits::default())));
@@ -464,14 +478,20 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         kinds.insert(name.clone(), kind);
         known.extend(store.map(|store| (name, store)));
     }
-    let recipients = tellings::Recipients::new();
+    let recipient_tables = recipients;
     let read = |(name, table): &(Name, &Table)| {
-        rules::read(context, name, table, &kinds, &recipients, limits)
-            .map(|rule| (name.clone(), rule))
+        (name.clone(), recipients::read(context, name, table, &kinds))
+    };
+    let told: tellings::Recipients = recipient_tables.iter().map(read).collect();
+    let read = |(name, table): &(Name, &Table)| {
+        rules::read(context, name, table, &kinds, &told, limits).map(|rule| (name.clone(), rule))
     };
     let tables = rules;
     let rules: BTreeMap<Name, Rule> = tables.iter().filter_map(read).collect();
     sharing::check(context, &tables, &rules, &known);
+    let known_recipients = told.into_iter().filter_map(|(name, read)| Some((name, read?)));
+    let recipients: BTreeMap<Name, RecipientConfig> = known_recipients.collect();
+    recipients::check(context, &recipient_tables, &recipients, &rules, &known);
     let whole = rules.len() == tables.len();
     let listeners = whole.then_some(&rules);
     let read = |(name, table): (Name, &Table)| {
@@ -489,6 +509,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         daemon: daemon.unwrap_or_default(),
         audit,
         stores: known,
+        recipients,
         rules,
         files,
     })
@@ -507,7 +528,7 @@ fn section<T>(
     value
 }
 
-/// The tables of `[store.NAME]`, `[rule.NAME]` or `[source.NAME]`.
+/// The tables of `[store.NAME]`, `[recipient.NAME]`, `[rule.NAME]` or `[source.NAME]`.
 fn named<'a>(reader: &mut Reader<'a>, key: &'static str) -> Vec<(Name, &'a Table)> {
     let context = reader.context;
     let Some((_, table)) = reader.table(key, "{ NAME = { … } }") else { return Vec::new() };

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::tree::Hash;
+use crate::notice;
 use crate::rule;
 use crate::types::Name;
 
@@ -237,6 +238,17 @@ pub enum Event {
     HoldReleased { hold: Uuid },
     /// A legal hold has come to its end.
     HoldExpired { hold: Uuid },
+    /// So many notices of a run to one recipient are over, or go on no further by themselves, in this state.
+    NoticesSettled { run: Uuid, rule: Name, recipient: Name, state: notice::State, notices: u64 },
+    /// So many notices of a run to one recipient have passed their due time without being over.
+    NoticesOverdue { run: Uuid, rule: Name, recipient: Name, notices: u64 },
+    /// Somebody said that a recipient need not carry out a notice; `by` is their account. Their reason is in
+    /// the ledger.
+    NoticeExempted { run: Uuid, rule: Name, recipient: Name, notice: Uuid, by: String },
+    /// Somebody had notices tried again; `by` is their account.
+    NoticesRetried { recipient: Name, notices: u64, by: String },
+    /// What claimed to be a receipt of a recipient was not heeded: so many since the last entry that says so.
+    ReceiptsRefused { recipient: Name, reason: Reason, receipts: u64 },
     /// The audit log goes on under another signing key; both are verifier keys.
     KeyRotated { previous: String, current: String },
     /// Nothing in the log can be tied to a record any more.
@@ -245,7 +257,7 @@ pub enum Event {
 
 impl Event {
     /// Every kind, in the order of the variants.
-    pub const KINDS: [&str; 28] = [
+    pub const KINDS: [&str; 33] = [
         "daemon_started",
         "daemon_stopped",
         "configuration_loaded",
@@ -272,6 +284,11 @@ impl Event {
         "hold_extended",
         "hold_released",
         "hold_expired",
+        "notices_settled",
+        "notices_overdue",
+        "notice_exempted",
+        "notices_retried",
+        "receipts_refused",
         "key_rotated",
         "commitment_key_destroyed",
     ];
@@ -305,6 +322,11 @@ impl Event {
             Event::HoldExtended { .. } => "hold_extended",
             Event::HoldReleased { .. } => "hold_released",
             Event::HoldExpired { .. } => "hold_expired",
+            Event::NoticesSettled { .. } => "notices_settled",
+            Event::NoticesOverdue { .. } => "notices_overdue",
+            Event::NoticeExempted { .. } => "notice_exempted",
+            Event::NoticesRetried { .. } => "notices_retried",
+            Event::ReceiptsRefused { .. } => "receipts_refused",
             Event::KeyRotated { .. } => "key_rotated",
             Event::CommitmentKeyDestroyed {} => "commitment_key_destroyed",
         }
@@ -321,6 +343,8 @@ impl Event {
             | Event::HoldExtended { .. }
             | Event::HoldReleased { .. }
             | Event::HoldExpired { .. }
+            | Event::NoticesRetried { .. }
+            | Event::ReceiptsRefused { .. }
             | Event::KeyRotated { .. }
             | Event::CommitmentKeyDestroyed {} => None,
             Event::HoldPlaced { rule, .. } | Event::PlanRefused { rule, .. } => rule.as_ref(),
@@ -334,6 +358,9 @@ impl Event {
             | Event::RunApproved { rule, .. }
             | Event::RunVerified { rule, .. }
             | Event::CertificateIssued { rule, .. }
+            | Event::NoticesSettled { rule, .. }
+            | Event::NoticesOverdue { rule, .. }
+            | Event::NoticeExempted { rule, .. }
             | Event::RunStarted { rule, .. }
             | Event::BatchDone { rule, .. }
             | Event::BatchUndone { rule, .. }
@@ -371,7 +398,10 @@ impl Event {
             | Event::RunFinished { run, .. }
             | Event::RunObserved { run, .. }
             | Event::RunVerified { run, .. }
-            | Event::CertificateIssued { run, .. } => Some(*run),
+            | Event::CertificateIssued { run, .. }
+            | Event::NoticesSettled { run, .. }
+            | Event::NoticesOverdue { run, .. }
+            | Event::NoticeExempted { run, .. } => Some(*run),
             _ => None,
         }
     }

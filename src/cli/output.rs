@@ -130,6 +130,11 @@ pub(crate) fn number(count: u64) -> String {
     grouped
 }
 
+/// `1 notice`, `2 notices`.
+pub(crate) fn notices(count: u64) -> String {
+    format!("{} notice{}", number(count), if count == 1 { "" } else { "s" })
+}
+
 /// `1 record`, `2 records`.
 pub(crate) fn records(count: u64) -> String {
     format!("{} record{}", number(count), if count == 1 { "" } else { "s" })

@@ -14,8 +14,16 @@ const PREFIX: &str = "EXPUNGED__";
 const SEPARATOR: &str = "__";
 
 /// Tables whose keys are names: in which section, under which key, and of what.
-const FREE: [(&str, &str, &str); 3] =
-    [("rule", "columns", "column"), ("rule", "match", "column"), ("source", "events", "status")];
+const FREE: [(&str, &str, &str); 8] = [
+    ("recipient", "columns", "identity"),
+    ("recipient", "headers", "header"),
+    ("recipient", "identity_format", "identity"),
+    ("recipient", "query", "parameter"),
+    ("rule", "columns", "column"),
+    ("rule", "match", "column"),
+    ("rule", "recipients", "recipient"),
+    ("source", "events", "status"),
+];
 
 /// A variable that reaches into the configuration.
 #[derive(Debug)]
@@ -97,7 +105,7 @@ fn resolve(name: &str, root: &Table) -> Result<Vec<String>, Unreached> {
             path.extend(keys(rest, section)?);
             Ok(path)
         }
-        "store" | "rule" | "source" => {
+        "store" | "recipient" | "rule" | "source" => {
             let (named, rest) = find(section, root.entries.get(section).map(|e| &e.kind), rest)?;
             path.push(named.to_owned());
             let table = root.entries.get(section).and_then(|section| inner(&section.kind, named));
@@ -119,7 +127,7 @@ fn resolve(name: &str, root: &Table) -> Result<Vec<String>, Unreached> {
             Ok(path)
         }
         _ => {
-            let sections = ["ledger", "keys", "daemon", "store", "rule", "source"];
+            let sections = ["ledger", "keys", "daemon", "store", "recipient", "rule", "source"];
             let help = match suggest::nearest(section, sections) {
                 Some(near) => format!("did you mean `{PREFIX}{}__…`?", near.to_uppercase()),
                 None => format!("the sections are {}", suggest::list(sections)),

@@ -98,7 +98,7 @@ fn may_be_one(one: &Reach<'_>, other: &Reach<'_>, stores: &BTreeMap<Name, StoreC
 }
 
 /// A name without a schema may be of any, and databases do not all care about case.
-fn is_one_table(one: &TableName, other: &TableName) -> bool {
+pub(super) fn is_one_table(one: &TableName, other: &TableName) -> bool {
     let schemas = one.schema.as_ref().zip(other.schema.as_ref());
     one.table.eq_ignore_ascii_case(&other.table)
         && schemas.is_none_or(|(one, other)| one.eq_ignore_ascii_case(other))

@@ -1,8 +1,8 @@
 //! `recipients` of a rule: who is told of what it takes, and by what each of them knows a record.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+use super::RecipientConfig;
 use super::diagnostic::Problem;
 use super::reader::{Reader, quoted};
 use super::rules::Chosen;
@@ -13,16 +13,7 @@ use crate::rule::{Action, Selection, Sharing};
 use crate::types::Name;
 
 /// The recipients that a rule can name; nothing is known of one whose own table is wrong.
-pub(super) type Recipients = BTreeMap<Name, Option<Terms>>;
-
-/// On what terms a recipient is told.
-#[derive(Clone, Copy)]
-pub(super) struct Terms {
-    /// How many it takes in one message.
-    pub(super) at_once: usize,
-    /// How long it has.
-    pub(super) due: Duration,
-}
+pub(super) type Recipients = BTreeMap<Name, Option<RecipientConfig>>;
 
 const EXAMPLE: &str = "[\"analytics\"]";
 const IDENTIFY: &str = "{ user_id = \"id\" }";
@@ -70,6 +61,7 @@ fn by_subject(
         let identify = subject_alone(reader, (&what, word.place), recipient.0, chosen);
         if let Some(identify) = &identify {
             in_each_path(reader, word.place, recipient.0, identify, chosen);
+            in_messages((reader, &what), word.place, recipient, identify);
         }
         tellings.extend(telling(recipient, identify, Per::Subject));
     }
@@ -99,7 +91,7 @@ fn by_table(
         };
         let Some(recipient) = recipient else { continue };
         let what = format!("recipient `{}` of {}", recipient.0, reader.what);
-        let mut inner = Reader::new(reader.context, what, table);
+        let mut inner = Reader::new(reader.context, what.clone(), table);
         let words = [("subject", Per::Subject), ("record", Per::Record)];
         let meant = [("person", "subject"), ("user", "subject"), ("row", "record")];
         let per = inner.choice("per", &words, &meant).map_or(Per::Subject, |per| per.value);
@@ -112,17 +104,18 @@ fn by_table(
         inner.finish();
         if let Some(identify) = &identify {
             in_each_path(reader, entry.key, recipient.0, identify, chosen);
+            in_messages((reader, &what), entry.key, recipient, identify);
         }
         tellings.extend(telling(recipient, identify, per));
     }
     tellings
 }
 
-/// A recipient, and its terms where they are known.
-type Known<'a> = (&'a Name, Option<Terms>);
+/// A recipient, and how it is told where that is known.
+type Known<'a> = (&'a Name, Option<&'a RecipientConfig>);
 
 fn telling(
-    (recipient, terms): Known<'_>,
+    (recipient, config): Known<'_>,
     identify: Option<BTreeMap<String, String>>,
     per: Per,
 ) -> Option<Telling> {
@@ -130,8 +123,8 @@ fn telling(
         recipient: recipient.clone(),
         identify: identify?,
         per,
-        at_once: terms.map_or(1, |terms| terms.at_once),
-        due_seconds: terms.map_or(0, |terms| terms.due.as_secs()),
+        at_once: config.map_or(1, |config| config.at_once),
+        due_seconds: config.map_or(0, |config| config.due.as_secs()),
     })
 }
 
@@ -143,8 +136,8 @@ fn recipient<'a>(
     recipients: &'a Recipients,
 ) -> Option<Known<'a>> {
     let known = name.parse::<Name>().ok().and_then(|name| recipients.get_key_value(&name));
-    if let Some((name, terms)) = known {
-        return Some((name, *terms));
+    if let Some((name, config)) = known {
+        return Some((name, config.as_ref()));
     }
     let message = format!("{}: there is no recipient {}", reader.what, quoted(name));
     let names = || recipients.keys().map(Name::as_str);
@@ -244,6 +237,38 @@ fn in_each_path(
         let message =
             format!("{what}: nothing in the path `{path}` identifies it to `{recipient}`");
         let help = "let each path name whom it is about, or write a rule of its own for this one";
+        reader.report(Problem::new(place, message).help(help));
+    }
+}
+
+/// Reports what the recipient's messages are made of and the rule does not name, and what it names in vain.
+fn in_messages(
+    (reader, what): (&Reader<'_>, &str),
+    place: Place,
+    (recipient, config): Known<'_>,
+    identify: &BTreeMap<String, String>,
+) {
+    let Some(names) = config.and_then(RecipientConfig::identities) else { return };
+    let table = reader.what.replace(" `", ".").replace('`', "");
+    let missing: Vec<&str> =
+        names.iter().copied().filter(|name| !identify.contains_key(*name)).collect();
+    if !missing.is_empty() {
+        let missing = suggest::list(missing);
+        let message =
+            format!("{what}: `{recipient}` is told {missing}, and nothing says what that is");
+        let example: Vec<_> = names.iter().map(|name| format!("{name} = \"…\"")).collect();
+        let help = format!(
+            "write `identify = {{ {} }}` below `[{table}.recipients.{recipient}]`",
+            example.join(", ")
+        );
+        reader.report(Problem::new(place, message).help(help));
+        return;
+    }
+    let vain = identify.keys().map(String::as_str).filter(|name| !names.contains(name));
+    let vain = suggest::list(vain);
+    if !vain.is_empty() {
+        let message = format!("{what}: the messages to `{recipient}` have no place for {vain}");
+        let help = format!("leave it out; they are made of {}", suggest::list(names));
         reader.report(Problem::new(place, message).help(help));
     }
 }

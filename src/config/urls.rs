@@ -27,7 +27,9 @@ pub(super) fn read(
         Kind::Text(text) => {
             literal(reader, key, entry, text, kinds).map(|secret| located(entry, secret))
         }
-        Kind::Table(table) => reference(reader, key, table).map(|secret| located(entry, secret)),
+        Kind::Table(table) => {
+            reference(reader.context, of(reader, key), table).map(|secret| located(entry, secret))
+        }
         _ => reader.wrong_type(
             entry,
             key,
@@ -48,14 +50,14 @@ pub(super) fn secret(reader: &mut Reader<'_>, key: &'static str) -> Option<Secre
         return Some(Secret::Env(variable.to_owned()));
     }
     let (_, table) = reader.table(key, &format!("{{ {} }}", WAYS[0]))?;
-    reference(reader, key, table)
+    reference(reader.context, of(reader, key), table)
 }
 
 /// Reads what need not be secret, such as the id of a key: as it is, or where it is kept.
 pub(super) fn identifier(reader: &mut Reader<'_>, key: &'static str) -> Option<Secret> {
     let entry = reader.entry(key)?;
     if let Kind::Table(table) = &entry.kind {
-        return reference(reader, key, table);
+        return reference(reader.context, of(reader, key), table);
     }
     let text = reader.word(key, &format!("{{ {} }}", WAYS[0]))?;
     PlainUrl::new(text.value).ok().map(Secret::Literal).or_else(|| {
@@ -65,6 +67,10 @@ pub(super) fn identifier(reader: &mut Reader<'_>, key: &'static str) -> Option<S
         reader.report(Problem::new(text.place, message).help(help));
         None
     })
+}
+
+fn of(reader: &Reader<'_>, key: &str) -> String {
+    format!("`{key}` of {}", reader.what)
 }
 
 /// What a URL of this kind may begin with.
@@ -196,9 +202,8 @@ pub(super) fn absolute(context: Context<'_>, path: &str) -> PathBuf {
 }
 
 /// `{ credential = … }`, `{ file = … }` or `{ env = … }`.
-fn reference(outer: &Reader<'_>, key: &'static str, table: &Table) -> Option<Secret> {
-    let what = format!("`{key}` of {}", outer.what);
-    let mut reader = Reader::new(outer.context, what, table).guarded();
+pub(super) fn reference(context: Context<'_>, what: String, table: &Table) -> Option<Secret> {
+    let mut reader = Reader::new(context, what, table).guarded();
     let found = [
         reader.word("credential", "\"app-db-url\""),
         reader.word("file", "\"/etc/expunged/secrets/app-db-url\""),

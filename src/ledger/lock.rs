@@ -21,6 +21,10 @@ pub struct RuleLock {
     held: Held,
 }
 
+/// The right to tell a recipient: nobody else has it, in this process or another, until it is dropped.
+#[derive(Debug)]
+pub struct RecipientLock(Held);
+
 /// Keeps changes of the keys and daemons apart, until it is dropped.
 #[derive(Debug)]
 pub struct DaemonLock(#[expect(dead_code, reason = "it is held, not read")] Held);
@@ -70,6 +74,28 @@ impl Ledger {
         Ok(held.map(|held| RuleLock { rule: rule.clone(), held }))
     }
 
+    /// Takes the right to tell a recipient, or gives `None` when somebody else has it.
+    ///
+    /// # Errors
+    /// As for [`Ledger::lock_rule`].
+    pub async fn lock_recipient(
+        &self,
+        recipient: &Name,
+    ) -> Result<Option<RecipientLock>, LedgerError> {
+        let held = match &*self.place {
+            Place::Sqlite { file } => {
+                let name = format!("recipient.{recipient}.lock");
+                try_lock_file(file, &name, Share::Alone)?.map(Held::File)
+            }
+            place @ Place::Postgres { .. } => {
+                let name = format!("expunged recipient lock\n{{schema}}\n{recipient}");
+                let session = try_lock_session(place, &name, Share::Alone).await?;
+                session.map(|session| Held::Session(Box::new(session)))
+            }
+        };
+        Ok(held.map(RecipientLock))
+    }
+
     /// Says that a daemon works on this ledger, for as long as the lock is held; others may do so too.
     ///
     /// # Errors
@@ -111,19 +137,8 @@ impl RuleLock {
     /// # Errors
     /// When it is lost: somebody else may be working on the rule by now.
     pub async fn check(&mut self) -> Result<(), LedgerError> {
-        match &mut self.held {
-            Held::File(_) => Ok(()),
-            Held::Session(session) => {
-                let held: bool = sqlx::query_scalar(
-                    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
-                     AND pid = pg_backend_pid())",
-                )
-                .fetch_one(&mut **session)
-                .await
-                .doing("holding the lock of a rule")?;
-                if held { Ok(()) } else { Err(LedgerError::LockLost(self.rule.clone())) }
-            }
-        }
+        let held = self.held.is_held().await.doing("holding the lock of a rule")?;
+        if held { Ok(()) } else { Err(LedgerError::LockLost(self.rule.clone())) }
     }
 
     /// Gives the lock up and returns when others can have it. Dropping it does the same, but may
@@ -140,6 +155,32 @@ impl RuleLock {
                     .await
                     .doing("giving up the lock of a rule")?;
                 session.close().await.doing("closing a connection")
+            }
+        }
+    }
+}
+
+impl RecipientLock {
+    /// Whether the lock is still held. To be asked before each message, or so.
+    ///
+    /// # Errors
+    /// When the session that held it is lost.
+    pub async fn is_held(&mut self) -> Result<bool, LedgerError> {
+        self.0.is_held().await.doing("holding the lock of a recipient")
+    }
+}
+
+impl Held {
+    async fn is_held(&mut self) -> Result<bool, sqlx::Error> {
+        match self {
+            Held::File(_) => Ok(true),
+            Held::Session(session) => {
+                sqlx::query_scalar(
+                    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
+                     AND pid = pg_backend_pid())",
+                )
+                .fetch_one(&mut **session)
+                .await
             }
         }
     }

@@ -33,6 +33,8 @@ pub(crate) trait Columns {
     fn optional_text(&self, column: &'static str) -> Result<Option<String>, LedgerError>;
     /// Bytes that must be there.
     fn bytes(&self, column: &'static str) -> Result<Vec<u8>, LedgerError>;
+    /// Bytes that may be NULL.
+    fn optional_bytes(&self, column: &'static str) -> Result<Option<Vec<u8>>, LedgerError>;
     /// A whole number that may be NULL.
     fn optional_integer(&self, column: &'static str) -> Result<Option<i64>, LedgerError>;
 
@@ -90,6 +92,10 @@ impl Columns for AnyRow {
     }
 
     fn bytes(&self, column: &'static str) -> Result<Vec<u8>, LedgerError> {
+        self.try_get(column).doing(READING)
+    }
+
+    fn optional_bytes(&self, column: &'static str) -> Result<Option<Vec<u8>>, LedgerError> {
         self.try_get(column).doing(READING)
     }
 

@@ -4,8 +4,6 @@
 //! exactly once: whoever comes second changes nothing and records nothing. Each step is taken through
 //! [`crate::transition::next`], with the run's row locked.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -13,14 +11,13 @@ use super::error::Doing;
 use super::row::{Columns, to_integer};
 use super::steps::{open_sequence, standing, step};
 use super::{
-    Intended, Ledger, LedgerError, Request, Transaction, approvals, audit, commit, requests,
-    to_text,
+    Intended, Ledger, LedgerError, Request, Transaction, approvals, audit, commit, notices,
+    requests, to_text,
 };
 use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
 use crate::audit::{Entry, Event};
 use crate::clock;
 use crate::fault;
-use crate::keys::Keys;
 use crate::notice::Telling;
 use crate::plan::Plan;
 use crate::rule::Rule;
@@ -220,9 +217,9 @@ impl Ledger {
         outcome: Outcome,
         now: Timestamp,
     ) -> Result<bool, LedgerError> {
-        let commitments = match outcome {
-            Outcome::Done => Some(taken.commitments(&self.keys, run)),
-            Outcome::Undone(_) => None,
+        let (commitments, values) = match outcome {
+            Outcome::Done => (Some(taken.commitments(&self.keys, run)), taken.values()),
+            Outcome::Undone(_) => (None, Vec::new()),
         };
         let mut tx = self.begin().await?;
         let state = standing(&mut tx, run.id).await?;
@@ -258,7 +255,9 @@ impl Ledger {
             }
             (Outcome::Done, commitments) => {
                 count_records(&mut tx, run, records).await?;
-                let notices = tell(&mut tx, &self.keys, run, batch, taken, now).await?;
+                let (tellings, values) = (&taken.tellings, &values);
+                let notices =
+                    notices::write(&mut tx, &self.keys, run, batch, tellings, values, now).await?;
                 Event::BatchDone {
                     run: run.id,
                     batch,
@@ -404,19 +403,6 @@ async fn insert_run(
     .await
     .doing("beginning a run")?;
     Ok(())
-}
-
-/// Tells recipients of what a batch took, where it took records and anybody is told.
-async fn tell(
-    tx: &mut Transaction<'_>,
-    keys: &Keys,
-    run: &Run,
-    batch: Uuid,
-    taken: &Intended,
-    now: Timestamp,
-) -> Result<BTreeMap<Name, u64>, LedgerError> {
-    let _ = (tx, keys, run, batch, taken, now);
-    Ok(BTreeMap::new())
 }
 
 async fn count_records(

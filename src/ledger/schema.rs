@@ -20,10 +20,10 @@ use crate::keys::Keys;
 const VERSIONS: &str = "ledger_version";
 
 /// The version that this program makes and understands.
-const KNOWN: i64 = 4;
+const KNOWN: i64 = 5;
 
 /// Each migration's name, and its text for SQLite and for PostgreSQL; the first brings version 1.
-const MIGRATIONS: [(&str, &str, &str); 4] = [
+const MIGRATIONS: [(&str, &str, &str); 5] = [
     (
         "ledger",
         include_str!("../../migrations/sqlite/0001_ledger.sql"),
@@ -43,6 +43,11 @@ const MIGRATIONS: [(&str, &str, &str); 4] = [
         "attachments",
         include_str!("../../migrations/sqlite/0004_attachments.sql"),
         include_str!("../../migrations/postgres/0004_attachments.sql"),
+    ),
+    (
+        "notices",
+        include_str!("../../migrations/sqlite/0005_notices.sql"),
+        include_str!("../../migrations/postgres/0005_notices.sql"),
     ),
 ];
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::notice::State;
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -132,6 +133,32 @@ fn one_of_each() -> Vec<Event> {
         Event::HoldExtended { hold: batch, until: at() },
         Event::HoldReleased { hold: batch },
         Event::HoldExpired { hold: batch },
+        Event::NoticesSettled {
+            run,
+            rule: rule.clone(),
+            recipient: "ads".parse().unwrap(),
+            state: State::Completed,
+            notices: 3,
+        },
+        Event::NoticesOverdue {
+            run,
+            rule: rule.clone(),
+            recipient: "ads".parse().unwrap(),
+            notices: 1,
+        },
+        Event::NoticeExempted {
+            run,
+            rule,
+            recipient: "ads".parse().unwrap(),
+            notice: batch,
+            by: "anna".into(),
+        },
+        Event::NoticesRetried { recipient: "ads".parse().unwrap(), notices: 2, by: "anna".into() },
+        Event::ReceiptsRefused {
+            recipient: "ads".parse().unwrap(),
+            reason: "its signature is not the recipient's".into(),
+            receipts: 1,
+        },
         Event::KeyRotated { previous: "a+1+b".into(), current: "a+2+c".into() },
         Event::CommitmentKeyDestroyed {},
     ]

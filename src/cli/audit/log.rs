@@ -178,6 +178,19 @@ pub(super) fn describe(event: &Event) -> String {
         Event::HoldExtended { until, .. } => format!("until {}", until.strftime("%Y-%m-%d")),
         Event::HoldReleased { .. } => "its records are free again".to_owned(),
         Event::HoldExpired { .. } => "its time is over".to_owned(),
+        Event::NoticesSettled { recipient, state, notices, .. } => {
+            format!("{} of {recipient} {state}", output::notices(*notices))
+        }
+        Event::NoticesOverdue { recipient, notices, .. } => {
+            format!("{} of {recipient} overdue", output::notices(*notices))
+        }
+        Event::NoticeExempted { recipient, by, .. } => format!("{recipient} need not, says {by}"),
+        Event::NoticesRetried { recipient, notices, by } => {
+            format!("{} of {recipient} tried again by {by}", output::notices(*notices))
+        }
+        Event::ReceiptsRefused { recipient, reason, receipts } => {
+            format!("{} as from {recipient}: {reason}", output::number(*receipts))
+        }
         Event::KeyRotated { current, .. } => {
             format!("to {}", current.rsplit_once('+').map_or(&**current, |(name, _)| name))
         }

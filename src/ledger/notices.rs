@@ -1,0 +1,500 @@
+//! Notices: what recipients are told of records that are gone, from the batch's outcome to their receipt.
+//!
+//! [`write`] stands in the transaction of the batch's outcome, so there is no deletion without its notices and no
+//! notice without its deletion. Who tells a recipient holds its lock ([`Ledger::lock_recipient`]), which vanishes
+//! with the process: so nothing is leased, and what was told and not written down is told again under the same id.
+//! Each change goes through [`notice::next`], as a condition of its statement.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use sqlx::AssertSqlSafe;
+use sqlx::any::AnyRow;
+use uuid::Uuid;
+
+use super::error::Doing;
+use super::row::{Columns, to_integer};
+use super::{Ledger, LedgerError, Run, Transaction, audit, commit, to_text};
+use crate::audit::{Commitments, Entry, Event};
+use crate::clock;
+use crate::fault;
+use crate::keys::Keys;
+use crate::notice::{self, Answer, Identities, Message, State, Step, Telling};
+use crate::types::{Key, KeyValue, Name};
+
+mod desk;
+mod receipts;
+
+pub use desk::{Notice, NoticeFilter, RecipientState};
+pub use receipts::Received as ReceiptReceived;
+
+/// Rows that are written by one statement.
+const ROWS: usize = 64;
+/// Columns of a row that is written.
+const COLUMNS: usize = 15;
+/// What a recipient is told of records that nothing identifies to it.
+const UNNAMED: &str = "nothing identifies the records to the recipient";
+/// As many bytes of a commitment tell lanes apart.
+const LANE: usize = 16;
+
+/// A notice whose turn it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queued {
+    /// Its place in the queue.
+    pub seq: i64,
+    /// What is told.
+    pub message: Message,
+    /// The run whose records it is about.
+    pub run: Uuid,
+    /// How often it was told in vain.
+    pub attempts: u32,
+    /// When it must be over.
+    pub due_at: Timestamp,
+    /// Under which name the recipient knows it, where it has said so.
+    pub job: Option<String>,
+}
+
+/// What came of a notice whose turn it was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answered {
+    /// The notice.
+    pub notice: Queued,
+    /// What came of it.
+    pub answer: Answer,
+    /// When it is told or asked again, where it is.
+    pub next_at: Option<Timestamp>,
+}
+
+/// Writes the notices of a batch that is done, in the transaction of its outcome: `values` has for each telling
+/// the values of each record, in the order of [`Telling::identify`]. Says how many each recipient is told.
+pub(super) async fn write(
+    tx: &mut Transaction<'_>,
+    keys: &Keys,
+    run: &Run,
+    batch: Uuid,
+    tellings: &[Telling],
+    values: &[Vec<Vec<Option<String>>>],
+    now: Timestamp,
+) -> Result<BTreeMap<Name, u64>, LedgerError> {
+    let mut told = BTreeMap::new();
+    for (telling, values) in tellings.iter().zip(values) {
+        let (lists, unnamed) = notice::lists(telling, values);
+        let drafts: Vec<Draft> =
+            lists.iter().map(|about| Draft::of(keys, telling, about)).collect();
+        for some in drafts.chunks(ROWS) {
+            insert(tx, run, batch, telling, some, now).await?;
+        }
+        if unnamed > 0 {
+            insert(tx, run, batch, telling, &[Draft::unnamed(keys, unnamed)], now).await?;
+        }
+        *told.entry(telling.recipient.clone()).or_default() +=
+            drafts.len() as u64 + u64::from(unnamed > 0);
+    }
+    told.retain(|_, notices| *notices > 0);
+    Ok(told)
+}
+
+/// A notice that is about to be written.
+struct Draft {
+    id: Uuid,
+    state: State,
+    subjects: u64,
+    lane: Vec<u8>,
+    sealed: Option<Vec<u8>>,
+    commitment: [u8; 32],
+    reason: Option<Vec<u8>>,
+}
+
+impl Draft {
+    fn of(keys: &Keys, telling: &Telling, about: &[Identities]) -> Draft {
+        let id = clock::new_id();
+        let commitments = about.iter().map(|who| commitment(keys, &telling.recipient, who));
+        let commitments = Commitments::new(commitments.collect());
+        let root = commitments.root().0;
+        // Lists go in order, one after the other; of single messages only those about the same.
+        let lane = if telling.at_once > 1 { Vec::new() } else { root[..LANE].to_vec() };
+        // Maps of texts always have a JSON.
+        let plain = serde_json::to_vec(about).unwrap_or_default();
+        Draft {
+            id,
+            state: State::Pending,
+            subjects: about.len() as u64,
+            lane,
+            sealed: Some(keys.seal(&plain, place(id, "about").as_bytes())),
+            commitment: root,
+            reason: None,
+        }
+    }
+
+    fn unnamed(keys: &Keys, records: u64) -> Draft {
+        let id = clock::new_id();
+        Draft {
+            id,
+            state: State::Exempt,
+            subjects: records,
+            lane: Vec::new(),
+            sealed: None,
+            commitment: Commitments::default().root().0,
+            reason: Some(keys.seal(UNNAMED.as_bytes(), place(id, "reason").as_bytes())),
+        }
+    }
+}
+
+/// The commitment to what identifies somebody to a recipient.
+fn commitment(keys: &Keys, recipient: &Name, who: &Identities) -> [u8; 32] {
+    let parts = who.0.iter().flat_map(|(name, value)| [name.clone(), value.clone()]);
+    keys.commitment(recipient, "recipient", &Key(parts.map(KeyValue::Text).collect()))
+}
+
+async fn insert(
+    tx: &mut Transaction<'_>,
+    run: &Run,
+    batch: Uuid,
+    telling: &Telling,
+    drafts: &[Draft],
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let row = |row: usize| {
+        let places = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column));
+        format!("({})", places.collect::<Vec<_>>().join(", "))
+    };
+    let rows: Vec<_> = (0..drafts.len()).map(row).collect();
+    let statement = format!(
+        "INSERT INTO notice (id, recipient, rule, run_id, batch_id, state, subjects, lane, sealed, commitment, \
+                             created_at, due_at, next_at, ended_at, reason) VALUES {}",
+        rows.join(", ")
+    );
+    let (run_id, batch_id) = (run.id.to_string(), batch.to_string());
+    let (now_text, due) = (to_text(now), to_text(notice::due_at(now, telling.due_seconds)));
+    let mut query = sqlx::query(AssertSqlSafe(statement));
+    for draft in drafts {
+        query = query.bind(draft.id.to_string()).bind(telling.recipient.as_str());
+        query = query.bind(run.rule.as_str()).bind(&run_id).bind(&batch_id);
+        query = query.bind(draft.state.as_str()).bind(to_integer(draft.subjects));
+        query = query.bind(&draft.lane).bind(&draft.sealed).bind(draft.commitment.to_vec());
+        let (next_at, ended_at) = match draft.state {
+            State::Pending => (Some(&now_text), None),
+            _ => (None, Some(&now_text)),
+        };
+        query = query.bind(&now_text).bind(&due).bind(next_at).bind(ended_at).bind(&draft.reason);
+    }
+    query.execute(&mut **tx).await.doing("writing notices")?;
+    Ok(())
+}
+
+/// What binds sealed bytes to their notice.
+fn place(id: Uuid, what: &str) -> String {
+    format!("notice\0{what}\0{id}")
+}
+
+impl Ledger {
+    /// The notices to a recipient whose turn it is, after this place in the queue, in order, at most so many.
+    ///
+    /// Where they go `in_order`, one after the other, these are the first that wait, up to one that was put off.
+    /// Otherwise only those are among them whose lane has no earlier one that waits.
+    ///
+    /// # Errors
+    /// When the database does not answer, or what is told cannot be opened.
+    pub async fn queued_notices(
+        &self,
+        recipient: &Name,
+        in_order: bool,
+        after: i64,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<Queued>, LedgerError> {
+        const WHAT: &str = "SELECT seq, id, rule, run_id, created_at, due_at, attempts, job, sealed, next_at \
+                            FROM notice WHERE recipient = $1 AND state = 'pending' AND seq > $2";
+        const FIRST: &str = "AND next_at <= $4 AND seq = (SELECT min(seq) FROM notice AS first \
+                             WHERE first.recipient = $1 AND first.state = 'pending' AND first.lane = notice.lane)";
+        // Put together from constants.
+        let statement = if in_order {
+            format!("{WHAT} ORDER BY seq LIMIT $3")
+        } else {
+            format!("{WHAT} {FIRST} ORDER BY seq LIMIT $3")
+        };
+        let mut tx = self.snapshot().await?;
+        let query = sqlx::query(AssertSqlSafe(statement)).bind(recipient.as_str());
+        let query = query.bind(after).bind(i64::from(limit));
+        let query = if in_order { query } else { query.bind(to_text(now)) };
+        let rows = query.fetch_all(&mut *tx).await.doing("reading notices")?;
+        let mut queued = Vec::with_capacity(rows.len());
+        for row in &rows {
+            if row.optional_moment("next_at")?.is_some_and(|next_at| next_at > now) {
+                break;
+            }
+            queued.push(self.open_queued(row)?);
+        }
+        Ok(queued)
+    }
+
+    /// The notices that a recipient has received and is to be asked about, the longest waiting first.
+    ///
+    /// # Errors
+    /// As for [`Ledger::queued_notices`].
+    pub async fn notices_to_ask_about(
+        &self,
+        recipient: &Name,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<Queued>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query(
+            "SELECT seq, id, rule, run_id, created_at, due_at, attempts, job, sealed FROM notice \
+             WHERE recipient = $1 AND state IN ('sent', 'accepted') AND next_at <= $2 \
+             ORDER BY next_at, seq LIMIT $3",
+        )
+        .bind(recipient.as_str())
+        .bind(to_text(now))
+        .bind(i64::from(limit))
+        .fetch_all(&mut *tx)
+        .await
+        .doing("reading notices")?;
+        rows.iter().map(|row| self.open_queued(row)).collect()
+    }
+
+    /// When the next notice of a recipient has its turn, be it to tell or to ask.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn next_notice_at(&self, recipient: &Name) -> Result<Option<Timestamp>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let row = sqlx::query(
+            "SELECT min(next_at) AS next_at FROM notice WHERE recipient = $1 \
+             AND state IN ('pending', 'sent', 'accepted') AND next_at IS NOT NULL",
+        )
+        .bind(recipient.as_str())
+        .fetch_one(&mut *tx)
+        .await
+        .doing("looking for the next notice")?;
+        row.optional_moment("next_at")
+    }
+
+    fn open_queued(&self, row: &AnyRow) -> Result<Queued, LedgerError> {
+        let id = row.id("id")?;
+        let seq = row.optional_integer("seq")?;
+        Ok(Queued {
+            seq: seq.ok_or(LedgerError::Damaged { column: "seq", found: "nothing" })?,
+            run: row.id("run_id")?,
+            attempts: u32::try_from(row.count("attempts")?).unwrap_or(u32::MAX),
+            due_at: row.moment("due_at")?,
+            job: row.optional_text("job")?,
+            message: Message {
+                id,
+                rule: row.name("rule")?,
+                created_at: row.moment("created_at")?,
+                about: self.open_about(id, &row.bytes("sealed")?)?,
+            },
+        })
+    }
+
+    /// Whom a notice is about.
+    fn open_about(&self, id: Uuid, sealed: &[u8]) -> Result<Vec<Identities>, LedgerError> {
+        let damaged = |found| LedgerError::Damaged { column: "sealed", found };
+        let plain = self.keys.unseal(sealed, place(id, "about").as_bytes());
+        let plain = plain.map_err(|_| damaged("nothing that opens"))?;
+        serde_json::from_slice(&plain).map_err(|_| damaged("no identities"))
+    }
+
+    /// Writes down what came of notices to one recipient, all in one transaction with their audit entries. A
+    /// notice that has gone on meanwhile (a receipt overtook the answer) is left as it is.
+    ///
+    /// # Errors
+    /// When the database does not answer; the notices are told again then.
+    pub async fn settle_notices(
+        &self,
+        recipient: &Name,
+        answered: &[Answered],
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let mut tx = self.begin().await?;
+        let mut ended: BTreeMap<(Uuid, Name, State), u64> = BTreeMap::new();
+        let completed = answered.iter().filter(|one| one.answer == Answer::Completed);
+        let completed: Vec<i64> = completed.map(|one| one.notice.seq).collect();
+        for some in completed.chunks(ROWS) {
+            complete(&mut tx, some, now, &mut ended).await?;
+        }
+        for one in answered.iter().filter(|one| one.answer != Answer::Completed) {
+            self.settle_one(&mut tx, one, now, &mut ended).await?;
+        }
+        self.record_ended(&mut tx, recipient, ended, now).await?;
+        fault::point("notices.settling");
+        commit(tx).await?;
+        fault::point("notices.settled");
+        Ok(())
+    }
+
+    async fn settle_one(
+        &self,
+        tx: &mut Transaction<'_>,
+        one: &Answered,
+        now: Timestamp,
+        ended: &mut BTreeMap<(Uuid, Name, State), u64>,
+    ) -> Result<(), LedgerError> {
+        let seq = one.notice.seq;
+        let next_at = one.next_at.map(to_text);
+        let (step, reason, job) = match &one.answer {
+            Answer::Completed => (Step::Complete, None, None),
+            Answer::Sent { job } => (Step::Send, None, job.as_deref()),
+            Answer::Accepted => (Step::Accept, None, None),
+            Answer::Denied(reason) => (Step::Deny, Some(reason), None),
+            Answer::Exempt(reason) => (Step::Exempt, Some(reason), None),
+            Answer::Failed(why) => {
+                let failed = take_step(tx, seq, Step::Fail, now).await?;
+                note_error(tx, seq, why).await?;
+                count(ended, failed);
+                return Ok(());
+            }
+            Answer::Later { why, .. } => {
+                sqlx::query(
+                    "UPDATE notice SET attempts = attempts + 1, next_at = $1, error = $2 \
+                     WHERE seq = $3 AND state IN ('pending', 'sent', 'accepted')",
+                )
+                .bind(next_at)
+                .bind(why)
+                .bind(seq)
+                .execute(&mut **tx)
+                .await
+                .doing("putting a notice off")?;
+                return Ok(());
+            }
+            // Nothing is wrong with the notice: it waits until somebody has looked at the recipient.
+            Answer::Gone => return Ok(()),
+        };
+        let is_news = take_step(tx, seq, step, now).await?;
+        let reason = reason.map(|reason| self.seal_reason(one.notice.message.id, reason));
+        sqlx::query(
+            "UPDATE notice SET next_at = $1, attempts = 0, reason = coalesce($2, reason), job = coalesce($3, job), \
+                               error = NULL WHERE seq = $4 AND state IN ('sent', 'accepted', 'denied', 'exempt')",
+        )
+        .bind(next_at)
+        .bind(reason)
+        .bind(job)
+        .bind(seq)
+        .execute(&mut **tx)
+        .await
+        .doing("writing an answer down")?;
+        count(ended, is_news);
+        Ok(())
+    }
+
+    fn seal_reason(&self, id: Uuid, reason: &str) -> Vec<u8> {
+        self.keys.seal(reason.as_bytes(), place(id, "reason").as_bytes())
+    }
+
+    /// Tells the audit log, and the recipient's row, of notices that ended.
+    async fn record_ended(
+        &self,
+        tx: &mut Transaction<'_>,
+        recipient: &Name,
+        ended: BTreeMap<(Uuid, Name, State), u64>,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let completed: u64 = ended
+            .iter()
+            .filter(|((_, _, state), _)| *state == State::Completed)
+            .map(|(_, notices)| notices)
+            .sum();
+        if completed > 0 {
+            sqlx::query(
+                "INSERT INTO recipient (recipient, completed) VALUES ($1, $2) \
+                 ON CONFLICT (recipient) DO UPDATE SET completed = recipient.completed + excluded.completed",
+            )
+            .bind(recipient.as_str())
+            .bind(to_integer(completed))
+            .execute(&mut **tx)
+            .await
+            .doing("counting notices")?;
+        }
+        for ((run, rule, state), notices) in ended {
+            if matches!(state, State::Pending | State::Sent | State::Accepted) {
+                continue;
+            }
+            let recipient = recipient.clone();
+            let event = Event::NoticesSettled { run, rule, recipient, state, notices };
+            audit::append(tx, &self.keys, &Entry { at: now, event }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A notice that has gone on: its run, its rule, and where it stands now.
+type Moved = (Uuid, Name, State);
+
+fn count(ended: &mut BTreeMap<Moved, u64>, moved: Option<Moved>) {
+    if let Some(moved) = moved {
+        *ended.entry(moved).or_default() += 1;
+    }
+}
+
+/// Takes a step with one notice, where that is legal.
+async fn take_step(
+    tx: &mut Transaction<'_>,
+    seq: i64,
+    step: Step,
+    now: Timestamp,
+) -> Result<Option<Moved>, LedgerError> {
+    for (from, to) in legal(step) {
+        let row = sqlx::query(
+            "UPDATE notice SET state = $1, next_at = NULL, sent_at = coalesce(sent_at, $2), \
+                               ended_at = $3, sealed = CASE WHEN $4 = 1 THEN NULL ELSE sealed END \
+             WHERE seq = $5 AND state = $6 RETURNING run_id, rule",
+        )
+        .bind(to.as_str())
+        .bind((!matches!(to, State::Pending | State::Failed)).then(|| to_text(now)))
+        .bind((!to.is_under_way()).then(|| to_text(now)))
+        .bind(i64::from(to.is_over()))
+        .bind(seq)
+        .bind(from.as_str())
+        .fetch_optional(&mut **tx)
+        .await
+        .doing("moving a notice on")?;
+        if let Some(row) = row {
+            return Ok(Some((row.id("run_id")?, row.name("rule")?, to)));
+        }
+    }
+    Ok(None)
+}
+
+/// From which states a step leads, and to which.
+fn legal(step: Step) -> impl Iterator<Item = (State, State)> {
+    State::ALL.into_iter().filter_map(move |from| Some((from, notice::next(from, step)?)))
+}
+
+/// Completes notices, and forgets whom they were about.
+async fn complete(
+    tx: &mut Transaction<'_>,
+    notices: &[i64],
+    now: Timestamp,
+    ended: &mut BTreeMap<Moved, u64>,
+) -> Result<(), LedgerError> {
+    let places: Vec<_> = (0..notices.len()).map(|place| format!("${}", place + 2)).collect();
+    let states: Vec<_> =
+        legal(Step::Complete).map(|(from, _)| format!("'{}'", from.as_str())).collect();
+    let statement = format!(
+        "UPDATE notice SET state = 'completed', sealed = NULL, next_at = NULL, error = NULL, \
+                           sent_at = coalesce(sent_at, $1), ended_at = $1 \
+         WHERE seq IN ({}) AND state IN ({}) RETURNING run_id, rule",
+        places.join(", "),
+        states.join(", ")
+    );
+    let mut query = sqlx::query(AssertSqlSafe(statement)).bind(to_text(now));
+    for seq in notices {
+        query = query.bind(*seq);
+    }
+    let rows = query.fetch_all(&mut **tx).await.doing("completing notices")?;
+    for row in rows {
+        count(ended, Some((row.id("run_id")?, row.name("rule")?, State::Completed)));
+    }
+    Ok(())
+}
+
+async fn note_error(tx: &mut Transaction<'_>, seq: i64, why: &str) -> Result<(), LedgerError> {
+    sqlx::query("UPDATE notice SET error = $1 WHERE seq = $2 AND state = 'failed'")
+        .bind(why)
+        .bind(seq)
+        .execute(&mut **tx)
+        .await
+        .doing("writing an answer down")?;
+    Ok(())
+}
