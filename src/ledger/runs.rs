@@ -249,6 +249,7 @@ impl Ledger {
         .await
         .doing("settling a batch")?;
         let (rule, store) = (run.rule.clone(), run.store.clone());
+        let mut has_notices = false;
         let event = match (outcome, &commitments) {
             (Outcome::Undone(reason), _) => {
                 Event::BatchUndone { run: run.id, batch, rule, store, reason: reason.into() }
@@ -258,6 +259,7 @@ impl Ledger {
                 let (tellings, values) = (&taken.tellings, &values);
                 let notices =
                     notices::write(&mut tx, &self.keys, run, batch, tellings, values, now).await?;
+                has_notices = !notices.is_empty();
                 Event::BatchDone {
                     run: run.id,
                     batch,
@@ -279,6 +281,9 @@ impl Ledger {
         audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
         fault::point("batch.settling");
         commit(tx).await?;
+        if has_notices {
+            self.notices_written.notify_waiters();
+        }
         Ok(true)
     }
 
