@@ -16,6 +16,8 @@ use proptest::prelude::*;
 mod events;
 #[path = "config/stores.rs"]
 mod stores;
+#[path = "config/tellings.rs"]
+mod tellings;
 
 const FOLDER: &str = "/etc/expunged";
 
