@@ -94,6 +94,13 @@ pub struct RecipientState {
     pub error: Option<String>,
 }
 
+impl RecipientState {
+    /// Notices that are not over.
+    pub fn waiting(&self) -> u64 {
+        self.open.values().sum()
+    }
+}
+
 const COLUMNS: &str = "seq, id, recipient, rule, run_id, state, overdue, subjects, created_at, due_at, next_at, \
                        attempts, sent_at, ended_at, job, reason, error";
 /// The states of notices that the deletion waits for, for statements.
