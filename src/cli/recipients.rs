@@ -115,6 +115,25 @@ fn print(all: &[Listed]) {
     }
 }
 
+/// Says which recipients have notices open, or are in trouble; nothing where all is well.
+pub(super) fn print_open(config: &Config, states: &BTreeMap<Name, RecipientState>) {
+    for (recipient, state) in states {
+        if let (true, Some(oldest)) = (state.waiting() > 0, state.oldest) {
+            let text = format!(
+                "{recipient}: {} open, {}, the oldest since {}",
+                output::notices(state.waiting()),
+                in_states(&state.open),
+                output::moment(oldest, &TimeZone::UTC)
+            );
+            anstream::println!("{YELLOW}notices {RESET} {}", output::hanging(&text, 9));
+        }
+        let is_configured = config.recipients.contains_key(recipient);
+        if is_configured || state.waiting() > 0 {
+            print_trouble(recipient, is_configured, state);
+        }
+    }
+}
+
 /// Says what is wrong with a recipient, and what to do; nothing where nothing is.
 pub(super) fn print_trouble(recipient: &Name, is_configured: bool, state: &RecipientState) {
     let moment = |at: Timestamp| output::moment(at, &TimeZone::UTC);

@@ -353,15 +353,38 @@ impl Ledger {
         &self,
         run: Uuid,
     ) -> Result<BTreeMap<Name, BTreeMap<State, u64>>, LedgerError> {
+        self.notices_of(run, None).await
+    }
+
+    /// Where the notices of a batch stand: how many by recipient and state.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn notices_of_batch(
+        &self,
+        run: Uuid,
+        batch: Uuid,
+    ) -> Result<BTreeMap<Name, BTreeMap<State, u64>>, LedgerError> {
+        self.notices_of(run, Some(batch)).await
+    }
+
+    async fn notices_of(
+        &self,
+        run: Uuid,
+        batch: Option<Uuid>,
+    ) -> Result<BTreeMap<Name, BTreeMap<State, u64>>, LedgerError> {
         let mut tx = self.snapshot().await?;
-        let rows = sqlx::query(
-            "SELECT recipient, state, count(*) AS notices FROM notice WHERE run_id = $1 \
-             GROUP BY recipient, state",
-        )
-        .bind(run.to_string())
-        .fetch_all(&mut *tx)
-        .await
-        .doing("reading the notices of a run")?;
+        let of_batch = if batch.is_some() { " AND batch_id = $2" } else { "" };
+        // Put together from constants.
+        let mut query = sqlx::query(AssertSqlSafe(format!(
+            "SELECT recipient, state, count(*) AS notices FROM notice WHERE run_id = $1{of_batch} \
+             GROUP BY recipient, state"
+        )));
+        query = query.bind(run.to_string());
+        if let Some(batch) = batch {
+            query = query.bind(batch.to_string());
+        }
+        let rows = query.fetch_all(&mut *tx).await.doing("reading the notices of a run")?;
         let mut stand: BTreeMap<Name, BTreeMap<State, u64>> = BTreeMap::new();
         for row in &rows {
             let states = stand.entry(row.name("recipient")?).or_default();
