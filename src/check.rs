@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::plan::OnDelete;
+use crate::plan::{OnDelete, Told};
 use crate::rule::{Action, HoldPolicy, Mode, Rule};
 use crate::store::objects::Probe;
 use crate::store::sql::catalogue::Table;
@@ -139,6 +139,12 @@ async fn inspect(rule: &Rule, stores: &Stores, now: Timestamp) -> Result<Vec<Fin
                 .help("correct the rule's `where`; it is in the store's own SQL"),
         });
     }
+    if let Err(error) = try_told(rule, &store, now).await {
+        findings.push(
+            Finding::error("recipients", error.to_string())
+                .help("let the url's user SELECT the columns that identify records to recipients"),
+        );
+    }
     for attachment in &rows.attachments {
         findings.push(match stores.get(&attachment.store, Access::ReadWrite) {
             Ok(_) => Finding::fine(
@@ -151,6 +157,17 @@ async fn inspect(rule: &Rule, stores: &Stores, now: Timestamp) -> Result<Vec<Fin
     Ok(findings)
 }
 
+/// Reads what recipients are told, of no record, as the user that deletes.
+async fn try_told(rule: &Rule, store: &Store, now: Timestamp) -> Result<(), StoreError> {
+    if rule.tellings.is_empty() {
+        return Ok(());
+    }
+    let tables = store.tables()?;
+    // What does not fit was found.
+    let Ok(target) = tables.target(rule).await else { return Ok(()) };
+    tables.try_told(&target, Bounds { cutoff: rule.cutoff(now), now }).await
+}
+
 /// What can be said of files and objects; a bucket is not gone through for that.
 async fn inspect_paths(
     rule: &Rule,
@@ -160,6 +177,7 @@ async fn inspect_paths(
     let reader = stores.get(&rule.store, Access::ReadOnly)?;
     let target = reader.target(rule).await?;
     let mut findings = vec![Finding::fine("starting point", rule.starts_from())];
+    findings.extend(examine_tellings(rule));
     if let Store::Objects(objects) = &reader {
         findings.push(match objects.probe().await? {
             Probe { shows_versions: false, .. } => Finding::warning(
@@ -226,6 +244,7 @@ pub fn examine(rule: &Rule, table: &Table) -> Vec<Finding> {
                 );
             }
             findings.extend(examine_triggers(rule, table));
+            findings.extend(examine_tellings(rule));
             if let HoldPolicy::NotApplicable { reason } = &rule.holds {
                 let message = format!("legal holds do not stop this rule: {reason}");
                 findings.push(Finding::warning("holds", message));
@@ -233,6 +252,14 @@ pub fn examine(rule: &Rule, table: &Table) -> Vec<Finding> {
             findings
         }
     }
+}
+
+/// Whoever is told, and what. That the columns are there and have texts, the target has seen.
+fn examine_tellings(rule: &Rule) -> impl Iterator<Item = Finding> {
+    rule.tellings.iter().map(|telling| {
+        let told = Told::from(telling);
+        Finding::fine("recipients", format!("{} is told {}", told.recipient, told.in_words()))
+    })
 }
 
 fn examine_index(target: &Target, table: &Table) -> Finding {

@@ -46,6 +46,7 @@ mod sharing;
 mod sources;
 mod stores;
 pub(crate) mod suggest;
+mod tellings;
 mod text;
 mod urls;
 
@@ -477,18 +478,19 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         kinds.insert(name.clone(), kind);
         known.extend(store.map(|store| (name, store)));
     }
-    let read = |(name, table): &(Name, &Table)| {
-        recipients::read(context, name, table, &kinds).map(|recipient| (name.clone(), recipient))
-    };
     let recipient_tables = recipients;
-    let recipients: BTreeMap<Name, RecipientConfig> =
-        recipient_tables.iter().filter_map(read).collect();
     let read = |(name, table): &(Name, &Table)| {
-        rules::read(context, name, table, &kinds, limits).map(|rule| (name.clone(), rule))
+        (name.clone(), recipients::read(context, name, table, &kinds))
+    };
+    let told: tellings::Recipients = recipient_tables.iter().map(read).collect();
+    let read = |(name, table): &(Name, &Table)| {
+        rules::read(context, name, table, &kinds, &told, limits).map(|rule| (name.clone(), rule))
     };
     let tables = rules;
     let rules: BTreeMap<Name, Rule> = tables.iter().filter_map(read).collect();
     sharing::check(context, &tables, &rules, &known);
+    let known_recipients = told.into_iter().filter_map(|(name, read)| Some((name, read?)));
+    let recipients: BTreeMap<Name, RecipientConfig> = known_recipients.collect();
     recipients::check(context, &recipient_tables, &recipients, &rules, &known);
     let whole = rules.len() == tables.len();
     let listeners = whole.then_some(&rules);

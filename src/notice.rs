@@ -9,7 +9,7 @@
 //! One notice is one message to one recipient: about one subject or record, or about as many as the recipient takes
 //! at once. It is *overdue* while it is not over and its due time has passed, whatever its state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -268,13 +268,38 @@ pub fn due_at(now: Timestamp, seconds: u64) -> Timestamp {
     now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
 }
 
+/// The columns (or placeholders) whose values are told, each once, in the order in which a batch carries them.
+pub fn told(tellings: &[Telling]) -> Vec<&str> {
+    let columns = tellings.iter().flat_map(|telling| telling.identify.values());
+    let columns: BTreeSet<&str> = columns.map(String::as_str).collect();
+    columns.into_iter().collect()
+}
+
+impl Telling {
+    /// Of what a batch carries, the values that this recipient is told, record by record: in the order of
+    /// [`Telling::identify`], as [`lists`] takes them. `columns` are those of [`told`].
+    pub fn values(
+        &self,
+        columns: &[&str],
+        records: &[Vec<Option<String>>],
+    ) -> Vec<Vec<Option<String>>> {
+        let place = |wanted: &String| columns.iter().position(|column| column == wanted);
+        let places: Vec<_> = self.identify.values().map(place).collect();
+        let pick = |record: &Vec<Option<String>>| {
+            let value = |place: &Option<usize>| record.get((*place)?)?.clone();
+            places.iter().map(value).collect()
+        };
+        records.iter().map(pick).collect()
+    }
+}
+
 /// The messages that a telling makes of a batch: `values` has, for each record, the values of the columns of
 /// [`Telling::identify`], in its order. Values that are NULL are left out.
 ///
 /// Gives the lists, each for one message, and how many records nothing identifies.
 pub fn lists(telling: &Telling, values: &[Vec<Option<String>>]) -> (Vec<Vec<Identities>>, u64) {
     let (mut about, mut unnamed) = (Vec::new(), 0);
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for record in values {
         let known = telling.identify.keys().zip(record);
         let named = known.filter_map(|(name, value)| Some((name.clone(), value.clone()?)));

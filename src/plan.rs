@@ -7,10 +7,13 @@
 pub mod saved;
 mod verification;
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::breaker::ratio;
+use crate::notice::{Per, Telling};
 use crate::rule::{Mode, Rule};
 use crate::types::{Key, Name};
 
@@ -146,6 +149,39 @@ pub struct Sample {
     pub starting_point: Option<Timestamp>,
 }
 
+/// A recipient, and what it is told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Told {
+    /// Its name.
+    pub recipient: Name,
+    /// By its names of them, the columns or placeholders that identify a record to it.
+    pub identify: BTreeMap<String, String>,
+    /// Whether it is told of each person or of each record.
+    pub per: Per,
+}
+
+impl From<&Telling> for Told {
+    fn from(telling: &Telling) -> Told {
+        let Telling { recipient, identify, per, .. } = telling;
+        Told { recipient: recipient.clone(), identify: identify.clone(), per: *per }
+    }
+}
+
+impl Told {
+    /// What it is told of what, in words: `user_id (id) of each subject`.
+    pub fn in_words(&self) -> String {
+        let one = |(name, column): (&String, &String)| {
+            if name == column { name.clone() } else { format!("{name} ({column})") }
+        };
+        let values: Vec<_> = self.identify.iter().map(one).collect();
+        let of = match self.per {
+            Per::Subject => "each subject",
+            Per::Record => "each record",
+        };
+        format!("{} of {of}", values.join(", "))
+    }
+}
+
 /// What a rule would do now.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
@@ -190,6 +226,9 @@ pub struct Plan {
     pub dependents: Vec<Dependents>,
     /// Columns that are only pseudonymized: whoever holds the key can still single a person out.
     pub pseudonymized: Vec<String>,
+    /// Who is told of the records once they are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<Told>,
     /// How long a run would take, in seconds.
     pub forecast_seconds: f64,
     /// Whether the forecast rests on earlier runs of the rule, or is a guess.
@@ -241,6 +280,7 @@ impl Plan {
             unread: survey.unread,
             dependents: survey.dependents.into_iter().filter(|rows| rows.rows > 0).collect(),
             pseudonymized: rule.action.pseudonymized_columns(),
+            recipients: rule.tellings.iter().map(Told::from).collect(),
             forecast_seconds: ratio(survey.due, 1) / pace.unwrap_or(GUESSED_PACE).max(1.0),
             forecast_from_history: pace.is_some(),
             sample: Vec::new(),

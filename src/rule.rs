@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::anonymize::Anonymization;
 use crate::breaker::Limits;
+use crate::notice::{Per, Telling};
 use crate::path::Template;
 use crate::schedule::Schedule;
 use crate::types::{EventName, Name, TableName};
@@ -134,6 +135,8 @@ pub struct Rule {
     pub event_values: BTreeSet<String>,
     /// Whether what it takes may ever have been given to anybody.
     pub sharing: Sharing,
+    /// Who is told of what it takes, each once, by name.
+    pub tellings: Vec<Telling>,
 }
 
 /// Which records a rule means.
@@ -342,6 +345,11 @@ impl Rule {
     ///
     /// The description, the schedule and the mode are not part of it.
     pub fn digest(&self) -> String {
+        self.digest_if_told(&self.tellings)
+    }
+
+    /// What the digest would be if these recipients were told.
+    pub fn digest_if_told(&self, tellings: &[Telling]) -> String {
         #[derive(Serialize)]
         struct Decisive<'a> {
             store: &'a Name,
@@ -358,6 +366,15 @@ impl Rule {
             events: &'a [EventName],
             #[serde(skip_serializing_if = "Sharing::is_possible")]
             sharing: Sharing,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            tellings: &'a [Told<'a>],
+        }
+        /// How many a recipient takes at once, and by when, is the recipient's own.
+        #[derive(Serialize)]
+        struct Told<'a> {
+            recipient: &'a Name,
+            identify: &'a BTreeMap<String, String>,
+            per: Per,
         }
         /// In the order of before there were others than rows: a digest is not to change by itself.
         #[derive(Serialize)]
@@ -404,6 +421,11 @@ impl Rule {
                 }
             }
         };
+        let told = tellings.iter().map(|telling| Told {
+            recipient: &telling.recipient,
+            identify: &telling.identify,
+            per: telling.per,
+        });
         let decisive = Decisive {
             store: &self.store,
             table: &self.table,
@@ -415,6 +437,7 @@ impl Rule {
             holds: &self.holds,
             events: &self.events,
             sharing: self.sharing,
+            tellings: &told.collect::<Vec<_>>(),
         };
         // Plain data with string keys: serializing it cannot fail.
         let json = serde_json::to_vec(&decisive).unwrap_or_default();

@@ -29,8 +29,8 @@ use crate::clock::{Jump, Stopwatch, Watch};
 use crate::fault;
 use crate::hold::Holds;
 use crate::ledger::{
-    Approval, Finish, Intended, Ledger, LedgerError, Outcome, Permission, Request, RuleLock, Run,
-    Start,
+    Approval, Finish, Intended, Ledger, LedgerError, OpenBatch, Outcome, Permission, Request,
+    RuleLock, Run, Start,
 };
 use crate::plan::{Plan, Sample, Verification};
 use crate::rule::{Mode, Rule};
@@ -557,7 +557,9 @@ impl Runner {
             // What cannot have happened is damage: nothing is concluded from it.
             self.ledger.replay(&run).await?;
             let open = self.ledger.open_batches(&run).await?;
-            if !open.is_empty() && !run.can_be_resolved_by(rule) {
+            let is_other =
+                |open: &OpenBatch| !run.can_be_resolved_by(rule, &open.intended.tellings);
+            if open.iter().any(is_other) {
                 return Err(RunError::RuleChanged { rule: rule.name.clone() });
             }
             for batch in open {
@@ -595,6 +597,8 @@ impl Runner {
         transaction_id: Option<String>,
     ) -> Result<(Outcome, Intended), RunError> {
         let store = self.stores.get(&run.store, Access::ReadWrite)?;
+        // Who is told stands in the intent; whom the rule tells by now is nothing to this batch.
+        let rule = &Rule { tellings: Vec::new(), ..rule.clone() };
         let target = store.target(rule).await?;
         let interrupted = Interrupted {
             keys: intended.keys.clone(),

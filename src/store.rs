@@ -158,7 +158,7 @@ impl Store {
             (Store::Tables(tables), _) => {
                 tables.target(rule).await.map(|target| Target::Rows(Box::new(target)))
             }
-            (_, Selection::Paths(paths)) => Ok(Target::Paths(PathTarget::new(paths))),
+            (_, Selection::Paths(paths)) => Ok(Target::Paths(PathTarget::new(rule, paths))),
             (_, Selection::Rows(_)) => Err(self.foreign()),
         }
     }
@@ -476,14 +476,16 @@ impl Store {
                     let Some(next) = ahead.next(FILES_AT_ONCE).await? else { return Ok(None) };
                     *taken = next;
                 }
-                Ok(Some(Batch::of_files(files, target.due(bounds), taken.clone())))
+                let batch = Batch::of_files(files, target.due(bounds), taken.clone());
+                Ok(Some(batch.telling(target)))
             }
             (Store::Objects(objects), Target::Paths(target), Walk::Objects { ahead, taken }) => {
                 if taken.is_empty() {
                     let Some(next) = ahead.next(OBJECTS_AT_ONCE).await? else { return Ok(None) };
                     *taken = next;
                 }
-                Ok(Some(Batch::of_objects(objects, target.due(bounds), taken.clone())))
+                let batch = Batch::of_objects(objects, target.due(bounds), taken.clone());
+                Ok(Some(batch.telling(target)))
             }
             _ => Err(self.foreign()),
         }
@@ -516,7 +518,7 @@ impl Store {
                 let mut each = |entry: files::Entry| found.push(entry);
                 let (after, upto) = (after_path.as_deref(), upto_path.as_deref());
                 files.in_order(&search, after, upto, &mut each).await?;
-                Ok(Batch::of_files(files, search, found))
+                Ok(Batch::of_files(files, search, found).telling(target))
             }
             Store::Objects(objects) => {
                 let mut found = Vec::new();
@@ -528,7 +530,7 @@ impl Store {
                 };
                 let (after, upto) = (after_path.as_deref(), upto_path.as_deref());
                 objects.in_order(&search, after, upto, &mut each).await?;
-                Ok(Batch::of_objects(objects, search, found))
+                Ok(Batch::of_objects(objects, search, found).telling(target))
             }
             Store::Tables(_) => Err(self.foreign()),
         }
@@ -554,12 +556,12 @@ impl Store {
             (Store::Files(files), Target::Paths(target)) => {
                 let search = target.named(events.iter().copied());
                 let found = files.find(&search).await?;
-                Ok(Batch::of_files(files, search, found))
+                Ok(Batch::of_files(files, search, found).telling(target))
             }
             (Store::Objects(objects), Target::Paths(target)) => {
                 let search = target.named(events.iter().copied());
                 let found = objects.find(&search).await?;
-                Ok(Batch::of_objects(objects, search, found))
+                Ok(Batch::of_objects(objects, search, found).telling(target))
             }
             _ => Err(self.foreign()),
         }

@@ -2,7 +2,7 @@
 //! way to tamper with it, locks that vanish with their holder.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -163,6 +163,7 @@ fn history() -> Vec<Entry> {
             attachments: 0,
             commitments: Hash([5; 32]),
             pseudonymized: vec![],
+            notices: BTreeMap::new(),
         },
         Event::RunFinished {
             run,

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on is to fail")]
 #![allow(clippy::print_stdout, reason = "how many changes were found is to be seen")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -159,6 +159,7 @@ fn events(run: u32, batch: Uuid, commitments: Hash) -> Vec<Event> {
             attachments: 0,
             commitments,
             pseudonymized: vec![],
+            notices: BTreeMap::new(),
         },
         Event::RunFinished {
             run: id,

@@ -5,6 +5,7 @@
 //! are words from expunged's own source.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -159,6 +160,9 @@ pub enum Event {
         commitments: Hash,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pseudonymized: Vec<String>,
+        /// How many notices tell each recipient of the records.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        notices: BTreeMap<Name, u64>,
     },
     /// An intended batch was found not to be carried out.
     BatchUndone { run: Uuid, batch: Uuid, rule: Name, store: Name, reason: Reason },

@@ -329,6 +329,10 @@ fn explain(config: &Config, plan: &Plan) {
         let columns = plan.pseudonymized.join(", ");
         line("note", YELLOW, "", &format!("{columns} only pseudonymized (GDPR Art. 4(5))"));
     }
+    for told in &plan.recipients {
+        let text = format!("{} is told {}", told.recipient, told.in_words());
+        line("tells", Style::new(), "", &text);
+    }
     for sample in &plan.sample {
         let from = format!("from {}", output::day(sample.starting_point));
         line("sample", Style::new(), &sample.key.to_string(), &from);

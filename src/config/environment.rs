@@ -14,13 +14,14 @@ const PREFIX: &str = "EXPUNGED__";
 const SEPARATOR: &str = "__";
 
 /// Tables whose keys are names: in which section, under which key, and of what.
-const FREE: [(&str, &str, &str); 7] = [
+const FREE: [(&str, &str, &str); 8] = [
     ("recipient", "columns", "identity"),
     ("recipient", "headers", "header"),
     ("recipient", "identity_format", "identity"),
     ("recipient", "query", "parameter"),
     ("rule", "columns", "column"),
     ("rule", "match", "column"),
+    ("rule", "recipients", "recipient"),
     ("source", "events", "status"),
 ];
 

@@ -7,11 +7,12 @@ use jiff::tz::TimeZone;
 
 use super::diagnostic::Problem;
 use super::reader::{Context, Located, Reader, Wrong, quoted};
+use super::tellings::{self, Recipients};
 use super::text::{Kind, Table};
 use super::{events, paths, rows, suggest};
 use crate::breaker::Limits;
 use crate::rule::{
-    Action, HoldPolicy, InvalidRetention, Mode, Retention, Rule, Selection, Sharing, StoreKind,
+    Action, HoldPolicy, InvalidRetention, Mode, Retention, Rule, Selection, StoreKind,
 };
 use crate::schedule::Schedule;
 use crate::types::{Name, TableName};
@@ -35,6 +36,7 @@ pub(super) fn read(
     name: &Name,
     table: &Table,
     stores: &Stores,
+    recipients: &Recipients,
     limits: Limits,
 ) -> Option<Rule> {
     let mut reader = Reader::new(context, format!("rule `{name}`"), table);
@@ -79,7 +81,7 @@ pub(super) fn read(
     let mode = reader.choice("mode", &modes, &meant);
     let limits = self::limits(&mut reader, limits);
     let holds = holds(&mut reader);
-    let sharing = sharing(&mut reader);
+    let (sharing, tellings) = tellings::read(&mut reader, chosen.as_ref(), recipients);
     reader.finish();
     // A default must never stand in for a value that was written and is wrong.
     if context.problems.count() != before {
@@ -104,19 +106,8 @@ pub(super) fn read(
         event_values: if events.is_empty() { BTreeSet::new() } else { event_values },
         events,
         sharing,
+        tellings,
     })
-}
-
-/// Whether what the rule takes may have been given to others.
-fn sharing(reader: &mut Reader<'_>) -> Sharing {
-    let Some(entry) = reader.entry("recipients") else { return Sharing::Possible };
-    if matches!(&entry.kind, Kind::Text(text) if text == "none") {
-        return Sharing::Never;
-    }
-    let message = format!("{}: there are no recipients yet", reader.what);
-    let help = "write `recipients = \"none\"` where what it takes is never given to anybody, or leave it out";
-    reader.report(Problem::new(entry.place, message).help(help));
-    Sharing::Possible
 }
 
 /// What a run may take without being asked about: what is written, else what holds in general.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::diagnostic::Problem;
 use super::reader::Context;
 use super::text::Table;
-use super::{StoreConfig, stores};
+use super::{StoreConfig, stores, suggest};
 use crate::path::Template;
 use crate::rule::{Rule, Selection, Sharing};
 use crate::types::{Name, TableName};
@@ -25,16 +25,28 @@ pub(super) fn check(
         let Some(never) = of(Sharing::Never).find(|never| may_meet(rule, never, stores)) else {
             continue;
         };
-        let Some((_, table)) = tables.iter().find(|(name, _)| *name == rule.name) else { continue };
-        let (rule, never_name) = (&rule.name, &never.name);
-        let message =
-            format!("rule `{rule}` could share what rule `{never_name}` says is never shared");
-        let mut problem = Problem::new(table.place, message);
-        if let Some((_, other)) = tables.iter().find(|(name, _)| name == never_name) {
-            problem = problem.related(other.place, "has `recipients = \"none\"`");
+        let table = |name: &Name| tables.iter().find(|(other, _)| other == name);
+        let written = |table: &Table| table.entries.get("recipients").map(|entry| entry.key);
+        let Some((_, own)) = table(&rule.name) else { continue };
+        let (name, never_name, is_told) = (&rule.name, &never.name, !rule.tellings.is_empty());
+        let mut problem = if is_told {
+            let told = suggest::list(rule.tellings.iter().map(|told| told.recipient.as_str()));
+            let message = format!(
+                "rule `{name}` tells {told} of what rule `{never_name}` says is never shared"
+            );
+            Problem::new(written(own).unwrap_or(own.place), message)
+                .help("correct one of the two, or let them take different records")
+        } else {
+            let message =
+                format!("rule `{name}` could share what rule `{never_name}` says is never shared");
+            let help = "add `recipients = \"none\"`, or let the two rules take different records";
+            Problem::new(own.place, message).help(help).absence()
+        };
+        if let Some((_, other)) = table(never_name) {
+            let place = written(other).filter(|_| is_told).unwrap_or(other.place);
+            problem = problem.related(place, "has `recipients = \"none\"`");
         }
-        let help = "add `recipients = \"none\"`, or let the two rules take different records";
-        context.problems.add(problem.help(help).absence());
+        context.problems.add(problem);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::audit::Commitments;
 use crate::clock;
 use crate::fault;
 use crate::keys::Keys;
+use crate::notice::{self, Telling};
 use crate::transition::{State, Step};
 use crate::types::{Key, Name};
 
@@ -24,6 +25,11 @@ pub struct Intended {
     pub identities: Vec<String>,
     /// What belongs to the records, in other stores, and goes with them.
     pub attached: Vec<Attached>,
+    /// Who is told of the records.
+    pub tellings: Vec<Telling>,
+    /// Of each record, the values that they are told, in the order of [`notice::told`]; nothing where
+    /// nobody is told.
+    pub told: Vec<Vec<Option<String>>>,
 }
 
 /// A file or object that belongs to a record.
@@ -53,6 +59,10 @@ pub struct OpenBatch {
 /// Begins an intent that holds more than keys. A key begins with how many values it has, four bytes of
 /// which the first is zero.
 const MORE: u8 = 1;
+/// Begins an intent that holds what recipients are told as well.
+const TELLS: u8 = 2;
+/// Stands for the length of a value that there is not.
+const NOTHING: usize = u32::MAX as usize;
 
 impl Intended {
     /// Keys alone.
@@ -63,8 +73,19 @@ impl Intended {
     /// Of its records only those of these places.
     #[must_use]
     pub fn only(&self, places: &[usize]) -> Intended {
-        let keys = places.iter().filter_map(|place| self.keys.get(*place).cloned()).collect();
-        Intended { keys, identities: Vec::new(), attached: self.attached.clone() }
+        Intended {
+            keys: places.iter().filter_map(|place| self.keys.get(*place).cloned()).collect(),
+            identities: Vec::new(),
+            attached: self.attached.clone(),
+            tellings: self.tellings.clone(),
+            told: places.iter().filter_map(|place| self.told.get(*place).cloned()).collect(),
+        }
+    }
+
+    /// For each recipient, what it is told of each record.
+    pub(super) fn values(&self) -> Vec<Vec<Vec<Option<String>>>> {
+        let columns = notice::told(&self.tellings);
+        self.tellings.iter().map(|telling| telling.values(&columns, &self.told)).collect()
     }
 
     /// The commitments to all that it takes.
@@ -81,8 +102,9 @@ impl Intended {
 
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        if !self.identities.is_empty() || !self.attached.is_empty() {
-            out.push(MORE);
+        let tells = !self.tellings.is_empty();
+        if tells || !self.identities.is_empty() || !self.attached.is_empty() {
+            out.push(if tells { TELLS } else { MORE });
             put(&mut out, self.identities.len());
             for identity in &self.identities {
                 put_text(&mut out, identity);
@@ -95,6 +117,17 @@ impl Intended {
                 key.encode_to(&mut out);
             }
         }
+        if tells {
+            // Names and numbers always have a JSON.
+            put_text(&mut out, &serde_json::to_string(&self.tellings).unwrap_or_default());
+            put(&mut out, self.told.len());
+            for value in self.told.iter().flatten() {
+                match value {
+                    Some(text) => put_text(&mut out, text),
+                    None => put(&mut out, NOTHING),
+                }
+            }
+        }
         for key in &self.keys {
             key.encode_to(&mut out);
         }
@@ -104,7 +137,7 @@ impl Intended {
     fn decode(bytes: &[u8]) -> Option<Intended> {
         let mut rest = bytes;
         let mut intended = Intended::default();
-        if let Some((&MORE, more)) = bytes.split_first() {
+        if let Some((&kind @ (MORE | TELLS), more)) = bytes.split_first() {
             rest = more;
             for _ in 0..number(&mut rest)? {
                 intended.identities.push(text(&mut rest)?);
@@ -114,6 +147,10 @@ impl Intended {
                 let identity = text(&mut rest)?;
                 let key = Key::decode_from(&mut rest)?;
                 intended.attached.push(Attached { store, table, key, identity });
+            }
+            if kind == TELLS {
+                intended.tellings = serde_json::from_str(&text(&mut rest)?).ok()?;
+                intended.told = told(&mut rest, notice::told(&intended.tellings).len())?;
             }
         }
         while !rest.is_empty() {
@@ -143,6 +180,24 @@ fn text(rest: &mut &[u8]) -> Option<String> {
     let (head, tail) = rest.split_at_checked(length)?;
     *rest = tail;
     String::from_utf8(head.to_vec()).ok()
+}
+
+/// What is told of each record: so many values.
+fn told(rest: &mut &[u8], columns: usize) -> Option<Vec<Vec<Option<String>>>> {
+    let records = number(rest)?;
+    // Each value has four bytes at least; without one there is nothing to tell of.
+    if records.checked_mul(columns.checked_mul(4)?)? > rest.len() || records > 0 && columns == 0 {
+        return None;
+    }
+    let value = |rest: &mut &[u8]| {
+        let mut ahead = *rest;
+        if number(&mut ahead)? == NOTHING {
+            *rest = ahead;
+            return Some(None);
+        }
+        text(rest).map(Some)
+    };
+    (0..records).map(|_| (0..columns).map(|_| value(rest)).collect()).collect()
 }
 
 impl Ledger {
@@ -256,10 +311,36 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::notice::Per;
     use crate::types::KeyValue;
 
     fn key(text: &str) -> Key {
         Key(vec![KeyValue::Text(text.to_owned())])
+    }
+
+    prop_compose! {
+        fn telling()(
+            recipient in "[a-z]{1,9}",
+            identify in prop::collection::btree_map("[a-z]{1,3}", ".{1,3}", 1..4),
+            is_each in any::<bool>(),
+            at_once in 1..1_000_usize,
+            due_seconds in any::<u64>(),
+        ) -> Telling {
+            let per = if is_each { Per::Record } else { Per::Subject };
+            let recipient = recipient.parse().unwrap();
+            Telling { recipient, identify, per, at_once, due_seconds }
+        }
+    }
+
+    fn tells(columns: &[(&str, &str)]) -> Telling {
+        let owned = |(name, column): &(&str, &str)| ((*name).to_owned(), (*column).to_owned());
+        Telling {
+            recipient: "ads".parse().unwrap(),
+            identify: columns.iter().map(owned).collect(),
+            per: Per::Subject,
+            at_once: 1,
+            due_seconds: 60,
+        }
     }
 
     proptest! {
@@ -268,7 +349,12 @@ mod tests {
             keys in prop::collection::vec(".{0,9}", 0..4),
             identities in prop::collection::vec(".{0,9}", 0..4),
             attached in prop::collection::vec(("[a-z]{1,9}", ".{0,9}", ".{0,9}", ".{0,9}"), 0..4),
+            tellings in prop::collection::vec(telling(), 0..3),
+            values in prop::collection::vec(prop::option::of(".{0,9}"), 0..24),
         ) {
+            let columns = notice::told(&tellings).len();
+            let told = values.chunks_exact(columns.max(1)).map(<[_]>::to_vec);
+            let told = if columns == 0 { Vec::new() } else { told.collect() };
             let attached = attached.iter().map(|(store, table, path, identity)| Attached {
                 store: store.parse().unwrap(),
                 table: table.clone(),
@@ -279,6 +365,8 @@ mod tests {
                 keys: keys.iter().map(|text| key(text)).collect(),
                 identities,
                 attached: attached.collect(),
+                tellings,
+                told,
             };
             prop_assert_eq!(Intended::decode(&intended.encode()), Some(intended));
         }
@@ -289,6 +377,25 @@ mod tests {
                 prop_assert!(intended.encode().len() <= bytes.len());
             }
         }
+
+        #[test]
+        fn a_cut_intent_tells_nothing_else(
+            telling in telling(),
+            values in prop::collection::vec(prop::option::of(".{0,9}"), 1..24),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let told: Vec<_> = values.chunks_exact(telling.identify.len()).collect();
+            let intended = Intended {
+                keys: vec![key("a")],
+                told: told.iter().map(|values| values.to_vec()).collect(),
+                tellings: vec![telling],
+                ..Intended::default()
+            };
+            prop_assume!(notice::told(&intended.tellings).len() == intended.tellings[0].identify.len());
+            let bytes = intended.encode();
+            let read = Intended::decode(&bytes[..cut.index(bytes.len())]);
+            prop_assert!(read.is_none_or(|read| read.told == intended.told || read.tellings.is_empty()));
+        }
     }
 
     #[test]
@@ -297,5 +404,42 @@ mod tests {
         let mut plain = Vec::new();
         intended.keys.iter().for_each(|key| key.encode_to(&mut plain));
         assert_eq!(intended.encode(), plain);
+    }
+
+    #[test]
+    fn intents_of_before_anybody_was_told_still_read() {
+        let mut bytes = vec![MORE];
+        put(&mut bytes, 1);
+        put_text(&mut bytes, "inode 7");
+        put(&mut bytes, 1);
+        for text in ["uploads", "files", "inode 8"] {
+            put_text(&mut bytes, text);
+        }
+        key("faces/k1").encode_to(&mut bytes);
+        key("logs/1").encode_to(&mut bytes);
+        let read = Intended::decode(&bytes).unwrap();
+        assert_eq!((read.keys.clone(), read.attached.len()), (vec![key("logs/1")], 1));
+        assert!(read.tellings.is_empty() && read.told.is_empty());
+        assert_eq!(read.encode(), bytes, "and are written as before");
+    }
+
+    #[test]
+    fn of_what_is_gone_alone_is_told_by_the_names_of_the_recipient() {
+        let value = |text: &str| Some(text.to_owned());
+        let intended = Intended {
+            keys: vec![key("a"), key("b"), key("c")],
+            tellings: vec![tells(&[("user", "id"), ("mail", "email")]), tells(&[("id", "id")])],
+            told: vec![
+                vec![value("a@x"), value("1")],
+                vec![value("b@x"), value("2")],
+                vec![None, value("3")],
+            ],
+            ..Intended::default()
+        };
+        assert_eq!(notice::told(&intended.tellings), ["email", "id"]);
+        let gone = intended.only(&[0, 2]);
+        let both = vec![vec![value("a@x"), value("1")], vec![None, value("3")]];
+        assert_eq!(gone.values(), [both, vec![vec![value("1")], vec![value("3")]]]);
+        assert_eq!(intended.only(&[]).values(), vec![Vec::<Vec<_>>::new(); 2]);
     }
 }

@@ -11,13 +11,14 @@ use super::error::Doing;
 use super::row::{Columns, to_integer};
 use super::steps::{open_sequence, standing, step};
 use super::{
-    Intended, Ledger, LedgerError, Request, Transaction, approvals, audit, commit, requests,
-    to_text,
+    Intended, Ledger, LedgerError, Request, Transaction, approvals, audit, commit, notices,
+    requests, to_text,
 };
 use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
 use crate::audit::{Entry, Event};
 use crate::clock;
 use crate::fault;
+use crate::notice::Telling;
 use crate::plan::Plan;
 use crate::rule::Rule;
 use crate::transition::{BatchEnd, State, Step};
@@ -51,11 +52,12 @@ pub struct Run {
 impl Run {
     /// Whether what became of a batch of this run can be seen by looking where, and for what, the
     /// rule looks now. A deletion is seen by its keys alone; what an anonymized record looks like,
-    /// only the version of the rule tells that made it.
-    pub fn can_be_resolved_by(&self, rule: &Rule) -> bool {
+    /// only the version of the rule tells that made it. Whom that version told, the intent says.
+    pub fn can_be_resolved_by(&self, rule: &Rule, tellings: &[Telling]) -> bool {
         let same_place = self.store == rule.store && self.table == rule.table.to_string();
         let same_action = self.action == ActionKind::from(&rule.action);
-        let same_change = self.action == ActionKind::Delete || self.rule_digest == rule.digest();
+        let same_change =
+            self.action == ActionKind::Delete || self.rule_digest == rule.digest_if_told(tellings);
         same_place && same_action && same_change
     }
 }
@@ -215,9 +217,9 @@ impl Ledger {
         outcome: Outcome,
         now: Timestamp,
     ) -> Result<bool, LedgerError> {
-        let commitments = match outcome {
-            Outcome::Done => Some(taken.commitments(&self.keys, run)),
-            Outcome::Undone(_) => None,
+        let (commitments, values) = match outcome {
+            Outcome::Done => (Some(taken.commitments(&self.keys, run)), taken.values()),
+            Outcome::Undone(_) => (None, Vec::new()),
         };
         let mut tx = self.begin().await?;
         let state = standing(&mut tx, run.id).await?;
@@ -253,6 +255,9 @@ impl Ledger {
             }
             (Outcome::Done, commitments) => {
                 count_records(&mut tx, run, records).await?;
+                let (tellings, values) = (&taken.tellings, &values);
+                let notices =
+                    notices::write(&mut tx, &self.keys, run, batch, tellings, values, now).await?;
                 Event::BatchDone {
                     run: run.id,
                     batch,
@@ -267,6 +272,7 @@ impl Ledger {
                         crate::audit::Commitments::root,
                     ),
                     pseudonymized: run.pseudonymized.clone(),
+                    notices,
                 }
             }
         };

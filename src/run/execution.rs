@@ -396,8 +396,10 @@ impl Execution<'_> {
         let ledger = &self.runner.ledger;
         fault::point("batch.taken");
         self.lock.check().await?;
-        let Taking { batch, attached, .. } = taking;
+        let Taking { mut batch, attached, .. } = taking;
         let intended = Intended {
+            tellings: self.rule.tellings.clone(),
+            told: std::mem::take(&mut batch.told),
             keys: batch.keys.clone(),
             identities: batch.identities.clone(),
             attached: attached.named(),

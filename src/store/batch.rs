@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::error::StoreError;
 use super::files::{self, FileWalk, Files};
 use super::objects::{self, ObjectWalk, Objects};
-use super::paths::key_of;
+use super::paths::{PathTarget, key_of};
 use super::search::{Age, Kept, Search, Verdict};
 use super::sql::{self, Bounds, Locked, Pace, Replace, Window};
 use super::tables::{LockedRows, TakenRows};
@@ -62,6 +62,11 @@ pub struct Batch {
     pub keys: Vec<Key>,
     /// What tells each from another of the same key; nothing where the key is enough.
     pub identities: Vec<String>,
+    /// Of each, the values that recipients are told, in the order of [`notice::told`], as they were before it
+    /// was taken; nothing where nobody is told.
+    ///
+    /// [`notice::told`]: crate::notice::told
+    pub told: Vec<Vec<Option<String>>>,
     /// The transaction's own name in the store, where its fate can be asked later.
     pub transaction_id: Option<String>,
     /// The window it was taken from, in a table.
@@ -153,10 +158,11 @@ fn still_due<T>(
 }
 
 impl Batch {
-    pub(super) fn of_rows(taken: TakenRows) -> Batch {
+    pub(super) fn of_rows(mut taken: TakenRows) -> Batch {
         Batch {
             keys: taken.records.keys.clone(),
             identities: Vec::new(),
+            told: std::mem::take(&mut taken.records.told),
             transaction_id: taken.records.transaction_id.clone(),
             window: Some(taken.window.clone()),
             effect: Effect::Rows(taken),
@@ -168,6 +174,7 @@ impl Batch {
         Batch {
             keys: entries.iter().map(|entry| key_of(&entry.path, None)).collect(),
             identities: entries.iter().map(files::Entry::mark).collect(),
+            told: Vec::new(),
             transaction_id: None,
             window: None,
             effect: Effect::Files { files: files.clone(), search, entries },
@@ -184,10 +191,17 @@ impl Batch {
         Batch {
             keys: entries.iter().map(key).collect(),
             identities: entries.iter().map(objects::Entry::mark).collect(),
+            told: Vec::new(),
             transaction_id: None,
             window: None,
             effect: Effect::Objects { objects: objects.clone(), search, entries },
         }
+    }
+
+    /// With what recipients are told of its files or objects, which stands in their paths.
+    pub(super) fn telling(mut self, target: &PathTarget) -> Batch {
+        self.told = target.told(&self.keys);
+        self
     }
 
     /// What stands for the table of its records, where they are no rows.

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::search::{Age, Covered, Kept, Limits, Search, Verdict};
 use super::sql::{Bounds, Explained};
 use crate::hold::{Claimed, Holds, Place};
+use crate::notice;
 use crate::path::{Template, Unfit};
 use crate::rule::{PathStart, Paths, Rule};
 use crate::types::{Key, KeyValue, Name, TableName};
@@ -17,11 +18,38 @@ use crate::types::{Key, KeyValue, Name, TableName};
 pub struct PathTarget {
     paths: Paths,
     kept: Vec<Kept>,
+    /// The placeholders whose values are told to recipients.
+    told: Vec<String>,
 }
 
 impl PathTarget {
-    pub(super) fn new(paths: &Paths) -> PathTarget {
-        PathTarget { paths: paths.clone(), kept: Vec::new() }
+    pub(super) fn new(rule: &Rule, paths: &Paths) -> PathTarget {
+        let told = notice::told(&rule.tellings).into_iter().map(str::to_owned).collect();
+        PathTarget { paths: paths.clone(), kept: Vec::new(), told }
+    }
+
+    /// What recipients are told of these files or objects: what stands in their paths in place of each
+    /// placeholder that is told, by the first template that means the path and has it. Nothing where
+    /// nobody is told.
+    pub(super) fn told(&self, keys: &[Key]) -> Vec<Vec<Option<String>>> {
+        if self.told.is_empty() {
+            return Vec::new();
+        }
+        let text = |bytes: Vec<u8>| {
+            String::from_utf8(bytes)
+                .unwrap_or_else(|error| format!("0x{}", hex::encode(error.as_bytes())))
+        };
+        let of_key = |key: &Key| {
+            let path = path_of(key).unwrap_or_default();
+            let value = |name: &String| {
+                let templates = self.paths.templates.iter();
+                let found =
+                    templates.filter_map(|template| template.read(&path, Some(name))?.value);
+                found.map(text).next()
+            };
+            self.told.iter().map(value).collect()
+        };
+        keys.iter().map(of_key).collect()
     }
 
     /// Keeps what legal holds claim.
@@ -169,7 +197,8 @@ mod tests {
     fn an_event_names_nothing_where_no_placeholder_takes_its_value() {
         let templates = ["faces/*", "thumbs/{key}/*"].map(|text| text.parse().unwrap()).to_vec();
         let earliest = jiff::civil::date(1970, 1, 2);
-        let target = PathTarget::new(&Paths { templates, start: PathStart::Modified, earliest });
+        let paths = Paths { templates, start: PathStart::Modified, earliest };
+        let target = PathTarget { paths, kept: Vec::new(), told: Vec::new() };
         let named = |key: &str| {
             target.named([&BTreeMap::from([("key".to_owned(), key.to_owned())])].into_iter())
         };

@@ -96,7 +96,7 @@ use crate::types::TableName;
 
 pub(crate) use batch::TakeError;
 pub use batch::{Interrupted, Locked, Records, Replace, Resolution};
-pub(super) use batch::{lock, resolve, take, take_locked};
+pub(super) use batch::{lock, resolve, take, take_locked, try_told};
 pub use explain::Explained;
 pub(super) use explain::explain as explain_record;
 pub(super) use happened::happened;

@@ -230,6 +230,17 @@ impl Tables {
             .map_err(failed(&self.name, "trying the rule's `where`"))
     }
 
+    /// Asks whether what recipients are told of records can be read, without reading any.
+    ///
+    /// # Errors
+    /// When it cannot: such as for a column that the user may not read.
+    pub async fn try_told(&self, target: &Target, bounds: Bounds) -> Result<(), StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::try_told(&mut tx, target, bounds)
+            .await
+            .map_err(failed(&self.name, "reading what recipients are told"))
+    }
+
     /// Counts what is due and what is kept. Cannot write.
     ///
     /// # Errors

@@ -124,6 +124,7 @@ pub(crate) fn rule(table: &str) -> Rule {
         events: Vec::new(),
         event_values: BTreeSet::new(),
         sharing: Sharing::Possible,
+        tellings: Vec::new(),
     }
 }
 

@@ -73,6 +73,7 @@ fn one_of_each() -> Vec<Event> {
             attachments: 0,
             commitments: Hash([7; 32]),
             pseudonymized: vec!["email".into()],
+            notices: BTreeMap::new(),
         },
         Event::BatchUndone {
             run,
@@ -206,6 +207,20 @@ fn the_bytes_of_an_entry_are_fixed() {
             r#""pseudonymized":["email"]}"#
         )
     );
+}
+
+#[test]
+fn who_was_told_how_often_stands_at_the_end() {
+    let mut event = one_of_each().swap_remove(14);
+    let plain = Entry { at: at(), event: event.clone() }.to_json().unwrap();
+    if let Event::BatchDone { notices, .. } = &mut event {
+        notices.extend([(name("analytics"), 2), (name("ads"), 1)]);
+    }
+    let entry = Entry { at: at(), event };
+    let json = entry.to_json().unwrap();
+    let told = r#","notices":{"ads":1,"analytics":2}}"#;
+    assert_eq!(json, plain.trim_end_matches('}').to_owned() + told);
+    assert_eq!(Entry::from_json(&json).unwrap(), entry);
 }
 
 #[test]

@@ -3,16 +3,18 @@
 //! Nothing here commits. The caller writes the intent with the returned keys to the ledger first,
 //! and only then commits; until then every effect can be undone.
 
+use std::ops::Range;
+
 use crate::anonymize::Strategy;
 use crate::rule::Dialect;
 use crate::types::Key;
 
-use super::Row;
 use super::Transaction;
 use super::catalogue::{Column, Shape};
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
 use super::window::{Window, inside, read_key, select_key};
+use super::{Cell, Row};
 
 /// Keys that are asked for in one statement when an interrupted batch is resolved.
 const RESOLVE_CHUNK: usize = 500;
@@ -22,6 +24,8 @@ const RESOLVE_CHUNK: usize = 500;
 pub struct Records {
     /// Their keys.
     pub keys: Vec<Key>,
+    /// Of each, the values that recipients are told, as they were before; nothing where none is told.
+    pub told: Vec<Vec<Option<String>>>,
     /// The transaction's own name in the store, where its fate can be asked later.
     pub transaction_id: Option<String>,
 }
@@ -70,6 +74,8 @@ pub struct Locked {
     pub key: Key,
     /// Its values of the columns that the rule carries along ([`Target::carry`]), as text.
     pub carried: Vec<Option<String>>,
+    /// Its values of the columns that recipients are told, as text.
+    told: Vec<Option<String>>,
     /// Its values of the columns whose new ones this process computes.
     old: Vec<Option<String>>,
 }
@@ -83,7 +89,9 @@ pub(crate) async fn take(
     replace: Replace<'_>,
 ) -> Result<Records, TakeError> {
     let computed = target.change.as_ref().is_some_and(|change| !change.computed_here().is_empty());
-    if computed || target.dialect() == Dialect::Mysql {
+    // What a record was before it changes, only a look before it can tell.
+    let is_told_old = target.change.is_some() && !target.told.is_empty();
+    if computed || is_told_old || target.dialect() == Dialect::Mysql {
         // MySQL returns nothing from a DELETE: the due rows are locked and read first.
         let rows = lock(tx, target, bounds, window).await?;
         return take_locked(tx, target, bounds, rows, Some(window), replace).await;
@@ -94,14 +102,46 @@ pub(crate) async fn take(
     target.due(&mut s, bounds);
     s.push(" RETURNING ");
     select_key(&mut s, &target.table.key);
+    select_texts(&mut s, &target.told);
     let rows = tx.fetch(&s).await?;
     let keys = rows.iter().map(|row| read_key(target.dialect(), row, &target.table.key));
     let keys = keys.collect::<Result<_, _>>()?;
-    named(tx, keys).await
+    let told = if target.told.is_empty() {
+        Vec::new()
+    } else {
+        let first = target.table.key.len();
+        let texts = |row: &Row| read_texts(row, first..first + target.told.len());
+        rows.iter().map(texts).collect()
+    };
+    named(tx, keys, told).await
+}
+
+/// Appends columns as texts, each after a comma.
+fn select_texts<'a>(s: &mut Statement, columns: impl IntoIterator<Item = &'a Column>) {
+    for column in columns {
+        s.push(", ").by_dialect("", "CAST(", "").name(&column.name);
+        s.by_dialect("::text", " AS CHAR)", "");
+    }
+}
+
+/// Reads such texts. SQLite keeps bytes in columns of any type: those that are no text are told by their
+/// digits, as keys show them.
+fn read_texts(row: &Row, places: Range<usize>) -> Vec<Option<String>> {
+    let text = |place: usize| {
+        row.scalar_text(place).or_else(|| match row.0.get(place) {
+            Some(Cell::Bytes(bytes)) => Some(format!("0x{}", hex::encode(bytes))),
+            _ => None,
+        })
+    };
+    places.map(text).collect()
 }
 
 /// The records taken, with the name of the transaction that took them.
-async fn named(tx: &mut Transaction, keys: Vec<Key>) -> Result<Records, TakeError> {
+async fn named(
+    tx: &mut Transaction,
+    keys: Vec<Key>,
+    told: Vec<Vec<Option<String>>>,
+) -> Result<Records, TakeError> {
     let transaction_id = match (tx.dialect(), keys.is_empty()) {
         (Dialect::Postgres, false) => {
             let s = Statement::new(Dialect::Postgres, "SELECT pg_current_xact_id()::text");
@@ -109,7 +149,7 @@ async fn named(tx: &mut Transaction, keys: Vec<Key>) -> Result<Records, TakeErro
         }
         _ => None,
     };
-    Ok(Records { keys, transaction_id })
+    Ok(Records { keys, told, transaction_id })
 }
 
 /// `DELETE FROM … WHERE ` or `UPDATE … SET … WHERE `.
@@ -141,7 +181,7 @@ pub(crate) async fn take_locked(
     let computed = target.change.as_ref().map(super::target::Change::computed_here);
     let computed = computed.filter(|columns| !columns.is_empty());
     if rows.is_empty() {
-        return Ok(Records { keys: Vec::new(), transaction_id: None });
+        return Ok(Records { keys: Vec::new(), told: Vec::new(), transaction_id: None });
     }
     if let (Some(change), Some(computed)) = (&target.change, computed) {
         // Where this process computes values, each record gets its own UPDATE.
@@ -163,9 +203,10 @@ pub(crate) async fn take_locked(
                 return Err(TakeError::Moved);
             }
         }
-        return named(tx, rows.into_iter().map(|row| row.key).collect()).await;
+        let (keys, told) = keys_and_told(target, rows);
+        return named(tx, keys, told).await;
     }
-    let keys: Vec<Key> = rows.into_iter().map(|row| row.key).collect();
+    let (keys, told) = keys_and_told(target, rows);
     let mut touched = 0;
     if let Some(window) = window {
         let mut s = act(target, bounds.now);
@@ -182,10 +223,33 @@ pub(crate) async fn take_locked(
         }
     }
     if usize::try_from(touched).is_ok_and(|touched| touched == keys.len()) {
-        named(tx, keys).await
+        named(tx, keys, told).await
     } else {
         Err(TakeError::Moved)
     }
+}
+
+fn keys_and_told(target: &Target, rows: Vec<Locked>) -> (Vec<Key>, Vec<Vec<Option<String>>>) {
+    let (keys, mut told): (_, Vec<_>) = rows.into_iter().map(|row| (row.key, row.told)).unzip();
+    if target.told.is_empty() {
+        told = Vec::new();
+    }
+    (keys, told)
+}
+
+/// Reads what is told, of no record.
+pub(crate) async fn try_told(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+) -> Result<(), sqlx::Error> {
+    let mut s = Statement::new(target.dialect(), "SELECT ");
+    select_key(&mut s, &target.table.key);
+    select_texts(&mut s, &target.told);
+    s.push(" FROM ").table(&target.table).push(" WHERE ");
+    target.due(&mut s, bounds);
+    s.push(" LIMIT 0");
+    tx.fetch(&s).await.map(drop)
 }
 
 /// Reads the due records of a window, and locks them.
@@ -200,10 +264,7 @@ pub(crate) async fn lock(
     let old = computed.iter().map(|(column, _)| column);
     let mut s = Statement::new(target.dialect(), "SELECT ");
     select_key(&mut s, &target.table.key);
-    for column in old.chain(&target.carried) {
-        s.push(", ").by_dialect("", "CAST(", "").name(&column.name);
-        s.by_dialect("::text", " AS CHAR)", "");
-    }
+    select_texts(&mut s, old.chain(&target.carried).chain(&target.told));
     s.push(" FROM ").table(&target.table).push(" WHERE ");
     inside(&mut s, target, window);
     s.push(" AND ");
@@ -212,13 +273,13 @@ pub(crate) async fn lock(
     s.by_dialect(" FOR UPDATE", " FOR UPDATE", "");
     let rows = tx.fetch(&s).await?;
     let (first, second) = (target.table.key.len(), target.table.key.len() + computed.len());
+    let third = second + target.carried.len();
     let read = |row: &Row| {
         Ok(Locked {
             key: read_key(target.dialect(), row, &target.table.key)?,
             old: (first..second).map(|place| row.scalar_text(place)).collect(),
-            carried: (second..second + target.carried.len())
-                .map(|place| row.scalar_text(place))
-                .collect(),
+            carried: (second..third).map(|place| row.scalar_text(place)).collect(),
+            told: read_texts(row, third..third + target.told.len()),
         })
     };
     rows.iter().map(read).collect()

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::anonymize::Strategy;
+use crate::notice;
 use crate::rule::{Action, Condition, Dialect, Encoding, Rule};
 
 use super::catalogue::{Column, ColumnKind, Shape, Table};
@@ -40,6 +41,8 @@ pub struct Target {
     pub(super) change: Option<Change>,
     /// Columns that are read along with each record, for what belongs to it.
     pub(super) carried: Vec<Column>,
+    /// Columns whose values are told to recipients.
+    pub(super) told: Vec<Column>,
     /// The columns by which an event names records, each with the name of the event's value.
     matching: Vec<(Column, String)>,
     /// Whether an event says what is due, whatever its age.
@@ -90,6 +93,16 @@ pub enum Mismatch {
         "the column `{column}` is of type {type_name}, and events name records by text, integers and UUIDs alone"
     )]
     MatchType {
+        /// The column.
+        column: String,
+        /// Its type.
+        type_name: String,
+    },
+    /// A column that identifies records to a recipient is of a type that has no text of its own.
+    #[error(
+        "the column `{column}` is of type {type_name}, and a recipient is told texts, numbers and moments alone"
+    )]
+    ToldType {
         /// The column.
         column: String,
         /// Its type.
@@ -162,6 +175,7 @@ impl Target {
             .into_iter()
             .filter_map(|name| find(&table, name, "attachments", &mut mismatches))
             .collect();
+        let told = told_of(rule, &table, &mut mismatches);
         let mut matching = Vec::new();
         for (name, value) in &rows.matching {
             if let Some(column) = find(&table, name, "match", &mut mismatches) {
@@ -184,6 +198,7 @@ impl Target {
                 subject,
                 change,
                 carried,
+                told,
                 matching,
                 by_event: false,
                 keep: Keep::default(),
@@ -406,6 +421,31 @@ fn check_key(table: &Table, mismatches: &mut Vec<Mismatch>) {
             });
         }
     }
+}
+
+/// The columns whose values are told, in the order of [`notice::told`].
+fn told_of(rule: &Rule, table: &Table, mismatches: &mut Vec<Mismatch>) -> Vec<Column> {
+    let mut columns = Vec::new();
+    for name in notice::told(&rule.tellings) {
+        let Some(column) = find(table, name, "recipients", mismatches) else { continue };
+        let has_text = match (table.dialect, column.kind) {
+            (_, ColumnKind::Bytes) => false,
+            // Bits and shapes are bytes there, too.
+            (Dialect::Mysql, ColumnKind::Other) => {
+                let words = ["enum", "set", "json", "time", "year"];
+                let name = column.type_name.split(['(', ' ']).next().unwrap_or_default();
+                words.iter().any(|word| name.eq_ignore_ascii_case(word))
+            }
+            _ => true,
+        };
+        if has_text {
+            columns.push(column);
+        } else {
+            let Column { name: column, type_name, .. } = column;
+            mismatches.push(Mismatch::ToldType { column, type_name });
+        }
+    }
+    columns
 }
 
 fn change_of(rule: &Rule, table: &Table, mismatches: &mut Vec<Mismatch>) -> Change {
