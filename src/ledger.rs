@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyConnection, AnyPool, Connection, Executor};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use crate::keys::Keys;
@@ -91,6 +91,8 @@ pub struct Ledger {
     /// Writers of this process take turns on SQLite: who waits in SQLite itself sleeps for longer and
     /// longer, although the database has been free for a while.
     turn: Arc<Mutex<()>>,
+    /// Told when notices were written.
+    notices_written: Arc<Notify>,
 }
 
 /// Whether a connection may write.
@@ -128,7 +130,9 @@ impl Ledger {
 
     async fn connect(place: Place, keys: Arc<Keys>, access: Access) -> Result<Self, LedgerError> {
         let pool = pool(&place, access, MAX_CONNECTIONS).await?;
-        Ok(Ledger { pool, keys, place: Arc::new(place), turn: Arc::default() })
+        let place = Arc::new(place);
+        let (turn, notices_written) = (Arc::default(), Arc::default());
+        Ok(Ledger { pool, keys, place, turn, notices_written })
     }
 
     /// Begins a write transaction.

@@ -30,6 +30,7 @@ CREATE TABLE notice (
 ) STRICT;
 CREATE INDEX notice_pending ON notice (recipient, lane, seq) WHERE state = 'pending';
 CREATE INDEX notice_queue ON notice (recipient, seq) WHERE state = 'pending';
+CREATE INDEX notice_put_off ON notice (recipient, next_at) WHERE state = 'pending' AND attempts > 0;
 CREATE INDEX notice_told ON notice (recipient, state, next_at)
     WHERE state IN ('sent', 'accepted', 'denied', 'failed');
 CREATE INDEX notice_due ON notice (due_at)

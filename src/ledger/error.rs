@@ -82,6 +82,9 @@ pub enum LedgerError {
     /// The session that held a rule's lock has lost it.
     #[error("the lock of rule `{0}` was lost: another process may be working on the rule")]
     LockLost(Name),
+    /// The lock of a recipient was lost with its session.
+    #[error("the lock of recipient `{0}` was lost: another process may be telling it")]
+    RecipientLockLost(Name),
     /// The run was ended by somebody else, who took this process for dead.
     #[error(
         "the run was taken over by another process, which found its lock free: nothing more is done here"

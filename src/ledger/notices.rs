@@ -6,10 +6,12 @@
 //! Each change goes through [`notice::next`], as a condition of its statement.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::error::Doing;
@@ -57,8 +59,10 @@ pub struct Queued {
 /// What came of a notice whose turn it was.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answered {
-    /// The notice.
-    pub notice: Queued,
+    /// The notice's place in the queue.
+    pub seq: i64,
+    /// Its id.
+    pub id: Uuid,
     /// What came of it.
     pub answer: Answer,
     /// When it is told or asked again, where it is.
@@ -253,21 +257,50 @@ impl Ledger {
         rows.iter().map(|row| self.open_queued(row)).collect()
     }
 
-    /// When the next notice of a recipient has its turn, be it to tell or to ask.
+    /// The next moment from now on at which a notice of a recipient has its turn, be it to tell or to ask.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn next_notice_at(&self, recipient: &Name) -> Result<Option<Timestamp>, LedgerError> {
+    pub async fn next_notice_after(
+        &self,
+        recipient: &Name,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, LedgerError> {
         let mut tx = self.snapshot().await?;
         let row = sqlx::query(
-            "SELECT min(next_at) AS next_at FROM notice WHERE recipient = $1 \
-             AND state IN ('pending', 'sent', 'accepted') AND next_at IS NOT NULL",
+            "SELECT min(next_at) AS next_at FROM (\
+             SELECT min(next_at) AS next_at FROM notice \
+             WHERE recipient = $1 AND state = 'pending' AND attempts > 0 AND next_at > $2 UNION ALL \
+             SELECT min(next_at) AS next_at FROM notice \
+             WHERE recipient = $1 AND state IN ('sent', 'accepted') AND next_at > $2) AS turns",
         )
         .bind(recipient.as_str())
+        .bind(to_text(now))
         .fetch_one(&mut *tx)
         .await
         .doing("looking for the next notice")?;
         row.optional_moment("next_at")
+    }
+
+    /// Whether a recipient wants to be told nothing any more.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn has_stopped(&self, recipient: &Name) -> Result<bool, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let row = sqlx::query(
+            "SELECT count(*) AS stopped FROM recipient WHERE recipient = $1 AND stopped_at IS NOT NULL",
+        )
+        .bind(recipient.as_str())
+        .fetch_one(&mut *tx)
+        .await
+        .doing("reading how a recipient does")?;
+        Ok(row.count("stopped")? > 0)
+    }
+
+    /// Wakes whoever waits for notices when this process has written some.
+    pub fn notices_written(&self) -> Arc<Notify> {
+        self.notices_written.clone()
     }
 
     fn open_queued(&self, row: &AnyRow) -> Result<Queued, LedgerError> {
@@ -310,7 +343,7 @@ impl Ledger {
         let mut tx = self.begin().await?;
         let mut ended: BTreeMap<(Uuid, Name, State), u64> = BTreeMap::new();
         let completed = answered.iter().filter(|one| one.answer == Answer::Completed);
-        let completed: Vec<i64> = completed.map(|one| one.notice.seq).collect();
+        let completed: Vec<i64> = completed.map(|one| one.seq).collect();
         for some in completed.chunks(ROWS) {
             complete(&mut tx, some, now, &mut ended).await?;
         }
@@ -331,7 +364,7 @@ impl Ledger {
         now: Timestamp,
         ended: &mut BTreeMap<(Uuid, Name, State), u64>,
     ) -> Result<(), LedgerError> {
-        let seq = one.notice.seq;
+        let seq = one.seq;
         let next_at = one.next_at.map(to_text);
         let (step, reason, job) = match &one.answer {
             Answer::Completed => (Step::Complete, None, None),
@@ -362,7 +395,7 @@ impl Ledger {
             Answer::Gone => return Ok(()),
         };
         let is_news = take_step(tx, seq, step, now).await?;
-        let reason = reason.map(|reason| self.seal_reason(one.notice.message.id, reason));
+        let reason = reason.map(|reason| self.seal_reason(one.id, reason));
         sqlx::query(
             "UPDATE notice SET next_at = $1, attempts = 0, reason = coalesce($2, reason), job = coalesce($3, job), \
                                error = NULL WHERE seq = $4 AND state IN ('sent', 'accepted', 'denied', 'exempt')",
@@ -397,11 +430,13 @@ impl Ledger {
             .sum();
         if completed > 0 {
             sqlx::query(
-                "INSERT INTO recipient (recipient, completed) VALUES ($1, $2) \
-                 ON CONFLICT (recipient) DO UPDATE SET completed = recipient.completed + excluded.completed",
+                "INSERT INTO recipient (recipient, completed, answered_at) VALUES ($1, $2, $3) \
+                 ON CONFLICT (recipient) DO UPDATE SET \
+                 completed = recipient.completed + excluded.completed, answered_at = excluded.answered_at",
             )
             .bind(recipient.as_str())
             .bind(to_integer(completed))
+            .bind(to_text(now))
             .execute(&mut **tx)
             .await
             .doing("counting notices")?;
