@@ -5,19 +5,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use tokio::task::JoinSet;
 
+use crate::clock;
 use crate::config::{Config, RecipientConfig};
 use crate::ledger::RecipientState;
+use crate::recipient::{Recipient, Recipients};
 use crate::types::Name;
 
 use super::notices::in_states;
-use super::output::{self, DIM, RED, RESET, YELLOW};
-use super::{CliError, Common, Exit, has_ledger, read_ledger};
+use super::output::{self, DIM, GREEN, RED, RESET, YELLOW};
+use super::{CliError, Common, Exit, has_ledger, read_ledger, stores};
 
 /// Look at the recipients of deletions, and test that they can be reached
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Command {
     List(List),
+    Test(Test),
 }
 
 /// Show how each recipient does: what is open and overdue, when it last answered, and what is wrong
@@ -26,6 +30,18 @@ pub(crate) enum Command {
 /// them. One that has asked to be told nothing any more (410) is told nothing until somebody has looked.
 #[derive(clap::Args, Debug)]
 pub(crate) struct List {}
+
+/// Send each recipient something harmless, signed as notices are, and say exactly what is wrong
+///
+/// Nothing is told of anybody, and nothing is written down. What may be wrong is said in a word: its name
+/// (DNS), its address, the connection, TLS, the time it takes, the status of its answer, the secret. Run it
+/// as the account that the daemon runs as, with the same credentials. Exit code 1 when any fails.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Test {
+    /// Only these; all of them when none is named.
+    #[arg(value_name = "NAME")]
+    names: Vec<Name>,
+}
 
 /// A recipient, as it is configured and as it does.
 #[derive(Serialize)]
@@ -42,6 +58,7 @@ pub(crate) async fn main(common: &Common, command: Command) -> Result<Exit, CliE
     let config = common.load()?;
     match command {
         Command::List(List {}) => list(common, &config).await,
+        Command::Test(args) => test(common, &config, &args).await,
     }
 }
 
@@ -172,6 +189,67 @@ pub(super) fn print_trouble(recipient: &Name, is_configured: bool, state: &Recip
             output::notices(state.overdue)
         );
         line(YELLOW, "overdue", &text);
+    }
+}
+
+// --- testing --------------------------------------------------------------------------------------
+
+/// What came of a test.
+#[derive(Serialize)]
+struct Tested {
+    recipient: Name,
+    protocol: &'static str,
+    is_well: bool,
+    /// What was found, or what is wrong.
+    says: String,
+    milliseconds: Option<u64>,
+}
+
+async fn test(common: &Common, config: &Config, args: &Test) -> Result<Exit, CliError> {
+    if config.recipients.is_empty() {
+        let text = "there are no recipients: `[recipient.NAME]` in the configuration makes one";
+        return Err(CliError::Usage(text.to_owned()));
+    }
+    if let Some(name) = args.names.iter().find(|name| !config.recipients.contains_key(name)) {
+        return Err(unknown(config, &BTreeMap::new(), name));
+    }
+    let stores = stores(config);
+    let recipients = Recipients::new(&config.recipients, &stores);
+    let is_meant = |name: &Name| args.names.is_empty() || args.names.contains(name);
+    let mut testing = JoinSet::new();
+    for (name, recipient) in recipients.iter().filter(|(name, _)| is_meant(name)) {
+        let (name, recipient) = (name.clone(), recipient.clone());
+        testing.spawn(async move { (name, tested(&recipient).await) });
+    }
+    let results: BTreeMap<Name, Tested> = testing.join_all().await.into_iter().collect();
+    stores.close().await;
+    let exit =
+        if results.values().all(|tested| tested.is_well) { Exit::Fine } else { Exit::Failed };
+    if common.json {
+        output::json(&results.values().collect::<Vec<_>>());
+        return Ok(exit);
+    }
+    for Tested { recipient, protocol, is_well, says, milliseconds } in results.values() {
+        let (style, word) = if *is_well { (GREEN, "well") } else { (RED, "failed") };
+        let took = milliseconds.map(|took| format!(", after {took} ms")).unwrap_or_default();
+        let text = format!("{recipient} ({protocol}): {}{took}", output::plain(says));
+        anstream::println!("{style}{word:6}{RESET} {}", output::hanging(&text, 7));
+    }
+    Ok(exit)
+}
+
+async fn tested(recipient: &Recipient) -> Tested {
+    let result = recipient.test(clock::now()).await;
+    let (is_well, says, took) = match result {
+        Ok(pong) => (true, pong.says, Some(pong.took)),
+        Err(ailment) => (false, ailment.to_string(), None),
+    };
+    Tested {
+        recipient: recipient.config.name.clone(),
+        protocol: recipient.config.protocol.as_str(),
+        is_well,
+        says,
+        milliseconds: took.and_then(|took| took.as_millis().try_into().ok()),
     }
 }
 

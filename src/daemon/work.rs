@@ -13,6 +13,7 @@ use crate::audit::entry::Cause;
 use crate::clock;
 use crate::config::Config;
 use crate::ledger::{Ledger, Request};
+use crate::recipient::Recipients;
 use crate::rule::{Mode, Rule};
 use crate::run::{Depth, Inboxes, RunError, RunResult, RunState, Runner, Sources};
 use crate::schedule::Schedule;
@@ -72,6 +73,11 @@ impl Active {
         let inboxes = Arc::new(Inboxes::new(&rules, inboxes));
         let runner = Runner { ledger: ledger.clone(), stores, rules, clock, sources, inboxes };
         Active { config, runner, turns }
+    }
+
+    /// The recipients of the configuration.
+    pub(super) fn recipients(&self) -> Arc<Recipients> {
+        Arc::new(Recipients::new(&self.config.recipients, &self.runner.stores))
     }
 
     /// Carries out one piece of work for a rule. A request that is not even begun when `stop` comes
