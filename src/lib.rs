@@ -68,14 +68,14 @@
 //! | [`audit`] | entries, Merkle tree, signed checkpoint: functions over bytes |
 //! | [`transition`] | the legal transitions of a run and its batches |
 //! | [`keys`] | expunged's own secrets |
+//! | [`outbound`] | the way out over HTTP, and where it does not lead |
 //! | [`store`] | tables, files and objects: surveys, walks and batches |
+//! | [`recipient`] | who is told: Standard Webhooks, OpenDSR, calls over HTTP, programs, tables |
 //! | [`ledger`] | expunged's own database: requests, runs, batches, audit log |
 //! | [`archive`] | an exported audit log, which anyone can verify |
 //! | [`certificate`] | deletion certificates with their proof |
 //! | [`check`] | a rule held against its live store |
 //! | [`run`] | the pass: request -> plan -> intent -> apply -> outcome -> read back |
-//! | [`outbound`] | the way out over HTTP, and where it does not lead |
-//! | [`recipient`] | what each protocol says to a recipient, and what its answers and receipts mean |
 //! | [`propagate`] | recipients are told, and asked how far they are |
 //! | [`publish`] | signed checkpoints leave the machine |
 //! | [`lifecycle`] | signals and systemd |
