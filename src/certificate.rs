@@ -316,7 +316,7 @@ fn awaited(account: &Account, stand: &BTreeMap<Name, BTreeMap<State, u64>>, run:
             }
         );
     }
-    let _ = write!(why, ". See `expunged notices list --run {run}`");
+    let _ = write!(why, "; `expunged notices list --run {run}` shows them");
     why
 }
 

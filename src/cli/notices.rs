@@ -215,11 +215,7 @@ async fn show(common: &Common, config: &Config, args: &Show) -> Result<Exit, Cli
         let Some(text) = text else { continue };
         anstream::println!("  {DIM}{what:<13}{RESET}  {}", output::hanging(&text, 17));
     }
-    let advice = advice(config, &notice);
-    if !advice.is_empty() {
-        println!();
-        println!("{}", output::hanging(&advice, 0));
-    }
+    print_advice(config, &notice);
     Ok(Exit::Fine)
 }
 
@@ -268,23 +264,25 @@ fn whom(notice: &Notice) -> &'static str {
     }
 }
 
-/// What somebody can do about a notice that does not go on by itself.
-fn advice(config: &Config, notice: &Notice) -> String {
-    let Notice { id, recipient, .. } = notice;
-    if !notice.state.is_over() && !config.recipients.contains_key(recipient) {
-        return format!(
-            "{recipient} is not configured any more, so nothing is told to it: add `[recipient.{recipient}]` \
-             again, or record why it need not: expunged notices exempt {id} --reason \"…\""
-        );
+/// Says what somebody can do about a notice that does not go on by itself.
+fn print_advice(config: &Config, notice: &Notice) {
+    let Notice { id, recipient, state, .. } = notice;
+    let is_known = config.recipients.contains_key(recipient);
+    let is_stuck = matches!(state, State::Denied | State::Failed) || is_late(notice);
+    if state.is_over() || (is_known && !is_stuck) {
+        return;
     }
-    let is_stuck = matches!(notice.state, State::Denied | State::Failed);
-    if !is_stuck && !is_late(notice) {
-        return String::new();
-    }
-    format!(
-        "Settle it with {recipient}, then have it tried again: expunged notices retry {id}. Where it need \
-         not: expunged notices exempt {id} --reason \"…\""
-    )
+    let text = if is_known {
+        format!("It does not go on by itself, or is late: settle it with {recipient}.")
+    } else {
+        format!(
+            "Nothing is told to {recipient} until `[recipient.{recipient}]` is configured again."
+        )
+    };
+    println!();
+    println!("{}", output::hanging(&text, 0));
+    println!("  try again:     expunged notices retry {id}");
+    println!("  it need not:   expunged notices exempt {id} --reason \"…\"");
 }
 
 /// The notice of an id.
@@ -338,7 +336,9 @@ async fn retry(common: &Common, config: &Config, args: Retry) -> Result<Exit, Cl
         let text = format!("would be {all} to {recipient}: {counts}");
         anstream::println!("{YELLOW}retried{RESET}  {}", output::hanging(&text, 9));
     }
-    let told = if config.recipients.contains_key(&recipient) {
+    let then = if retried.is_none() {
+        "Nothing was changed: leave --dry-run out to have them tried again.".to_owned()
+    } else if config.recipients.contains_key(&recipient) {
         format!(
             "The daemon tells {recipient} within a minute, under the same ids: what it has carried out \
              already it knows by them."
@@ -346,7 +346,7 @@ async fn retry(common: &Common, config: &Config, args: Retry) -> Result<Exit, Cl
     } else {
         format!("{recipient} is not configured any more: nothing is told to it until it is again.")
     };
-    println!("{}", output::hanging(&told, 0));
+    println!("{}", output::hanging(&then, 0));
     Ok(Exit::Fine)
 }
 

@@ -143,7 +143,9 @@ async fn without_a_ledger_nothing_is_made() {
     let place = Place::sqlite().await;
     for file in std::fs::read_dir(place.inner.path("")).unwrap().flatten() {
         if file.file_name().to_string_lossy().starts_with("ledger.db") {
-            std::fs::remove_file(file.path()).unwrap();
+            let path = file.path();
+            let removed = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
+            removed.unwrap();
         }
     }
     let id = "00000000-0000-7000-8000-000000000000";

@@ -178,6 +178,7 @@ pub(crate) fn settled(text: &str) -> String {
     let mut text = text.to_owned();
     for (pattern, replacement) in [
         (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID".to_owned()),
+        (r"expunged/[0-9a-f]{16}", "ORIGIN".to_owned()),
         (r"20\d\d-\d\d-\d\d \d\d:\d\d(:\d\d)?", "MOMENT".to_owned()),
         (r"20\d\d-\d\d-\d\d", "DAY".to_owned()),
         (&*format!(r"(says|by) {}\b", account.trim()), "$1 ACCOUNT".to_owned()),

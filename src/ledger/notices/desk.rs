@@ -257,14 +257,16 @@ impl Ledger {
     ) -> Result<Option<bool>, LedgerError> {
         let mut tx = self.begin().await?;
         let filter = NoticeFilter { id: Some(id), ..NoticeFilter::default() };
-        let rows = filter.select(&mut tx, "seq, recipient", "", 1).await?;
+        let rows = filter.select(&mut tx, "seq, recipient, sent_at", "", 1).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let (seq, recipient) =
             (row.optional_integer("seq")?.unwrap_or_default(), row.name("recipient")?);
         let moved: Option<Moved> = take_step(&mut tx, seq, Step::Exempt, now).await?;
         let Some((run, rule, _)) = moved else { return Ok(Some(false)) };
-        sqlx::query("UPDATE notice SET reason = $1 WHERE seq = $2")
+        // That somebody here exempts it does not mean that the recipient has heard of it.
+        sqlx::query("UPDATE notice SET reason = $1, sent_at = $2 WHERE seq = $3")
             .bind(self.seal_reason(id, reason))
+            .bind(row.optional_text("sent_at")?)
             .bind(seq)
             .execute(&mut *tx)
             .await
