@@ -163,6 +163,7 @@ impl Daemon {
         self.ledger.renew_events(self.active.config.rules.keys(), clock::now()).await?;
         let (settings, rules) = (self.active.config.api.clone(), self.active.runner.rules.clone());
         let mut api = Api::new(self.ledger.clone(), settings, rules, wake.clone());
+        api.heed(self.active.recipients());
         api.open();
         self.api = Some(api);
         self.listening = Some(Listening::start(&self.active, &wake));
@@ -586,6 +587,7 @@ impl Daemon {
         }
         self.listening = Some(Listening::start(&self.active, &self.wake));
         if let Some(api) = &mut self.api {
+            api.heed(self.active.recipients());
             api.reconfigure(&self.active.config.api, self.active.runner.rules.clone()).await;
         }
         if self.clock_jumped {

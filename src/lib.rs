@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! configuration -> rule -> plan -> run -> ledger -> audit log
-//!                   ^               |
+//!                   ^               |        '-> notices -> recipients -> receipts
 //!  cron slot, event, command,       '-> stores: tables, files, objects
 //!  restart
 //! ```
@@ -76,9 +76,10 @@
 //! | [`certificate`] | deletion certificates with their proof |
 //! | [`check`] | a rule held against its live store |
 //! | [`run`] | the pass: request -> plan -> intent -> apply -> outcome -> read back |
+//! | [`propagate`] | recipients are told, and asked how far they are |
 //! | [`publish`] | signed checkpoints leave the machine |
 //! | [`lifecycle`] | signals and systemd |
-//! | [`http`] | events come in over a Unix socket, and over TCP where that is wanted |
+//! | [`http`] | events and receipts come in over a Unix socket, and over TCP where that is wanted |
 //! | [`daemon`] | timers and wake-ups -> passes |
 //! | [`telemetry`] | logs |
 //! | [`cli`] | one thin file per subcommand |
@@ -112,7 +113,11 @@
 //!   does not report what became of each in a bulk deletion. GCS and Azure go through opendal.
 //! - **A notification only wakes.** A source's table is looked at anew each time, a little way back upon a
 //!   notification and by the whole overlap at intervals, so nothing depends on who heard what.
-//! - Deliberately absent so far: erasure requests, recipients and backups.
+//! - **Who sends a receipt needs no token.** Its signature says whose it is, and is verified before anything is
+//!   parsed; what is not heeded is counted, and written down at most once a second (`http/receipts.rs`).
+//! - **A certificate adds up entries of the log**: what a batch owes each recipient, less what is completed or exempt.
+//!   The ledger's columns, which can be changed without a trace, only have to agree.
+//! - Deliberately absent so far: erasure requests and backups.
 
 #![warn(clippy::pedantic)]
 #![allow(clippy::module_name_repetitions, clippy::must_use_candidate)]

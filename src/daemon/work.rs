@@ -29,7 +29,7 @@ const LOCK_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Active {
     pub(super) config: Config,
     pub(super) runner: Runner,
-    recipients: Recipients,
+    recipients: Arc<Recipients>,
     /// One permit per store: its rules take turns.
     turns: BTreeMap<Name, Arc<Semaphore>>,
 }
@@ -73,7 +73,7 @@ impl Active {
         let sources = Arc::new(Sources::new(&config));
         let inboxes = before.map(|before| &*before.runner.inboxes);
         let inboxes = Arc::new(Inboxes::new(&rules, inboxes));
-        let recipients = Recipients::new(&config.recipients, &stores);
+        let recipients = Arc::new(Recipients::new(&config.recipients, &stores));
         let runner = Runner { ledger: ledger.clone(), stores, rules, clock, sources, inboxes };
         Active { config, runner, recipients, turns }
     }
@@ -81,6 +81,11 @@ impl Active {
     /// Sends couriers to the recipients.
     pub(super) fn propagate(&self) -> Propagation {
         Propagation::start(&self.runner.ledger, &self.recipients, &self.runner.rules)
+    }
+
+    /// The recipients of the configuration.
+    pub(super) fn recipients(&self) -> Arc<Recipients> {
+        self.recipients.clone()
     }
 
     /// Carries out one piece of work for a rule. A request that is not even begun when `stop` comes

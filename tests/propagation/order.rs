@@ -83,7 +83,7 @@ async fn what_is_told_of_one_person_keeps_its_order() {
         .execute("INSERT INTO posts VALUES (4, 7, '2020-01-01'), (5, 8, '2020-01-01')")
         .await;
     let run = house.place.run(&["run", "posts"]);
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success(), "{run:?}");
     house.until("ads", "completed", 5).await;
     let told: Vec<_> = ads
         .told()
