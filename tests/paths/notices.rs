@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::house::{House, OLD, accounts, accounts_rule};
+use crate::harness::{Place, poll};
+use crate::house::{House, OLD, accounts, accounts_rule, objects_store};
+use crate::servers::Moto;
 use crate::support::{fresh_mysql, fresh_postgres, fresh_sqlite};
 use crate::told::{messages, open, times};
+use crate::versions::{locked_until, put_locked};
 
 /// A recipient at whose door nobody answers.
 fn recipient(house: &House) -> String {
@@ -61,21 +64,74 @@ async fn of_files_and_objects_is_told_what_stands_in_their_paths() {
     }
 }
 
-#[cfg(unix)]
 #[tokio::test]
-async fn of_files_that_stay_nobody_is_told() {
-    let house = House::files("");
-    house.reconfigure(&(recipient(&house) + TELLS));
-    (0..30).for_each(|number| house.put(&format!("exports/u{number}/a.csv"), OLD));
-    // Changed between the look and the deletion: the fault point waits for nobody, so a hold does it.
-    house.hold(&["--store", "uploads", "--subject", "u7", "--until", "2099-01-01"]);
-    house.run("exports");
-    let told = told(&house).await;
-    for number in 0..30 {
-        let user = format!("u{number}");
-        let is_gone = !house.has(&format!("exports/{user}/a.csv"));
-        assert_eq!(told.contains_key(&pair(&user, "a.csv")), is_gone, "{user}");
+async fn of_what_the_store_kept_of_a_batch_nobody_is_told() {
+    let moto = Moto::locking().await;
+    let house = House { place: Place::new(), bucket: None, store: None };
+    let bucket = objects_store("uploads", &house.place, &moto.url, &moto.bucket);
+    let rule = TELLS.replace("{user_id}/{name}", "{date:%Y-%m-%d}/{user_id}/{name}");
+    let rule = rule.replace(", \"old/{name}/{user_id}/*\"", "");
+    let rule = rule.replace("mode =", "starting_point = \"path date\"\nmode =");
+    house.place.configure(&(bucket + &recipient(&house) + &rule));
+    for user in ["u1", "u2", "u3"] {
+        moto.put(&format!("exports/2024-01-01/{user}/a")).await;
     }
+    put_locked(&moto, "exports/2024-01-01/u4/a", &locked_until()).await;
+    let run = house.run("exports");
+    assert_eq!((&run["state"], &run["records"]), (&"failed".into(), &3.into()), "{run}");
+    let gone = ["u1", "u2", "u3"].map(|user| (pair(user, "a"), 1));
+    assert_eq!(told(&house).await, gone.into());
+}
+
+#[tokio::test]
+async fn of_what_events_name_is_told_once() {
+    let store = fresh_sqlite().await;
+    accounts(&store, 3).await;
+    let house = House::with_rows(store, false, "");
+    let files = "[rule.exports]\nstore = \"uploads\"\naction = \"delete\"\nmode = \"enforce\"\n\
+        path = [\"exports/{user_id}/{name}\", \"old/{name}/*\"]\non_event = \"upload.done\"\nmax_age = \"9 years\"\n\
+        [rule.exports.recipients.analytics]\nidentify = { user = \"user_id\", file = \"name\" }\n";
+    let rows = accounts_rule("action = \"delete\"", &[]).replace(
+        "retention = \"2 years\"",
+        "max_age = \"9 years\"\non_event = \"account.closed\"\nmatch = { id = \"id\" }",
+    );
+    let tells =
+        "[rule.accounts.recipients.analytics]\nidentify = { user = \"id\", file = \"email\" }\n";
+    house.reconfigure(&(recipient(&house) + files + &rows + tells));
+    for path in ["exports/u1/a", "exports/u2/a", "exports/u1/b", "old/a/x"] {
+        house.put(path, 1);
+    }
+    let mut daemon = house.place.start();
+    for event in [
+        &["upload.done", "user_id=u1", "name=a"][..],
+        &["account.closed", "id=2"],
+        &["account.closed", "id=2"],
+    ] {
+        let said = house.say(&[&["event"], event].concat());
+        assert_eq!(said.code, 0, "{}", said.text);
+    }
+    let ledger = house.place.ledger().await;
+    poll(&ledger, "SELECT count(*) FROM event", |waiting| waiting == 0).await;
+    poll(
+        &ledger,
+        "SELECT CAST(coalesce(sum(records), 0) AS bigint) FROM batch WHERE state = 'done'",
+        |gone| gone == 3,
+    )
+    .await;
+    ledger.close().await;
+    daemon.drain();
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(!house.has("exports/u1/a") && !house.has("old/a/x") && house.has("exports/u1/b"));
+    let ledger = open(&house.place.ledger, &house.place.path("keys")).await;
+    let mut told: Vec<_> = messages(&ledger, "analytics").await.into_iter().flatten().collect();
+    told.sort();
+    let shown = serde_json::to_string(&told).unwrap();
+    let expected = concat!(
+        r#"[{"file":"a"},{"file":"a","user":"u1"},"#,
+        r#"{"file":"user2@example.org","user":"2"}]"#
+    );
+    assert_eq!(shown, expected);
+    ledger.close().await;
 }
 
 #[tokio::test]
