@@ -61,7 +61,7 @@ async fn who_asks_to_be_left_alone_is_heeded() {
     let (after, is_down) = later(&answer);
     let after = after.unwrap().as_secs();
     assert!(is_down && (3_590..=3_600).contains(&after), "{after}");
-    let (answer, _, _) = tell_server(|| with(429, "retry-after", "\u{1}soon")).await;
+    let (answer, _, _) = tell_server(|| with(429, "retry-after", "soon")).await;
     assert_eq!(later(&answer), (None, false));
 }
 

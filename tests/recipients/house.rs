@@ -312,6 +312,8 @@ pub(crate) struct Certificate {
 /// An authority with a name; of RSA, as OpenDSR wants it.
 pub(crate) fn authority(folder: &Path) -> Certificate {
     let made = Certificate { certificate: folder.join("ca.crt"), key: folder.join("ca.key") };
+    // Two of the same name would be taken for one that signs wrongly.
+    let subject = format!("/CN=authority{}", folder.file_name().unwrap().to_str().unwrap());
     openssl(&[
         "req",
         "-x509",
@@ -321,7 +323,7 @@ pub(crate) fn authority(folder: &Path) -> Certificate {
         "-days",
         "2",
         "-subj",
-        "/CN=an authority",
+        &subject,
         "-keyout",
         path(&made.key),
         "-out",
