@@ -158,10 +158,7 @@ fn trouble(error: &reqwest::Error) -> Trouble {
         if error.is::<UnknownName>() {
             return Trouble::Unknown;
         }
-        // What an error of the system wraps is passed over by its `source`.
-        let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-        let tls = error.downcast_ref::<rustls::Error>();
-        of_tls = of_tls.or(tls).or(inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
+        of_tls = of_tls.or(tls_error(error));
         cause = error.source();
     }
     match of_tls {
@@ -172,6 +169,15 @@ fn trouble(error: &reqwest::Error) -> Trouble {
         None if error.is_timeout() => Trouble::Slow,
         None if error.is_connect() => Trouble::Unreachable,
         None => Trouble::Broken,
+    }
+}
+
+/// An error of TLS, also within one of the system, which passes over what it wraps where it is asked for its source.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match wrapped {
+        Some(wrapped) => tls_error(wrapped),
+        None => error.downcast_ref::<rustls::Error>(),
     }
 }
 
