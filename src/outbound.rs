@@ -158,10 +158,7 @@ fn trouble(error: &reqwest::Error) -> Trouble {
         if error.is::<UnknownName>() {
             return Trouble::Unknown;
         }
-        // What an error of the system wraps is passed over by its `source`.
-        let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-        let tls = error.downcast_ref::<rustls::Error>();
-        of_tls = of_tls.or(tls).or(inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
+        of_tls = of_tls.or(tls(error));
         cause = error.source();
     }
     match of_tls {
@@ -172,6 +169,16 @@ fn trouble(error: &reqwest::Error) -> Trouble {
         None if error.is_timeout() => Trouble::Slow,
         None if error.is_connect() => Trouble::Unreachable,
         None => Trouble::Broken,
+    }
+}
+
+/// The error of TLS that this is, or wraps: what an error of the system wraps is passed over by its `source`.
+fn tls<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    loop {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        error = error.downcast_ref::<std::io::Error>()?.get_ref()?;
     }
 }
 
