@@ -9,6 +9,7 @@ use super::rules::Chosen;
 use super::suggest;
 use super::text::{Entry, Kind, Place, Table};
 use crate::notice::{Per, Telling};
+use crate::path::Template;
 use crate::rule::{Action, Selection, Sharing};
 use crate::types::Name;
 
@@ -285,7 +286,7 @@ fn source(reader: &Reader<'_>, entry: &Entry, column: &str, chosen: &Chosen) {
     match &chosen.select {
         Selection::Paths(paths) => {
             let mut known: Vec<&str> =
-                paths.templates.iter().flat_map(|template| template.placeholders()).collect();
+                paths.templates.iter().flat_map(Template::placeholders).collect();
             known.sort_unstable();
             known.dedup();
             if known.contains(&column) {
