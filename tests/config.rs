@@ -18,6 +18,8 @@ mod events;
 mod recipients;
 #[path = "config/stores.rs"]
 mod stores;
+#[path = "config/tellings.rs"]
+mod tellings;
 
 const FOLDER: &str = "/etc/expunged";
 

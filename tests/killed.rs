@@ -12,6 +12,9 @@ mod support;
 #[path = "daemon/harness.rs"]
 mod harness;
 
+#[path = "support/notices.rs"]
+mod notices;
+
 #[path = "killed/house.rs"]
 mod house;
 

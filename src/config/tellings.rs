@@ -233,7 +233,12 @@ fn in_each_path(
 ) {
     let Some(Selection::Paths(paths)) = chosen.map(|chosen| &chosen.select) else { return };
     let is_named = |name: &str| identify.values().any(|value| value == name);
-    for path in paths.templates.iter().filter(|path| !path.placeholders().any(is_named)) {
+    let names_some = |path: &&Template| path.placeholders().any(is_named);
+    // Where none does, that is said of the name.
+    if !paths.templates.iter().any(|path| names_some(&path)) {
+        return;
+    }
+    for path in paths.templates.iter().filter(|path| !names_some(path)) {
         let what = &reader.what;
         let message =
             format!("{what}: nothing in the path `{path}` identifies it to `{recipient}`");

@@ -8,6 +8,7 @@ use expunged::types::{Key, KeyValue};
 use serde_json::Value;
 
 use crate::harness::{LIMIT, Place, rule};
+use crate::notices;
 use crate::support::{Kind, Pool, TestDatabase};
 use expunged::clock::Stopwatch;
 
@@ -61,7 +62,10 @@ impl House {
             Act::Clear => "action = \"anonymize\"\n[rule.nightly.columns]\nemail = \"null\"\n",
         };
         place.configure(
-            &(place.store("app", &store) + &rule("nightly", "app", "0 3 * * *", action)),
+            &(place.store("app", &store)
+                + &recipients(&place)
+                + &rule("nightly", "app", "0 3 * * *", action)
+                + TELLS),
         );
         // Makes the ledger, and has the daemon know the rule.
         assert_eq!(place.start().stop().code(), Some(0));
@@ -187,7 +191,35 @@ impl House {
             assert_eq!(times.remove(&commitment), Some(1), "times that row {id} is covered");
         }
         assert!(times.is_empty(), "{} commitments to rows that were not due", times.len());
+        self.assert_told(&audit).await;
         batches.len()
+    }
+
+    /// Each row that is gone or anonymized is in exactly one notice to each recipient, with its old values,
+    /// and no other row is in any; the log says how many notices there are.
+    async fn assert_told(&self, audit: &[Value]) {
+        let ledger = notices::open(&self.place.ledger, &self.place.path("keys")).await;
+        for recipient in ["lists", "single"] {
+            let mut ids = notices::times(&ledger, recipient, "id").await;
+            let messages = notices::messages(&ledger, recipient).await;
+            for identities in messages.iter().flatten() {
+                let email = format!("user{}@example.org", identities.0["id"]);
+                assert_eq!(identities.0.get("email"), Some(&email), "the old value");
+            }
+            for id in self.due_ids() {
+                let times = ids.remove(&id.to_string());
+                assert_eq!(times, Some(1), "times that {recipient} is told of row {id}");
+            }
+            assert!(ids.is_empty(), "{recipient} is told of {} rows that are there", ids.len());
+            let logged: u64 =
+                audit.iter().filter_map(|entry| entry["notices"][recipient].as_u64()).sum();
+            assert_eq!(
+                logged,
+                messages.len() as u64,
+                "notices to {recipient} that the log knows of"
+            );
+        }
+        ledger.close().await;
     }
 
     /// The batches that are done, with their commitments.
@@ -204,6 +236,23 @@ impl House {
         self.ledger.strings(&sql).await.iter().map(read).collect()
     }
 }
+
+/// Two recipients, at whose door nobody answers: one takes lists, one does not.
+fn recipients(place: &Place) -> String {
+    let secret = place.secret("webhook", "whsec_c2VjcmV0IG9mIHRoZSBraWxsIHN1aXRlIDEyMzQ1");
+    let recipient = |name: &str, at_once: u32| {
+        format!(
+            "[recipient.{name}]\nprotocol = \"webhook\"\nurl = \"http://127.0.0.1:9/\"\ninternal = true\n\
+             secret = {secret}\nat_once = {at_once}\n"
+        )
+    };
+    recipient("lists", 500) + &recipient("single", 1)
+}
+
+/// Whom the rule tells of each row.
+const TELLS: &str = "[rule.nightly.recipients]\n\
+    lists = { identify = { id = \"id\", email = \"email\" }, per = \"record\" }\n\
+    single = { identify = { id = \"id\", email = \"email\" }, per = \"record\" }\n";
 
 pub(crate) fn kind_of(database: &TestDatabase) -> &'static str {
     match database.kind {

@@ -18,4 +18,5 @@ mod keys;
 mod properties;
 mod read_only;
 mod starts;
+mod told;
 mod walks;
