@@ -144,6 +144,7 @@ pub mod notice;
 pub mod outbound;
 pub mod path;
 pub mod plan;
+pub mod propagate;
 pub mod publish;
 pub mod recipient;
 pub mod rule;

@@ -252,7 +252,7 @@ impl Ledger {
         .await
         .doing("settling a batch")?;
         let (rule, store) = (run.rule.clone(), run.store.clone());
-        let mut exempt = BTreeMap::new();
+        let (mut has_notices, mut exempt) = (false, BTreeMap::new());
         let event = match (outcome, &commitments) {
             (Outcome::Undone(reason), _) => {
                 Event::BatchUndone { run: run.id, batch, rule, store, reason: reason.into() }
@@ -262,7 +262,7 @@ impl Ledger {
                 let (tellings, values) = (&taken.tellings, &values);
                 let written =
                     notices::write(&mut tx, &self.keys, run, batch, tellings, values, now).await?;
-                exempt = written.exempt;
+                (has_notices, exempt) = (!written.notices.is_empty(), written.exempt);
                 Event::BatchDone {
                     run: run.id,
                     batch,
@@ -289,6 +289,9 @@ impl Ledger {
         }
         fault::point("batch.settling");
         commit(tx).await?;
+        if has_notices {
+            self.notices_written.notify_waiters();
+        }
         Ok(true)
     }
 
