@@ -202,9 +202,10 @@ pub async fn issue(
         residuals: Residuals {
             store: seen.residue.as_str(),
             detail: seen.detail,
-            recipients: match recipients.is_empty() {
-                true => "none are registered",
-                false => "each that was told has completed or is exempt",
+            recipients: if recipients.is_empty() {
+                "none are registered"
+            } else {
+                "each that was told has completed or is exempt"
             },
             backups: "none are registered: copies in backups are not known, and not covered",
             backup_clearance: None,
@@ -275,7 +276,7 @@ async fn told(
     }
     // Read after the log: what is over there is over here, too.
     let stand = ledger.notices_of_run(run).await?;
-    if account.told.values().any(|owed| owed.is_open()) {
+    if account.told.values().any(Owed::is_open) {
         return Err(incomplete(awaited(account, &stand, run)));
     }
     let mut told = Vec::new();

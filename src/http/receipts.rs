@@ -140,6 +140,8 @@ struct Tally {
     refused: Mutex<BTreeMap<(Name, &'static str), u64>>,
     unverifiable: Mutex<BTreeMap<Name, (u64, String)>>,
     news: Notify,
+    /// Held while something is written, so that whoever waits for the last of it waits for all.
+    writing: tokio::sync::Mutex<()>,
 }
 
 impl Refusals {
@@ -184,6 +186,7 @@ async fn keep(tally: Arc<Tally>, ledger: Ledger) {
 impl Tally {
     /// Writes down, and says, what has come together. What cannot be written stays for the next time.
     async fn write(&self, ledger: &Ledger) {
+        let _turn = self.writing.lock().await;
         let unverifiable = self.unverifiable.lock().map(|mut all| std::mem::take(&mut *all));
         for (recipient, (receipts, why)) in unverifiable.unwrap_or_default() {
             tracing::error!(%recipient, receipts, "receipts could not be verified, and were not heeded: {why}");
@@ -206,9 +209,9 @@ impl Tally {
             error,
             "the ledger could not record that receipts were not heeded; it is tried again"
         );
-        let mut waiting = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tally = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         for (which, receipts) in refused {
-            *waiting.entry(which).or_default() += receipts;
+            *tally.entry(which).or_default() += receipts;
         }
         self.news.notify_one();
     }
