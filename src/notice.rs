@@ -19,9 +19,9 @@ use uuid::Uuid;
 
 use crate::types::Name;
 
-/// How long after each attempt the next one comes: the example of the Standard Webhooks specification
-/// ("Retries"). The last one repeats until the notice is overdue.
-const DELAYS: [Duration; 9] = [
+/// How long after each attempt the next one comes, where nothing else is configured: the example of the Standard
+/// Webhooks specification ("Retries"). The last one repeats until the notice is overdue.
+pub const DELAYS: [Duration; 9] = [
     Duration::from_secs(5),
     Duration::from_mins(5),
     Duration::from_mins(30),
@@ -248,18 +248,18 @@ pub struct Receipt {
     pub reason: Option<String>,
 }
 
-/// How long until the next attempt after `attempts` failed ones. `chance` is from 0 to 1 and spreads the moments by a
+/// How long until the next attempt after `attempts` failed ones, by these delays. `chance` is from 0 to 1 and spreads the moments by a
 /// fifth to either side, so that many notices do not come at once; what the recipient asked for is the least.
-pub fn delay(attempts: u32, asked: Option<Duration>, chance: f64) -> Duration {
+pub fn delay(delays: &[Duration], attempts: u32, asked: Option<Duration>, chance: f64) -> Duration {
     let place = usize::try_from(attempts.saturating_sub(1)).unwrap_or(usize::MAX);
-    let delay = DELAYS[place.min(DELAYS.len() - 1)];
+    let delay = delays.get(place).or(delays.last()).copied().unwrap_or(LONGEST);
     let spread = delay.mul_f64(0.8 + 0.4 * chance.clamp(0.0, 1.0));
     spread.max(asked.unwrap_or_default().min(LONGEST))
 }
 
 /// Whether a notice is not tried again by itself: its schedule is at its end, and so is its time.
-pub fn is_hopeless(attempts: u32, due_at: Timestamp, now: Timestamp) -> bool {
-    attempts as usize > DELAYS.len() && now >= due_at
+pub fn is_hopeless(delays: &[Duration], attempts: u32, due_at: Timestamp, now: Timestamp) -> bool {
+    attempts as usize > delays.len() && now >= due_at
 }
 
 /// When a notice that is created at `now` is due. A time beyond the calendar is its end.
@@ -341,12 +341,15 @@ mod tests {
 
     #[test]
     fn delays_follow_the_schedule_and_what_was_asked_for() {
-        assert_eq!(delay(1, None, 0.5), Duration::from_secs(5));
-        assert_eq!(delay(2, None, 0.0), Duration::from_mins(4));
-        assert_eq!(delay(2, None, 1.0), Duration::from_mins(6));
-        assert_eq!(delay(99, None, 0.5), Duration::from_hours(24));
-        assert_eq!(delay(1, Some(Duration::from_secs(90)), 0.5), Duration::from_secs(90));
-        assert_eq!(delay(1, Some(Duration::from_hours(99)), 0.5), Duration::from_hours(24));
+        assert_eq!(delay(&DELAYS, 1, None, 0.5), Duration::from_secs(5));
+        assert_eq!(delay(&DELAYS, 2, None, 0.0), Duration::from_mins(4));
+        assert_eq!(delay(&DELAYS, 2, None, 1.0), Duration::from_mins(6));
+        assert_eq!(delay(&DELAYS, 99, None, 0.5), Duration::from_hours(24));
+        assert_eq!(delay(&DELAYS, 1, Some(Duration::from_secs(90)), 0.5), Duration::from_secs(90));
+        assert_eq!(
+            delay(&DELAYS, 1, Some(Duration::from_hours(99)), 0.5),
+            Duration::from_hours(24)
+        );
     }
 
     #[test]

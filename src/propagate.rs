@@ -498,12 +498,12 @@ fn judge(
     let attempts = notice.attempts.saturating_add(1);
     let (answer, next_at) = match (errand, answer) {
         (Errand::Tell(_), Answer::Later { why, .. })
-            if notice::is_hopeless(attempts, notice.due_at, now) =>
+            if notice::is_hopeless(&config.retries, attempts, notice.due_at, now) =>
         {
             (Answer::Failed(why), None)
         }
         (Errand::Tell(_), Answer::Later { after: asked, why, is_down }) => {
-            let delay = notice::delay(attempts, asked, chance);
+            let delay = notice::delay(&config.retries, attempts, asked, chance);
             (Answer::Later { after: asked, why, is_down }, after(delay))
         }
         (Errand::Ask(_), Answer::Later { after: asked, why, is_down }) => {

@@ -12,11 +12,12 @@ use super::{CliError, Common, Exit, apply, audit, certificate, check, open_ledge
 
 mod data;
 mod folder;
+mod newsletter;
 mod photos;
 mod proof;
 mod random;
 
-use folder::{CONFIG, DATABASE, Folder, PLAN, UPLOADS};
+use folder::{CONFIG, DATABASE, Folder, PLAN, SECRET, UPLOADS};
 use proof::Count;
 
 /// The configuration that the demo leaves behind.
@@ -46,13 +47,16 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     let now = clock::now();
     // Without a trailing slash, which would follow a link.
     let dir: PathBuf = args.dir.components().collect();
-    let folder = Folder::prepare(&dir, CONFIGURATION)?;
+    let address = newsletter::Address::take()?;
+    let folder = Folder::prepare(&dir, &address.put_into(CONFIGURATION))?;
+    folder.keep_secret(SECRET, &newsletter::secret())?;
     build(&folder, &dir, now).await?;
     let tour = Tour {
         common: Common { config: folder.file(CONFIG), json: false },
         shown: quoted(&folder.file(CONFIG)),
         database: folder.file(DATABASE),
         uploads: folder.file(UPLOADS),
+        secret: folder.file(SECRET),
         now,
     };
     if args.build_only {
@@ -62,7 +66,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     }
     let before = tour.overdue().await?;
     introduce();
-    let all_gone = tour.show().await?;
+    let all_gone = tour.show(address).await?;
     let after = tour.overdue().await?;
     let proved = prove(&before, &after) && all_gone;
     tour.what_next();
@@ -105,6 +109,7 @@ struct Tour {
     shown: String,
     database: PathBuf,
     uploads: PathBuf,
+    secret: PathBuf,
     now: Timestamp,
 }
 
@@ -117,8 +122,8 @@ impl Tour {
         Ok(counts)
     }
 
-    /// Returns whether every photo was gone in time.
-    async fn show(&self) -> Result<bool, CliError> {
+    /// Returns whether every photo was gone in time, and the recipient has done what it was told.
+    async fn show(&self, newsletter: newsletter::Address) -> Result<bool, CliError> {
         self.heading(
             "check --quiet",
             "Each rule is held against the live database before anything else: columns, types, keys, \
@@ -166,11 +171,21 @@ impl Tour {
         let all_gone = photos::show(&config, &self.uploads).await?;
 
         self.heading(
-            "certificate -b closed-orders",
-            "For the file: what was deleted, and how that was verified. Without -b the proof that the \
-             audit log says so comes with it. None is issued for a run that is not complete and verified.",
+            "daemon",
+            "Whoever was given the data is told to delete it: here a newsletter service, of each account that is \
+             gone. The notices were written with the deletions, so that none is without the other. The service \
+             is busy twice, then takes them, and says in a signed receipt that it is done. The demo plays the \
+             service, and the part of the daemon that tells it.",
         );
-        let brief = certificate::Args::brief("closed-orders");
+        let all_told = newsletter::show(&config, newsletter, &self.secret).await?;
+
+        self.heading(
+            "certificate -b inactive-accounts",
+            "For the file: what was deleted, how that was verified, and that every recipient is done. Without -b \
+             the proof that the audit log says so comes with it. None is issued for a run that is not complete \
+             and verified.",
+        );
+        let brief = certificate::Args::brief("inactive-accounts");
         let exit = certificate::main(&self.common, brief).await?;
         tell(&exit);
 
@@ -198,7 +213,7 @@ impl Tour {
         let exit =
             audit::main(&self.common, audit::Command::Verify(audit::VerifyArgs::default())).await?;
         tell(&exit);
-        Ok(all_gone)
+        Ok(all_gone && all_told)
     }
 
     fn heading(&self, command: &str, text: &str) {

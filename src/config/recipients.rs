@@ -1,6 +1,7 @@
 //! `[recipient.NAME]`: who is told of deletions, and how.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::reader::{Context, Located, Reader, Wrong, quoted};
 use super::rules::Stores;
 use super::text::Table;
 use super::{Secret, sharing, stores};
+use crate::notice;
 use crate::rule::{Rule, Selection};
 use crate::types::{Name, TableName};
 
@@ -49,6 +51,9 @@ pub struct RecipientConfig {
     pub rate: Option<f64>,
     /// How often it is asked how far it is; every 15 minutes by default.
     pub poll_every: Duration,
+    /// How long after each attempt in vain the next one comes ([`notice::DELAYS`] by default). The last one repeats
+    /// until the notice is overdue.
+    pub retries: Vec<Duration>,
 }
 
 impl RecipientConfig {
@@ -205,6 +210,7 @@ pub(super) fn read(
         concurrency: general.concurrency,
         rate: general.rate,
         poll_every: general.poll_every,
+        retries: general.retries,
     })
 }
 
@@ -232,6 +238,7 @@ struct General {
     concurrency: usize,
     rate: Option<f64>,
     poll_every: Duration,
+    retries: Vec<Duration>,
 }
 
 impl General {
@@ -249,6 +256,7 @@ impl General {
             concurrency: concurrency(reader, at_once),
             rate: rate(reader),
             poll_every: poll_every.unwrap_or(Duration::from_mins(15)),
+            retries: retries(reader),
         }
     }
 }
@@ -325,25 +333,51 @@ fn rate(reader: &mut Reader<'_>) -> Option<f64> {
     rate.map(|rate| rate.value)
 }
 
+/// How long after each attempt the next one comes.
+fn retries(reader: &mut Reader<'_>) -> Vec<Duration> {
+    let example = "[\"5 seconds\", \"5 minutes\", \"1 day\"]";
+    let bounds = Duration::from_millis(10)..=DAY * 7;
+    let Some(words) = reader.words("retries", example) else { return notice::DELAYS.to_vec() };
+    let mut delays = Vec::new();
+    for word in words {
+        match time(word.value, "retries", &bounds, "10 milliseconds to 7 days") {
+            Ok(delay) => delays.push(delay),
+            Err(Wrong { message, help }) => {
+                let message = format!("{}: {message}", reader.what);
+                let help = help.unwrap_or_else(|| format!("write `retries = {example}`"));
+                reader.report(Problem::new(word.place, message).help(help));
+            }
+        }
+    }
+    delays
+}
+
 /// A length of time that may be told in days.
 fn days(reader: &mut Reader<'_>, key: &'static str, example: &str) -> Option<Duration> {
-    let time = reader.parsed(key, example, |text| {
-        let wrong = || {
-            Wrong::new(format!("{} is not a length of time", quoted(text)))
-                .help("write such as `30 days` or `12 hours`")
-        };
-        let span = text.parse::<jiff::Span>().map_err(|_| wrong())?;
-        // Months and years are of no fixed length; a day is taken for 24 hours.
-        let relative = jiff::SpanRelativeTo::days_are_24_hours();
-        let time = span.to_duration(relative).map_err(|_| wrong())?;
-        let time = Duration::try_from(time).ok();
-        let bounds = Duration::from_mins(1)..=DAY * 3_653;
-        time.filter(|time| bounds.contains(time)).ok_or_else(|| {
-            let message = format!("`{key}` is out of bounds");
-            Wrong::new(message).help("write a time from 1 minute to 3653 days")
-        })
-    });
-    time.map(|time| time.value)
+    let bounds = Duration::from_mins(1)..=DAY * 3_653;
+    let parse = |text: &str| time(text, key, &bounds, "1 minute to 3653 days");
+    reader.parsed(key, example, parse).map(|time| time.value)
+}
+
+fn time(
+    text: &str,
+    key: &str,
+    bounds: &RangeInclusive<Duration>,
+    in_words: &str,
+) -> Result<Duration, Wrong> {
+    let wrong = || {
+        Wrong::new(format!("{} is not a length of time", quoted(text)))
+            .help("write such as `30 days` or `12 hours`")
+    };
+    let span = text.parse::<jiff::Span>().map_err(|_| wrong())?;
+    // Months and years are of no fixed length; a day is taken for 24 hours.
+    let relative = jiff::SpanRelativeTo::days_are_24_hours();
+    let time = span.to_duration(relative).map_err(|_| wrong())?;
+    let time = Duration::try_from(time).ok();
+    time.filter(|time| bounds.contains(time)).ok_or_else(|| {
+        Wrong::new(format!("`{key}` is out of bounds"))
+            .help(format!("write a time from {in_words}"))
+    })
 }
 
 /// Reports recipients that are tables which a rule works on: what goes there goes by the rule, with its holds, its

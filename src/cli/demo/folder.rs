@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -24,17 +25,20 @@ const APPLICATION_AT: usize = 68;
 pub(super) const DATABASE: &str = "app.db";
 pub(super) const CONFIG: &str = "expunged.toml";
 pub(super) const PLAN: &str = "plan";
+/// What messages to the demo's recipient are signed with.
+pub(super) const SECRET: &str = "newsletter.secret";
 /// The folder of uploads, and what is in it: photos, and a folder of thumbnails for each.
 pub(super) const UPLOADS: &str = "uploads";
 const LOCKS: &str = "ledger.db.locks";
 const KEYS: &str = "keys";
 
 /// Files in the folder itself.
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     MARK,
     CONFIG,
     DATABASE,
     PLAN,
+    SECRET,
     "app.db-journal",
     "app.db-wal",
     "app.db-shm",
@@ -77,10 +81,19 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// Writes a new file; never into one that is there, nor through a link.
+    /// Writes a new file that only its owner can read.
+    pub(super) fn keep_secret(&self, name: &str, text: &str) -> Result<(), CliError> {
+        self.write_as(name, text, 0o600)
+    }
+
     fn write(&self, name: &str, text: &str) -> Result<(), CliError> {
+        self.write_as(name, text, 0o666)
+    }
+
+    /// Writes a new file; never into one that is there, nor through a link.
+    fn write_as(&self, name: &str, text: &str, mode: u32) -> Result<(), CliError> {
         let path = self.file(name);
-        let created = OpenOptions::new().write(true).create_new(true).open(&path);
+        let created = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
         created
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(io_error("write", &path))
