@@ -291,7 +291,7 @@ fn source(reader: &Reader<'_>, entry: &Entry, column: &str, chosen: &Chosen) {
     match &chosen.select {
         Selection::Paths(paths) => {
             let mut known: Vec<&str> =
-                paths.templates.iter().flat_map(|template| template.placeholders()).collect();
+                paths.templates.iter().flat_map(Template::placeholders).collect();
             known.sort_unstable();
             known.dedup();
             if known.contains(&column) {
