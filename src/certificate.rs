@@ -1,9 +1,13 @@
 //! Deletion certificates: what was deleted, by which rule, how that was verified, what is left, and
 //! the proof that the log says so.
 //!
-//! None is issued for a run that is not complete and verified. It says what the audit log says, and where
-//! the ledger's own columns say otherwise there is none either. It speaks of what expunged knows: of
-//! copies in backups and at recipients it says what is registered, and that it knows of no others.
+//! None is issued for a run that is not complete and verified, or while a recipient of its has not done what it
+//! was told. It says what the audit log says, and where the ledger's own columns say otherwise there is none
+//! either. It speaks of what expunged knows: of copies in backups and at recipients it says what is registered,
+//! and that it knows of no others.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -17,6 +21,7 @@ use crate::clock;
 use crate::keys::Hand;
 use crate::ledger::audit::AuditFilter;
 use crate::ledger::{Ledger, LedgerError, RunReport};
+use crate::notice::State;
 use crate::plan::{Replica, Verification};
 use crate::rule::{Action, Rule};
 use crate::types::Name;
@@ -66,6 +71,9 @@ pub struct Certificate {
     pub authority: String,
     /// How it was verified, and with what result.
     pub verification: Verified,
+    /// Who was told of the records, and that each is done with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<Told>,
     /// What is left, as far as is known.
     pub residuals: Residuals,
     /// Where the log says so.
@@ -82,6 +90,21 @@ pub struct Verified {
     pub seen: Verification,
     /// Records still due under the rule at that moment.
     pub still_due: Option<u64>,
+}
+
+/// What a recipient was told, and what became of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Told {
+    /// The recipient.
+    pub recipient: Name,
+    /// How many notices it was sent.
+    pub notices: u64,
+    /// How many of them it has carried out.
+    pub completed: u64,
+    /// How many of them it need not carry out.
+    pub exempt: u64,
+    /// The position of the entry by which the last of them was over.
+    pub entry: u64,
 }
 
 /// What is left of deleted records.
@@ -144,12 +167,9 @@ pub async fn issue(
     let seen = completion(&report).map_err(incomplete)?;
     let account = Account::read(ledger.run_log(run).await?, run).map_err(incomplete)?;
     if let Some(what) = account.difference(&report, &seen) {
-        let why = format!(
-            "the ledger and the audit log differ in {what}: something was changed, verify the log with \
-             `expunged audit verify`"
-        );
-        return Err(incomplete(why));
+        return Err(incomplete(differ(what)));
     }
+    let recipients = told(ledger, &account, run).await?;
     let logged = logged(ledger, &account).await?;
     let authority = authority(ledger, &account).await?;
     let rule = rule.filter(|rule| rule.digest() == account.rule_digest);
@@ -182,10 +202,15 @@ pub async fn issue(
         residuals: Residuals {
             store: seen.residue.as_str(),
             detail: seen.detail,
-            recipients: "none are registered",
+            recipients: if recipients.is_empty() {
+                "none are registered"
+            } else {
+                "each that was told has completed or is exempt"
+            },
             backups: "none are registered: copies in backups are not known, and not covered",
             backup_clearance: None,
         },
+        recipients,
         log: logged,
     };
     let event = Event::CertificateIssued {
@@ -231,6 +256,102 @@ fn completion(report: &RunReport) -> Result<Verification, String> {
     Ok(seen)
 }
 
+/// Where the ledger and the log should agree, and do not.
+fn differ(what: &str) -> String {
+    format!(
+        "the ledger and the audit log differ in {what}: something was changed, verify the log with \
+         `expunged audit verify`"
+    )
+}
+
+/// Who was told of the records of a run, where each is done with it; otherwise who is awaited.
+async fn told(
+    ledger: &Ledger,
+    account: &Account,
+    run: Uuid,
+) -> Result<Vec<Told>, CertificateError> {
+    let incomplete = |why: String| CertificateError::Incomplete { run, why };
+    if account.told.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Read after the log: what is over there is over here, too.
+    let stand = ledger.notices_of_run(run).await?;
+    if account.told.values().any(Owed::is_open) {
+        return Err(incomplete(awaited(account, &stand, run)));
+    }
+    let mut told = Vec::new();
+    for (recipient, owed) in &account.told {
+        let states = [(State::Completed, owed.completed), (State::Exempt, owed.exempt)];
+        let states = states.into_iter().filter(|(_, notices)| *notices > 0);
+        if stand.get(recipient) != Some(&states.collect()) {
+            return Err(incomplete(differ("where its notices stand")));
+        }
+        told.push(Told {
+            recipient: recipient.clone(),
+            notices: owed.notices,
+            completed: owed.completed,
+            exempt: owed.exempt,
+            entry: owed.entry,
+        });
+    }
+    Ok(told)
+}
+
+/// Says which recipients are awaited, and where that can be seen.
+fn awaited(account: &Account, stand: &BTreeMap<Name, BTreeMap<State, u64>>, run: Uuid) -> String {
+    let mut why = "recipients have not done yet what they were told".to_owned();
+    for (recipient, owed) in account.told.iter().filter(|(_, owed)| owed.is_open()) {
+        let states = stand.get(recipient).into_iter().flatten();
+        let open = states.filter(|(state, _)| !state.is_over());
+        let open: Vec<_> = open.map(|(state, notices)| format!("{notices} {state}")).collect();
+        // Writing to a string cannot fail.
+        let _ = write!(
+            why,
+            "; {recipient}: {} of {} notices open ({})",
+            owed.notices.saturating_sub(owed.over()),
+            owed.notices,
+            if open.is_empty() {
+                "the ledger has none of them".to_owned()
+            } else {
+                open.join(", ")
+            }
+        );
+    }
+    let _ = write!(why, "; `expunged notices list --run {run}` shows them");
+    why
+}
+
+/// What the log says that a recipient owes.
+#[derive(Default)]
+struct Owed {
+    notices: u64,
+    completed: u64,
+    exempt: u64,
+    /// The last entry that says so.
+    entry: u64,
+}
+
+impl Owed {
+    fn over(&self) -> u64 {
+        self.completed.saturating_add(self.exempt)
+    }
+
+    fn is_open(&self) -> bool {
+        self.over() != self.notices
+    }
+
+    fn note(&mut self, position: u64, state: State, notices: u64) {
+        let count = match state {
+            State::Completed => &mut self.completed,
+            State::Exempt => &mut self.exempt,
+            // It goes on from there.
+            _ => return,
+        };
+        *count = count.saturating_add(notices);
+        self.entry = position;
+    }
+}
+
 /// What the audit log says of a run: the ledger's own columns can be changed without a trace.
 struct Account {
     rule: Name,
@@ -246,6 +367,8 @@ struct Account {
     records: u64,
     batches: u64,
     pseudonymized: Vec<String>,
+    /// What each recipient was told.
+    told: BTreeMap<Name, Owed>,
     finished_at: Timestamp,
     finished: (RunEnd, u64, u64),
     remaining: Option<u64>,
@@ -258,6 +381,7 @@ impl Account {
     fn read(entries: Vec<(u64, Entry)>, run: Uuid) -> Result<Account, String> {
         let (mut records, mut batches, mut pseudonymized) = (0, 0, Vec::new());
         let (mut started, mut finished, mut verified, mut approved_by) = (None, None, None, None);
+        let mut told: BTreeMap<Name, Owed> = BTreeMap::new();
         for (position, entry) in entries {
             if entry.event.run() != Some(run) {
                 continue;
@@ -265,14 +389,23 @@ impl Account {
             match &entry.event {
                 Event::RunApproved { by, .. } => approved_by = Some(by.clone()),
                 Event::RunStarted { .. } => started = Some(entry),
-                Event::BatchDone { records: taken, pseudonymized: columns, .. } => {
+                Event::BatchDone { records: taken, pseudonymized: columns, notices, .. } => {
                     records += taken;
                     batches += 1;
+                    for (recipient, notices) in notices {
+                        told.entry(recipient.clone()).or_default().notices += notices;
+                    }
                     for column in columns {
                         if !pseudonymized.contains(column) {
                             pseudonymized.push(column.clone());
                         }
                     }
+                }
+                Event::NoticesSettled { recipient, state, notices, .. } => {
+                    told.entry(recipient.clone()).or_default().note(position, *state, *notices);
+                }
+                Event::NoticeExempted { recipient, .. } => {
+                    told.entry(recipient.clone()).or_default().note(position, State::Exempt, 1);
                 }
                 Event::RunFinished { .. } => finished = Some(entry),
                 Event::RunVerified { .. } => verified = Some((position, entry)),
@@ -307,6 +440,7 @@ impl Account {
             records,
             batches,
             pseudonymized,
+            told,
             finished_at,
             finished: (state, all, of),
             remaining,

@@ -13,8 +13,10 @@ mod demo;
 mod event;
 mod hold;
 mod metrics;
+mod notices;
 mod output;
 mod plan;
+mod recipients;
 mod run;
 mod status;
 mod why;
@@ -75,6 +77,10 @@ enum Command {
     Metrics(metrics::Args),
     Why(why::Args),
     Certificate(certificate::Args),
+    #[command(subcommand)]
+    Notices(notices::Command),
+    #[command(subcommand)]
+    Recipients(recipients::Command),
     #[command(subcommand)]
     Hold(hold::Command),
     #[command(subcommand)]
@@ -211,6 +217,8 @@ impl Cli {
             Command::Metrics(args) => Box::pin(metrics::main(&common, args)).await,
             Command::Why(args) => Box::pin(why::main(&common, args)).await,
             Command::Certificate(args) => Box::pin(certificate::main(&common, args)).await,
+            Command::Notices(command) => Box::pin(notices::main(&common, command)).await,
+            Command::Recipients(command) => Box::pin(recipients::main(&common, command)).await,
             Command::Hold(command) => Box::pin(hold::main(&common, command)).await,
             Command::Audit(command) => Box::pin(audit::main(&common, command)).await,
         }

@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::timeout;
-use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+use tokio_cron_scheduler::JobSchedulerError;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Event;
@@ -31,6 +31,7 @@ use crate::fault;
 use crate::http::Api;
 use crate::ledger::{Ledger, LedgerError, Loaded};
 use crate::lifecycle::{Ask, Received, Signals, systemd};
+use crate::propagate::Propagation;
 use crate::publish::Publishing;
 use crate::rule::{Mode, Rule};
 use crate::run::{Call, Depth, RunError};
@@ -38,12 +39,14 @@ use crate::schedule::Schedule;
 use crate::types::Name;
 
 mod agenda;
+mod beat;
 mod changes;
 mod listen;
 mod put_off;
 mod work;
 
 use agenda::{Agenda, Ending};
+use beat::{Watchdog, ticker};
 use listen::Listening;
 use put_off::{PutOff, has_failed};
 use work::{Active, Ended, Work, log};
@@ -106,6 +109,8 @@ pub struct Daemon {
     picked_up: bool,
     /// Hands out checkpoints, where the configuration says to whom.
     publishing: Option<Publishing>,
+    /// Tells recipients.
+    propagation: Option<Propagation>,
     /// Where events come in.
     api: Option<Api>,
     /// Looks at the tables in which applications write events down.
@@ -133,6 +138,7 @@ impl Daemon {
             ledger_answers: true,
             picked_up: false,
             publishing: None,
+            propagation: None,
             api: None,
             listening: None,
             wake: Arc::new(Notify::new()),
@@ -152,10 +158,12 @@ impl Daemon {
             tracing::info!("{change}");
         }
         self.publishing = Publishing::start(&self.ledger, &self.active.config.audit);
+        self.propagation = Some(self.active.propagate());
         let wake = self.wake.clone();
         self.ledger.renew_events(self.active.config.rules.keys(), clock::now()).await?;
         let (settings, rules) = (self.active.config.api.clone(), self.active.runner.rules.clone());
         let mut api = Api::new(self.ledger.clone(), settings, rules, wake.clone());
+        api.heed(self.active.recipients());
         api.open();
         self.api = Some(api);
         self.listening = Some(Listening::start(&self.active, &wake));
@@ -172,7 +180,7 @@ impl Daemon {
                     if self.checked.elapsed() >= TICKER_LATE {
                         tracing::warn!("the ticker is late and is started anew");
                         timeout(LAST_STEPS, ticker.shutdown()).await.ok();
-                        ticker = self::ticker(wake.clone()).await?;
+                        ticker = beat::ticker(wake.clone()).await?;
                     }
                     self.due_check().await;
                 }
@@ -572,8 +580,14 @@ impl Daemon {
             self.publishing = Publishing::start(&self.ledger, &config.audit);
         }
         self.active = Arc::new(Active::new(config, &self.ledger, Some(&in_force)));
+        // Those of before let go of their recipients when what they tell has come to its end.
+        let propagation = self.active.propagate();
+        if let Some(before) = self.propagation.replace(propagation) {
+            tokio::spawn(before.stop());
+        }
         self.listening = Some(Listening::start(&self.active, &self.wake));
         if let Some(api) = &mut self.api {
+            api.heed(self.active.recipients());
             api.reconfigure(&self.active.config.api, self.active.runner.rules.clone()).await;
         }
         if self.clock_jumped {
@@ -606,6 +620,7 @@ impl Daemon {
         systemd::stopping(deadline + 5 * LAST_STEPS);
         self.soft.cancel();
         self.listening = None;
+        let propagation = self.propagation.take().map(|couriers| tokio::spawn(couriers.stop()));
         if let Some(api) = &mut self.api {
             timeout(LAST_STEPS, api.close()).await.ok();
         }
@@ -616,6 +631,10 @@ impl Daemon {
             let rules = rules.join(", ");
             tracing::warn!(rules, "{reason}: what is in flight is left to the next start");
             timeout(LAST_STEPS, self.tasks.shutdown()).await.ok();
+        }
+        if let Some(propagation) = propagation {
+            // What is told and not written down by then is told again.
+            timeout(LAST_STEPS, propagation).await.ok();
         }
         let stopped = Event::DaemonStopped { reason: Reason::from(reason) };
         timeout(LAST_STEPS, self.record(stopped)).await.ok();
@@ -654,36 +673,6 @@ impl Daemon {
             }
         }
         "asked to stop"
-    }
-}
-
-/// A job each minute that does nothing but wake the loop. Slots are computed by [`crate::schedule`].
-async fn ticker(wake: Arc<Notify>) -> Result<JobScheduler, JobSchedulerError> {
-    let scheduler = JobScheduler::new().await?;
-    scheduler.add(Job::new("0 * * * * *", move |_, _| wake.notify_one())?).await?;
-    scheduler.start().await?;
-    Ok(scheduler)
-}
-
-/// When systemd is to hear that the daemon gets on; never, where it does not ask.
-struct Watchdog(Option<tokio::time::Interval>);
-
-impl Watchdog {
-    fn new() -> Watchdog {
-        Watchdog(systemd::watchdog_interval().map(|interval| {
-            let mut interval = tokio::time::interval(interval);
-            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            interval
-        }))
-    }
-
-    async fn due(&mut self) {
-        match &mut self.0 {
-            Some(interval) => {
-                interval.tick().await;
-            }
-            None => std::future::pending().await,
-        }
     }
 }
 

@@ -392,6 +392,13 @@ impl Holds {
         }
     }
 
+    /// With more columns that name persons: of tables that no rule works on.
+    #[must_use]
+    pub fn with_columns(mut self, columns: impl IntoIterator<Item = SubjectColumn>) -> Holds {
+        self.subjects.extend(columns);
+        self
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.holds.is_empty()

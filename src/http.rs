@@ -1,12 +1,14 @@
-//! The HTTP interface: events come in over a Unix socket, and over TCP where that is wanted.
+//! The HTTP interface: events and receipts come in over a Unix socket, and over TCP where that is wanted.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `POST /v1/events` | 202 once the events are durable, all of them; otherwise why not, and none is taken |
+//! | `POST /v1/receipts/RECIPIENT` | 200 once what the receipt says is durable, or known already; otherwise why it is not heeded |
 //! | `GET /healthz` | 200 while the daemon takes requests |
 //!
-//! On the socket its permissions say who may; on TCP a token does. What several clients send at the same
-//! time shares one transaction (`intake`). Nothing that was sent is logged.
+//! On the socket its permissions say who may; on TCP a token does, but for receipts: those are good by the
+//! recipient's own signature, and nothing of them is parsed before it is verified (`receipts`). What several
+//! clients send at the same time shares one transaction (`intake`). Nothing that was sent is logged.
 //!
 //! A door that cannot be opened does not keep the daemon from its work: that is said, and tried again.
 
@@ -18,18 +20,21 @@ use tokio::time::timeout;
 
 use crate::config::ApiConfig;
 use crate::ledger::Ledger;
+use crate::recipient::Recipients;
 use crate::rule::Rule;
 use crate::types::Name;
 
 pub mod client;
 mod door;
 mod intake;
+mod receipts;
 mod routes;
 
 pub use door::ApiError;
 
 use door::{Door, Place, STOP_WITHIN};
 use intake::Intake;
+use receipts::Receipts;
 use routes::Desk;
 
 /// The rules in force.
@@ -40,17 +45,27 @@ pub struct Api {
     config: ApiConfig,
     desk: Arc<Desk>,
     rules: watch::Sender<Rules>,
+    recipients: watch::Sender<Arc<Recipients>>,
     doors: Vec<Door>,
     /// What was last said to be wrong.
     said: Vec<String>,
 }
 
 impl Api {
-    /// An interface whose doors are still closed. `wake` is notified when events have come in.
+    /// An interface whose doors are still closed. `wake` is notified when events have come in. Whose receipts are
+    /// heeded says [`Api::heed`].
     pub fn new(ledger: Ledger, config: ApiConfig, rules: Rules, wake: Arc<Notify>) -> Api {
         let (rules, current) = watch::channel(rules);
-        let desk = Desk { intake: Intake::start(ledger, wake), rules: current };
-        Api { config, desk: Arc::new(desk), rules, doors: Vec::new(), said: Vec::new() }
+        let (recipients, heeded) = watch::channel(Arc::default());
+        let receipts = Receipts::new(ledger.clone(), heeded);
+        let desk = Desk { intake: Intake::start(ledger, wake), receipts, rules: current };
+        let (doors, said) = (Vec::new(), Vec::new());
+        Api { config, desk: Arc::new(desk), rules, recipients, doors, said }
+    }
+
+    /// Heeds the receipts of these recipients from now on, and of no others.
+    pub fn heed(&self, recipients: Arc<Recipients>) {
+        self.recipients.send_replace(recipients);
     }
 
     /// Opens the doors that are configured and not open; says what is in the way, once.
@@ -91,9 +106,11 @@ impl Api {
         self.open();
     }
 
-    /// Closes the doors, and returns when the requests that came in are answered, or have taken too long.
+    /// Closes the doors, and returns when the requests that came in are answered, or have taken too long, and what
+    /// was not heeded is written down.
     pub async fn close(&mut self) {
         close(std::mem::take(&mut self.doors)).await;
+        self.desk.receipts.settle().await;
     }
 }
 

@@ -46,7 +46,7 @@ pub use error::LedgerError;
 pub use events::{Backlog, Pending, Received};
 pub use holds::{Gate, Ground, HoldAct, OlderIntent};
 pub use intent::{Attached, Intended, OpenBatch};
-pub use lock::{DaemonLock, RecipientLock, RuleLock};
+pub use lock::{DaemonLock, RecipientLock, RemovalLock, RuleLock};
 pub use notices::{Answered, Notice, NoticeFilter, Queued, ReceiptReceived, RecipientState};
 use place::Place;
 pub use prove::Taken;

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! configuration -> rule -> plan -> run -> ledger -> audit log
-//!                   ^               |
+//!                   ^               |        '-> notices -> recipients -> receipts
 //!  cron slot, event, command,       '-> stores: tables, files, objects
 //!  restart
 //! ```
@@ -68,16 +68,18 @@
 //! | [`audit`] | entries, Merkle tree, signed checkpoint: functions over bytes |
 //! | [`transition`] | the legal transitions of a run and its batches |
 //! | [`keys`] | expunged's own secrets |
+//! | [`outbound`] | the way out over HTTP, and where it does not lead |
 //! | [`store`] | tables, files and objects: surveys, walks and batches |
+//! | [`recipient`] | who is told: Standard Webhooks, OpenDSR, calls over HTTP, programs, tables |
 //! | [`ledger`] | expunged's own database: requests, runs, batches, audit log |
 //! | [`archive`] | an exported audit log, which anyone can verify |
 //! | [`certificate`] | deletion certificates with their proof |
 //! | [`check`] | a rule held against its live store |
 //! | [`run`] | the pass: request -> plan -> intent -> apply -> outcome -> read back |
-//! | [`outbound`] | the way out over HTTP, and where it does not lead |
+//! | [`propagate`] | recipients are told, and asked how far they are |
 //! | [`publish`] | signed checkpoints leave the machine |
 //! | [`lifecycle`] | signals and systemd |
-//! | [`http`] | events come in over a Unix socket, and over TCP where that is wanted |
+//! | [`http`] | events and receipts come in over a Unix socket, and over TCP where that is wanted |
 //! | [`daemon`] | timers and wake-ups -> passes |
 //! | [`telemetry`] | logs |
 //! | [`cli`] | one thin file per subcommand |
@@ -111,7 +113,11 @@
 //!   does not report what became of each in a bulk deletion. GCS and Azure go through opendal.
 //! - **A notification only wakes.** A source's table is looked at anew each time, a little way back upon a
 //!   notification and by the whole overlap at intervals, so nothing depends on who heard what.
-//! - Deliberately absent so far: erasure requests, recipients and backups.
+//! - **Who sends a receipt needs no token.** Its signature says whose it is, and is verified before anything is
+//!   parsed; what is not heeded is counted, and written down at most once a second (`http/receipts.rs`).
+//! - **A certificate adds up entries of the log**: what a batch owes each recipient, less what is completed or exempt.
+//!   The ledger's columns, which can be changed without a trace, only have to agree.
+//! - Deliberately absent so far: erasure requests and backups.
 
 #![warn(clippy::pedantic)]
 #![allow(clippy::module_name_repetitions, clippy::must_use_candidate)]
@@ -138,7 +144,9 @@ pub mod notice;
 pub mod outbound;
 pub mod path;
 pub mod plan;
+pub mod propagate;
 pub mod publish;
+pub mod recipient;
 pub mod rule;
 pub mod run;
 pub mod schedule;

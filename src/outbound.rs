@@ -3,19 +3,29 @@
 //! A URL in a configuration must not become a way into the network that expunged stands in: no
 //! private, local or otherwise special address is connected to, whether it is written in the URL or
 //! what a name stands for. Names are resolved once, and what was checked is what is connected to.
-//! Redirects are not followed, proxies not used, times bounded, and no answer is read beyond its status.
+//! Redirects are not followed, proxies not used, times bounded, and of no answer is more read than a
+//! little; what is compressed stays so.
 
+use std::error::Error;
+use std::fmt;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, StatusCode, Url, redirect};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Certificate, Client, ClientBuilder, Method, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// More of an answer's body is not read, in bytes.
+const MOST: usize = 64 * 1024;
+/// A file of authorities is no longer, in bytes.
+const LONGEST_CA: u64 = 4 * 1024 * 1024;
+/// So many connections to one server stay open for the next message.
+const KEPT_OPEN: usize = 256;
 
 /// Where requests may go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,9 +56,22 @@ pub enum OutboundError {
     /// The client could not be made.
     #[error("the HTTP client cannot be set up")]
     Setup,
+    /// The authority's certificate cannot be used.
+    #[error("the authority's certificate in {} cannot be used: {reason}", path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Nothing answered.
-    #[error("{0} {1}")]
-    Failed(String, &'static str),
+    #[error("{host} {trouble}")]
+    Failed {
+        /// Who did not.
+        host: String,
+        /// Why.
+        trouble: Trouble,
+    },
     /// It answered with something else than success.
     #[error("{host} answered {status}")]
     Refused {
@@ -57,6 +80,43 @@ pub enum OutboundError {
         /// What.
         status: StatusCode,
     },
+}
+
+/// What keeps a server from answering.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// Nobody knows the name.
+    Unknown,
+    /// The name stands for no public address.
+    NotPublic,
+    /// Nothing can be connected to.
+    Unreachable,
+    /// Its certificate is not trusted, for this reason.
+    Certificate(String),
+    /// It does not speak TLS, or no TLS that we do.
+    Tls,
+    /// It was too slow.
+    Slow,
+    /// It broke the connection off, or speaks no HTTP.
+    Broken,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Trouble::Unknown => "is a name that DNS does not know",
+            Trouble::NotPublic => {
+                "has no public address: if it is meant to be reached, write `internal = true`"
+            }
+            Trouble::Unreachable => "cannot be connected to",
+            Trouble::Certificate(reason) => {
+                return write!(f, "shows a certificate that is not trusted: {reason}");
+            }
+            Trouble::Tls => "does not speak TLS as it should",
+            Trouble::Slow => "did not answer in time",
+            Trouble::Broken => "broke the connection off",
+        })
+    }
 }
 
 /// A text, posted.
@@ -82,26 +142,148 @@ pub async fn post(
     }
     let answer = request.body(body).send().await;
     // The error's own text would show the whole URL.
-    let status =
-        answer.map_err(|error| OutboundError::Failed(host.clone(), describe(&error)))?.status();
+    let failed = |error| OutboundError::Failed { host: host.clone(), trouble: trouble(&error) };
+    let status = answer.map_err(failed)?.status();
     if status.is_success() { Ok(()) } else { Err(OutboundError::Refused { host, status }) }
 }
 
-fn describe(error: &reqwest::Error) -> &'static str {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
+/// What is behind an error of the client. The error's own text would show the whole URL.
+fn trouble(error: &reqwest::Error) -> Trouble {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    let mut of_tls = None;
     while let Some(error) = cause {
         if error.is::<NoPublicAddress>() {
-            return "has no public address: if it is meant to be reached, write `internal = true`";
+            return Trouble::NotPublic;
         }
+        if error.is::<UnknownName>() {
+            return Trouble::Unknown;
+        }
+        of_tls = of_tls.or(tls_error(error));
         cause = error.source();
     }
-    if error.is_timeout() {
-        "did not answer in time"
-    } else if error.is_connect() {
-        "cannot be connected to"
-    } else {
-        "broke the connection off"
+    match of_tls {
+        Some(rustls::Error::InvalidCertificate(reason)) => {
+            Trouble::Certificate(distrust(reason).to_owned())
+        }
+        Some(_) => Trouble::Tls,
+        None if error.is_timeout() => Trouble::Slow,
+        None if error.is_connect() => Trouble::Unreachable,
+        None => Trouble::Broken,
     }
+}
+
+/// An error of TLS, also within one of the system, which passes over what it wraps where it is asked for its source.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match wrapped {
+        Some(wrapped) => tls_error(wrapped),
+        None => error.downcast_ref::<rustls::Error>(),
+    }
+}
+
+/// Why a certificate is not trusted, without what stands in it.
+fn distrust(reason: &rustls::CertificateError) -> &'static str {
+    use rustls::CertificateError as Reason;
+    match reason {
+        Reason::Expired | Reason::ExpiredContext { .. } => "it has expired",
+        Reason::NotValidYet | Reason::NotValidYetContext { .. } => "it is not valid yet",
+        Reason::Revoked => "it was revoked",
+        Reason::NotValidForName | Reason::NotValidForNameContext { .. } => "it is for another name",
+        Reason::UnknownIssuer => {
+            "nobody whom this machine trusts has signed it; name the authority's file with `ca`, where it is one's own"
+        }
+        Reason::BadSignature => "its signature is wrong",
+        Reason::InvalidPurpose | Reason::InvalidPurposeContext { .. } => "it is not for servers",
+        _ => "it cannot be used for a server",
+    }
+}
+
+/// A way to one server, which keeps its connections open from one request to the next.
+#[derive(Clone, Debug)]
+pub struct Way {
+    client: Client,
+    reach: Reach,
+}
+
+/// What a server has answered.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Who answered.
+    pub host: String,
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body; none where it was longer than 64 KiB, too slow or cut off.
+    pub body: Option<Vec<u8>>,
+}
+
+impl Way {
+    /// Prepares a way; nothing is connected to. Where an authority is named, no other one is trusted.
+    ///
+    /// # Errors
+    /// When the authority's file cannot be read.
+    pub fn new(reach: Reach, ca: Option<&Path>, within: Duration) -> Result<Way, OutboundError> {
+        let mut builder = builder(reach, within)
+            .pool_max_idle_per_host(KEPT_OPEN)
+            .pool_idle_timeout(Duration::from_secs(55));
+        if let Some(path) = ca {
+            builder = builder.tls_certs_only(authorities(path)?);
+        }
+        Ok(Way { client: builder.build().map_err(|_| OutboundError::Setup)?, reach })
+    }
+
+    /// Sends a request and reads the answer, within the time that the way was given.
+    ///
+    /// # Errors
+    /// When the address may not be reached or does not answer in time. Any status is an answer.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+        body: Option<Vec<u8>>,
+    ) -> Result<Reply, OutboundError> {
+        let url = check(url, self.reach)?;
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let mut request = self.client.request(method, url).headers(headers);
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        match request.send().await {
+            Ok(answer) => {
+                let (status, headers) = (answer.status(), answer.headers().clone());
+                Ok(Reply { host, status, headers, body: read(answer).await })
+            }
+            Err(error) => Err(OutboundError::Failed { host, trouble: trouble(&error) }),
+        }
+    }
+}
+
+/// The body, if all of it comes and is short.
+async fn read(mut answer: reqwest::Response) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.ok()? {
+        if body.len() + chunk.len() > MOST {
+            return None;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Some(body)
+}
+
+fn authorities(path: &Path) -> Result<Vec<Certificate>, OutboundError> {
+    let unusable = |reason: String| OutboundError::Authority { path: path.to_owned(), reason };
+    let mut pem = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| unusable(error.to_string()))?;
+    let read = file.take(LONGEST_CA).read_to_end(&mut pem);
+    read.map_err(|error| unusable(error.to_string()))?;
+    let certificates = Certificate::from_pem_bundle(&pem);
+    let certificates = certificates.map_err(|_| unusable("it is not PEM".to_owned()))?;
+    if certificates.is_empty() {
+        return Err(unusable("there is no certificate in it".to_owned()));
+    }
+    Ok(certificates)
 }
 
 /// Reads a URL and refuses what is plain to see: the wrong scheme, an address that is not public. A
@@ -125,20 +307,24 @@ fn check(url: &str, reach: Reach) -> Result<Url, OutboundError> {
 }
 
 fn client(reach: Reach) -> Result<Client, OutboundError> {
+    let builder = builder(reach, ANSWER_WITHIN).pool_max_idle_per_host(0);
+    builder.build().map_err(|_| OutboundError::Setup)
+}
+
+fn builder(reach: Reach, within: Duration) -> ClientBuilder {
     // Ours is the one provider of cryptography; that it was installed before is no failure.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
         .no_proxy()
         .redirect(redirect::Policy::none())
-        .connect_timeout(CONNECT_WITHIN)
-        .timeout(ANSWER_WITHIN)
-        .pool_max_idle_per_host(0)
-        .user_agent(concat!("expunged/", env!("CARGO_PKG_VERSION")));
-    let builder = match reach {
-        Reach::Public => builder.https_only(true).dns_resolver(PublicOnly),
+        .connect_timeout(CONNECT_WITHIN.min(within))
+        .timeout(within)
+        .user_agent(concat!("expunged/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(Resolver(reach));
+    match reach {
+        Reach::Public => builder.https_only(true),
         Reach::Internal => builder,
-    };
-    builder.build().map_err(|_| OutboundError::Setup)
+    }
 }
 
 /// A client that reaches one local server, by its Unix socket.
@@ -152,22 +338,32 @@ pub fn over_socket(socket: &Path) -> Result<Client, OutboundError> {
     builder.build().map_err(|_| OutboundError::Setup)
 }
 
-/// Resolves names as the system does, and leaves out addresses that are not public.
-struct PublicOnly;
+/// Resolves names as the system does, and leaves out addresses that are not public unless they may be.
+struct Resolver(Reach);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the name has no public address")]
 struct NoPublicAddress;
 
-impl Resolve for PublicOnly {
+#[derive(Debug, thiserror::Error)]
+#[error("nobody knows the name")]
+struct UnknownName;
+
+impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
+        let reach = self.0;
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = found.filter(|found| is_public(found.ip())).collect();
-            if public.is_empty() {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            let found: Vec<SocketAddr> = found.map_err(|_| UnknownName)?.collect();
+            if found.is_empty() {
+                return Err(UnknownName.into());
+            }
+            let may = |found: &SocketAddr| reach == Reach::Internal || is_public(found.ip());
+            let reachable: Vec<SocketAddr> = found.into_iter().filter(may).collect();
+            if reachable.is_empty() {
                 return Err(NoPublicAddress.into());
             }
-            Ok(Box::new(public.into_iter()) as Addrs)
+            Ok(Box::new(reachable.into_iter()) as Addrs)
         })
     }
 }

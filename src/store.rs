@@ -35,7 +35,7 @@ pub use error::{StoreError, explain};
 pub use paths::{PathTarget, kept_by, path_of};
 pub use registry::Stores;
 pub use sql::{Access, Explained};
-pub use tables::Tables;
+pub use tables::{Removed, Tables};
 
 /// So many files are taken at once.
 const FILES_AT_ONCE: usize = 8_000;

@@ -14,6 +14,8 @@ use proptest::prelude::*;
 
 #[path = "config/events.rs"]
 mod events;
+#[path = "config/recipients.rs"]
+mod recipients;
 #[path = "config/stores.rs"]
 mod stores;
 #[path = "config/tellings.rs"]

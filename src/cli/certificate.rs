@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
-use crate::certificate::{Certificate, issue};
+use crate::certificate::{Certificate, Told, issue};
 use crate::clock;
 use crate::ledger::Ledger;
 use crate::types::Name;
@@ -18,7 +18,8 @@ use super::{CliError, Common, Exit, open_ledger};
 
 /// Print the deletion certificate of a run, with the proof that the audit log says so
 ///
-/// None is issued for a run that is not complete and verified. As text, or with `--json`; `--out` writes
+/// None is issued for a run that is not complete and verified, or while a recipient has neither completed
+/// what it was told of the run nor is exempt from it. As text, or with `--json`; `--out` writes
 /// both and the proof into files. `expunged audit verify-proof` checks the proof with nothing but the
 /// public key. Exit code 0 when it was issued, otherwise 1.
 #[derive(clap::Args, Debug)]
@@ -85,6 +86,17 @@ async fn find(ledger: &Ledger, run: &str) -> Result<Uuid, CliError> {
     Ok(ledger.last_run(&rule).await?.ok_or_else(unknown)?.id)
 }
 
+/// What became of what a recipient was told.
+fn told(told: &Told) -> String {
+    let Told { recipient, completed, exempt, entry, .. } = told;
+    let exempt = match exempt {
+        0 => String::new(),
+        exempt => format!(", {} exempt", output::number(*exempt)),
+    };
+    let completed = output::number(*completed);
+    format!("{recipient}: {completed} completed{exempt}, by entry {entry}")
+}
+
 /// The certificate as people read it.
 fn text(certificate: &Certificate) -> String {
     let moment =
@@ -135,6 +147,7 @@ fn text(certificate: &Certificate) -> String {
         ),
         ("residuals", format!("{}: {}", certificate.residuals.store, certificate.residuals.detail)),
         ("recipients", certificate.residuals.recipients.to_owned()),
+        ("told", certificate.recipients.iter().map(told).collect::<Vec<_>>().join("; ")),
         ("backups", certificate.residuals.backups.to_owned()),
         ("log", format!("entry {} of {}", certificate.log.entry, certificate.issuer)),
     ];

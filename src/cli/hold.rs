@@ -328,12 +328,14 @@ fn report(
     coverage: &[Coverage],
     now: Timestamp,
 ) -> Exit {
-    let InForce { hold, unresolved, not_loaded } = in_force;
-    let exit = if unresolved.is_empty() { Exit::Fine } else { Exit::Failed };
+    let InForce { hold, unresolved, removals_go_on, not_loaded } = in_force;
+    let is_settled = unresolved.is_empty() && !removals_go_on;
+    let exit = if is_settled { Exit::Fine } else { Exit::Failed };
     if common.json {
         let mut json = as_json(hold, now);
         json["coverage"] = json!(coverage);
         json["unresolved"] = json!(unresolved);
+        json["removals_go_on"] = json!(removals_go_on);
         json["not_loaded"] = json!(not_loaded);
         output::json(&json);
         return exit;
@@ -381,7 +383,13 @@ fn report(
         );
         anstream::println!("{RED}unresolved{RESET}  {}", output::hanging(&text, 12));
     }
-    if unresolved.is_empty() {
+    if *removals_go_on {
+        let text = "The hold is in force for everything from now on, but rows were being removed from the table of \
+                    a recipient when it was placed, and still are: some may be covered. See `expunged recipients \
+                    list`.";
+        anstream::println!("{RED}unresolved{RESET}  {}", output::hanging(text, 12));
+    }
+    if is_settled {
         let text = format!(
             "No record that it covers is deleted from now on. Extend it before its end with \
              `expunged hold extend {} --reference …`.",

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::clock;
 use crate::config::Config;
 use crate::ledger::{Ledger, LedgerError};
+use crate::notice::State;
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Bounds};
 use crate::store::{StoreError, Stores};
@@ -42,6 +43,19 @@ struct Labels {
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 type PerRule = Family<Labels, Gauge<f64, AtomicU64>>;
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ForRecipient {
+    recipient: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct InState {
+    recipient: String,
+    state: &'static str,
+}
+
+type PerRecipient = Family<ForRecipient, Gauge<f64, AtomicU64>>;
 
 /// The measures of each rule.
 #[derive(Default)]
@@ -97,6 +111,7 @@ pub(crate) async fn main(common: &Common, _: Args) -> Result<Exit, CliError> {
         }
         set(&measures.records, count(ledger.records_taken(&rule.name).await?));
     }
+    recipients(&mut registry, &config, &ledger, now).await?;
     whole(&mut registry, &ledger, now).await?;
     ledger.close().await;
     let mut text = String::new();
@@ -167,6 +182,58 @@ async fn oldest_record(
     let store = stores.get(&rule.store, Access::ReadOnly)?;
     let target = store.target(rule).await?;
     store.oldest_start(&target, Bounds { cutoff: rule.cutoff(now), now }).await
+}
+
+/// The measures of each recipient that is configured, or was ever told anything.
+async fn recipients(
+    registry: &mut Registry,
+    config: &Config,
+    ledger: &Ledger,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let mut all = ledger.recipient_states().await?;
+    for recipient in config.recipients.keys() {
+        all.entry(recipient.clone()).or_default();
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    let notices = Family::<InState, Gauge<f64, AtomicU64>>::default();
+    let [overdue, oldest, failing] = std::array::from_fn(|_| PerRecipient::default());
+    for (recipient, does) in &all {
+        for state in State::ALL {
+            let number = match state {
+                State::Completed => does.completed,
+                // How many are exempt nobody needs to watch.
+                State::Exempt => continue,
+                open => does.open.get(&open).copied().unwrap_or_default(),
+            };
+            let labels = InState { recipient: recipient.to_string(), state: state.as_str() };
+            notices.get_or_create(&labels).set(count(number));
+        }
+        let labels = ForRecipient { recipient: recipient.to_string() };
+        let set = |family: &PerRecipient, value: f64| {
+            family.get_or_create(&labels).set(value);
+        };
+        let age = does.oldest.map_or(0, |oldest| now.duration_since(oldest).as_secs());
+        set(&overdue, count(does.overdue));
+        set(&oldest, seconds(age));
+        set(&failing, flag(does.failing_since.is_some() || does.stopped_at.is_some()));
+    }
+    registry.register("notices", "Notices to the recipient, by where they stand", notices);
+    let families = [
+        ("notices_overdue", "Notices that are not over and whose due time has passed", overdue),
+        ("oldest_open_notice_age_seconds", "Age of the oldest notice that is not over", oldest),
+        (
+            "recipient_failing",
+            "Whether the recipient does not answer well, or wants to be told nothing any more",
+            failing,
+        ),
+    ];
+    for (name, help, family) in families {
+        registry.register(name, help, family);
+    }
+    Ok(())
 }
 
 /// The measures that belong to no rule.

@@ -135,6 +135,21 @@ pub(crate) fn notices(count: u64) -> String {
     format!("{} notice{}", number(count), if count == 1 { "" } else { "s" })
 }
 
+/// `1 subject or record`, `2 subjects or records`.
+pub(crate) fn subjects(count: u64) -> String {
+    let plural = if count == 1 { "subject or record" } else { "subjects or records" };
+    format!("{} {plural}", number(count))
+}
+
+/// What somebody else wrote, without what would steer a terminal or turn the order of its letters round.
+pub(crate) fn plain(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if steers(c) && !c.is_whitespace() { '\u{fffd}' } else { c }).collect()
+}
+
 /// `1 record`, `2 records`.
 pub(crate) fn records(count: u64) -> String {
     format!("{} record{}", number(count), if count == 1 { "" } else { "s" })
@@ -205,6 +220,12 @@ mod tests {
         assert_eq!(wrap_to("in doubt a record is kept", 12), ["in doubt a", "record is", "kept"]);
         assert_eq!(wrap_to("incomprehensibilities", 5), ["incomprehensibilities"]);
         assert!(wrap_to("", 5).is_empty());
+    }
+
+    #[test]
+    fn what_others_wrote_steers_no_terminal() {
+        assert_eq!(plain("no\u{1b}[31m way\u{202e}"), "no\u{fffd}[31m way\u{fffd}");
+        assert_eq!(plain("über den Wolken"), "über den Wolken");
     }
 
     #[test]

@@ -15,12 +15,13 @@ use crate::schedule::Schedule;
 use crate::types::Name;
 
 use super::output::{self, DIM, RED, RESET, YELLOW};
-use super::{CliError, Common, Exit, approve, read_ledger, select};
+use super::{CliError, Common, Exit, approve, read_ledger, recipients, select};
 
 /// Show the rules, their last and next runs, and what is overdue
 ///
 /// A rule is overdue from the first slot that no complete run has answered, a continuous one from its
-/// first failure.
+/// first failure. Without rules it also says which recipients have not done yet what they were told, and
+/// which fail; `expunged recipients list` shows all of them.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.
@@ -66,6 +67,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     }
     let waiting = ledger.approvals().await?;
     let backlogs = ledger.count_events().await?;
+    let recipients = ledger.recipient_states().await?;
     for status in &mut all {
         let backlog = backlogs.get(&status.rule).copied().unwrap_or_default();
         status.pending_events = backlog.pending;
@@ -80,6 +82,9 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     } else {
         print(&config.rules, &all);
         print_events(&config.rules, &backlogs);
+        if args.rules.is_empty() {
+            recipients::print_open(&config, &recipients);
+        }
         let waiting: Vec<_> =
             all.iter().filter_map(|status| status.waits_for_approval.clone()).collect();
         if !waiting.is_empty() {

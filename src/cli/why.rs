@@ -1,11 +1,14 @@
 //! `expunged why`.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::audit::Event;
 use crate::clock;
 use crate::ledger::{Ledger, RunReport};
+use crate::notice::State;
 use crate::plan::KeptReason;
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Bounds, Explained};
@@ -13,12 +16,14 @@ use crate::store::{Store, Target};
 use crate::types::{Key, Name};
 
 use super::audit::prove;
+use super::notices::in_states;
 use super::output::{self, BOLD, RESET};
 use super::{CliError, Common, Exit, has_ledger, holds, read_ledger, select, stores};
 
 /// Explain one record: what a rule makes of it, until when it is kept, and what happened to it
 ///
-/// It looks into the store, read-only, and into the ledger, which knows records by their commitments.
+/// It looks into the store, read-only, and into the ledger, which knows records by their commitments. Of
+/// recipients it says which were told of the batch that took the record, and how far they are with it.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// The rule.
@@ -67,6 +72,8 @@ struct Happened {
     what: String,
     batch: String,
     entry: u64,
+    /// Where the notices of the batch stand, by recipient.
+    told: BTreeMap<Name, BTreeMap<State, u64>>,
     #[serde(skip)]
     run: Option<RunReport>,
 }
@@ -171,6 +178,7 @@ async fn happened(ledger: &Ledger, rule: &Rule, keys: &[Key]) -> Result<Vec<Happ
             what: format!("{action} under rule {rule}, in run {run}"),
             batch: taken.batch.to_string(),
             entry: taken.position,
+            told: ledger.notices_of_batch(*run, taken.batch).await?,
             run: ledger.run_report(*run).await?,
         });
     }
@@ -187,8 +195,17 @@ fn copies(happened: &[Happened]) -> Vec<String> {
         Some(seen) => format!("in the store: {}: {}", seen.residue.as_str(), seen.detail),
         None => "in the store: unknown, it was not looked at again".to_owned(),
     };
-    let elsewhere = "in backups and at recipients: none are registered, so nothing is known";
-    vec![in_store, elsewhere.to_owned()]
+    let told: Vec<_> = happened.iter().flat_map(|taken| &taken.told).collect();
+    if told.is_empty() {
+        let elsewhere = "in backups and at recipients: none are registered, so nothing is known";
+        return vec![in_store, elsewhere.to_owned()];
+    }
+    let told = told.into_iter().map(|(recipient, states)| {
+        let all = output::notices(states.values().sum());
+        format!("at {recipient}: {all} for its batch, {}", in_states(states))
+    });
+    let backups = "in backups: none are registered, so nothing is known".to_owned();
+    [in_store].into_iter().chain(told).chain([backups]).collect()
 }
 
 fn print(answer: &Answer) {

@@ -13,6 +13,8 @@ use crate::audit::entry::Cause;
 use crate::clock;
 use crate::config::Config;
 use crate::ledger::{Ledger, Request};
+use crate::propagate::Propagation;
+use crate::recipient::Recipients;
 use crate::rule::{Mode, Rule};
 use crate::run::{Depth, Inboxes, RunError, RunResult, RunState, Runner, Sources};
 use crate::schedule::Schedule;
@@ -27,6 +29,7 @@ const LOCK_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Active {
     pub(super) config: Config,
     pub(super) runner: Runner,
+    recipients: Arc<Recipients>,
     /// One permit per store: its rules take turns.
     turns: BTreeMap<Name, Arc<Semaphore>>,
 }
@@ -70,8 +73,19 @@ impl Active {
         let sources = Arc::new(Sources::new(&config));
         let inboxes = before.map(|before| &*before.runner.inboxes);
         let inboxes = Arc::new(Inboxes::new(&rules, inboxes));
+        let recipients = Arc::new(Recipients::new(&config.recipients, &stores));
         let runner = Runner { ledger: ledger.clone(), stores, rules, clock, sources, inboxes };
-        Active { config, runner, turns }
+        Active { config, runner, recipients, turns }
+    }
+
+    /// Sends couriers to the recipients.
+    pub(super) fn propagate(&self) -> Propagation {
+        Propagation::start(&self.runner.ledger, &self.recipients, &self.runner.rules)
+    }
+
+    /// The recipients of the configuration.
+    pub(super) fn recipients(&self) -> Arc<Recipients> {
+        self.recipients.clone()
     }
 
     /// Carries out one piece of work for a rule. A request that is not even begun when `stop` comes

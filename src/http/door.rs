@@ -31,6 +31,8 @@ pub(super) const STOP_WITHIN: Duration = Duration::from_secs(3);
 const CONNECTIONS: usize = 64;
 /// How long a connection may say nothing, or take for the head of a request.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// The longest head of a request, in bytes; and so much of a body is read at a time.
+const LONGEST_HEAD: usize = 64 * 1024;
 /// How long after an error the next connection is let in.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// A token that is shorter could be guessed.
@@ -224,6 +226,7 @@ fn attend(
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(LONGEST_HEAD)
         .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router));
     let served = inside.watch(served);
     tokio::spawn(async move {

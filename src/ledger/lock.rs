@@ -25,6 +25,11 @@ pub struct RuleLock {
 #[derive(Debug)]
 pub struct RecipientLock(Held);
 
+/// Says that rows are being removed from a recipient's table, heeding the legal holds that were read since it is
+/// held. Several may hold one; whoever places a hold waits for them.
+#[derive(Debug)]
+pub struct RemovalLock(#[expect(dead_code, reason = "it is held, not read")] Held);
+
 /// Keeps changes of the keys and daemons apart, until it is dropped.
 #[derive(Debug)]
 pub struct DaemonLock(#[expect(dead_code, reason = "it is held, not read")] Held);
@@ -94,6 +99,34 @@ impl Ledger {
             }
         };
         Ok(held.map(RecipientLock))
+    }
+
+    /// Says that rows are about to be removed from a recipient's table. The legal holds are to be read after this:
+    /// whoever places one waits until all who read them before are done. `None` just while somebody looks.
+    ///
+    /// # Errors
+    /// As for [`Ledger::lock_rule`].
+    pub async fn lock_removal(&self) -> Result<Option<RemovalLock>, LedgerError> {
+        Ok(self.lock_removals(Share::Among).await?.map(RemovalLock))
+    }
+
+    /// Whether anybody who may have read the legal holds before now is removing rows from a recipient's table.
+    ///
+    /// # Errors
+    /// As for [`Ledger::lock_rule`].
+    pub async fn removals_go_on(&self) -> Result<bool, LedgerError> {
+        Ok(self.lock_removals(Share::Alone).await?.is_none())
+    }
+
+    async fn lock_removals(&self, share: Share) -> Result<Option<Held>, LedgerError> {
+        Ok(match &*self.place {
+            Place::Sqlite { file } => try_lock_file(file, "removals.lock", share)?.map(Held::File),
+            place @ Place::Postgres { .. } => {
+                let name = "expunged removal lock\n{schema}";
+                let session = try_lock_session(place, name, share).await?;
+                session.map(|session| Held::Session(Box::new(session)))
+            }
+        })
     }
 
     /// Says that a daemon works on this ledger, for as long as the lock is held; others may do so too.

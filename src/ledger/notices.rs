@@ -70,7 +70,7 @@ pub struct Answered {
 }
 
 /// Writes the notices of a batch that is done, in the transaction of its outcome: `values` has for each telling
-/// the values of each record, in the order of [`Telling::identify`]. Says how many each recipient is told.
+/// the values of each record, in the order of [`Telling::identify`].
 pub(super) async fn write(
     tx: &mut Transaction<'_>,
     keys: &Keys,
@@ -79,8 +79,8 @@ pub(super) async fn write(
     tellings: &[Telling],
     values: &[Vec<Vec<Option<String>>>],
     now: Timestamp,
-) -> Result<BTreeMap<Name, u64>, LedgerError> {
-    let mut told = BTreeMap::new();
+) -> Result<Written, LedgerError> {
+    let mut written = Written::default();
     for (telling, values) in tellings.iter().zip(values) {
         let (lists, unnamed) = notice::lists(telling, values);
         let drafts: Vec<Draft> =
@@ -90,12 +90,22 @@ pub(super) async fn write(
         }
         if unnamed > 0 {
             insert(tx, run, batch, telling, &[Draft::unnamed(keys, unnamed)], now).await?;
+            *written.exempt.entry(telling.recipient.clone()).or_default() += 1;
         }
-        *told.entry(telling.recipient.clone()).or_default() +=
+        *written.notices.entry(telling.recipient.clone()).or_default() +=
             drafts.len() as u64 + u64::from(unnamed > 0);
     }
-    told.retain(|_, notices| *notices > 0);
-    Ok(told)
+    written.notices.retain(|_, notices| *notices > 0);
+    Ok(written)
+}
+
+/// The notices of a batch.
+#[derive(Default)]
+pub(super) struct Written {
+    /// How many there are to each recipient.
+    pub(super) notices: BTreeMap<Name, u64>,
+    /// How many of them are over from the start, because nothing identifies the records to the recipient.
+    pub(super) exempt: BTreeMap<Name, u64>,
 }
 
 /// A notice that is about to be written.

@@ -4,6 +4,8 @@
 //! exactly once: whoever comes second changes nothing and records nothing. Each step is taken through
 //! [`crate::transition::next`], with the run's row locked.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -18,6 +20,7 @@ use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
 use crate::audit::{Entry, Event};
 use crate::clock;
 use crate::fault;
+use crate::notice;
 use crate::notice::Telling;
 use crate::plan::Plan;
 use crate::rule::Rule;
@@ -249,6 +252,7 @@ impl Ledger {
         .await
         .doing("settling a batch")?;
         let (rule, store) = (run.rule.clone(), run.store.clone());
+        let (mut has_notices, mut exempt) = (false, BTreeMap::new());
         let event = match (outcome, &commitments) {
             (Outcome::Undone(reason), _) => {
                 Event::BatchUndone { run: run.id, batch, rule, store, reason: reason.into() }
@@ -256,8 +260,9 @@ impl Ledger {
             (Outcome::Done, commitments) => {
                 count_records(&mut tx, run, records).await?;
                 let (tellings, values) = (&taken.tellings, &values);
-                let notices =
+                let written =
                     notices::write(&mut tx, &self.keys, run, batch, tellings, values, now).await?;
+                (has_notices, exempt) = (!written.notices.is_empty(), written.exempt);
                 Event::BatchDone {
                     run: run.id,
                     batch,
@@ -272,13 +277,21 @@ impl Ledger {
                         crate::audit::Commitments::root,
                     ),
                     pseudonymized: run.pseudonymized.clone(),
-                    notices,
+                    notices: written.notices,
                 }
             }
         };
         audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
+        for (recipient, notices) in exempt {
+            let (run, rule, state) = (run.id, run.rule.clone(), notice::State::Exempt);
+            let event = Event::NoticesSettled { run, rule, recipient, state, notices };
+            audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
+        }
         fault::point("batch.settling");
         commit(tx).await?;
+        if has_notices {
+            self.notices_written.notify_waiters();
+        }
         Ok(true)
     }
 

@@ -41,6 +41,8 @@ pub struct InForce {
     /// Batches that were intended before, and whose outcome could not be found out in time. All others
     /// keep what the hold covers.
     pub unresolved: Vec<OlderIntent>,
+    /// Whether rows were being removed from a recipient's table, under the holds of before, when the time was over.
+    pub removals_go_on: bool,
     /// Rules that are others, new or gone since a daemon or a command loaded the configuration: whoever
     /// works by those must be told to load it again.
     pub not_loaded: Vec<Name>,
@@ -152,8 +154,11 @@ impl Runner {
         hold.terms.note_columns(&self.rules);
         self.refuse_too_broad(&hold).await?;
         let epoch = self.ledger.place_hold(&hold, by).await?;
+        let watch = Stopwatch::start();
         let unresolved = self.settle_older(epoch, &hold, now, within).await?;
-        Ok(InForce { hold, unresolved, not_loaded: self.not_loaded().await? })
+        let removals_go_on = self.await_removals(within.saturating_sub(watch.elapsed())).await?;
+        let not_loaded = self.not_loaded().await?;
+        Ok(InForce { hold, unresolved, removals_go_on, not_loaded })
     }
 
     /// Extends a hold, and returns as [`Runner::place`] does: its time may have been over.
@@ -172,8 +177,11 @@ impl Runner {
         let mut hold = Hold { until, ended_at: None, ..hold.clone() };
         hold.terms.note_columns(&self.rules);
         let epoch = self.ledger.extend_hold(&hold, ground, by, now).await?;
+        let watch = Stopwatch::start();
         let unresolved = self.settle_older(epoch, &hold, now, within).await?;
-        Ok(InForce { hold, unresolved, not_loaded: self.not_loaded().await? })
+        let removals_go_on = self.await_removals(within.saturating_sub(watch.elapsed())).await?;
+        let not_loaded = self.not_loaded().await?;
+        Ok(InForce { hold, unresolved, removals_go_on, not_loaded })
     }
 
     /// Rules that differ from those that were loaded last; none where nothing was ever loaded.
@@ -212,6 +220,19 @@ impl Runner {
                 // Does nothing where the rule's lock is held: then the process lives, and settles it.
                 tokio::time::timeout(left, self.recover_each(&open, now)).await.ok();
                 asked_at = watch.elapsed();
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Waits for whoever removes rows from a recipient's table under holds that were read before, and says whether
+    /// somebody still does.
+    async fn await_removals(&self, within: Duration) -> Result<bool, LedgerError> {
+        let watch = Stopwatch::start();
+        loop {
+            let goes_on = self.ledger.removals_go_on().await?;
+            if !goes_on || watch.elapsed() >= within {
+                return Ok(goes_on);
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

@@ -98,6 +98,16 @@ pub enum StoreError {
         /// The store.
         store: Name,
     },
+    /// A recipient's table is not as it is configured.
+    #[error("store `{store}`: the table {table} cannot be a recipient's: {why}")]
+    Recipient {
+        /// The store.
+        store: Name,
+        /// The table.
+        table: TableName,
+        /// Why not.
+        why: String,
+    },
     /// Rows changed between looking and acting; try again.
     #[error("store `{store}`: rows changed while a batch was at work")]
     Moved {

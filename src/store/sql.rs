@@ -73,6 +73,7 @@ mod keep;
 mod mysql;
 mod postgres;
 mod readback;
+mod remove;
 mod sqlite;
 mod start;
 mod statement;
@@ -104,6 +105,7 @@ pub use happened::{Happened, Watched};
 pub(crate) use keep::KeepError;
 pub(super) use keep::{count_held_of_table, count_held_of_target, keep, try_held_predicate};
 pub(super) use readback::{residue, still_there};
+pub(super) use remove::Removal;
 pub use survey::SurveyDepth;
 pub(super) use survey::{
     count, count_only_in, each_key, next_start, sample, survey, try_condition,

@@ -8,11 +8,12 @@ use super::error::StoreError;
 use super::sql::catalogue::Table;
 use super::sql::{
     self, Access, Bounds, Database, Explained, Happened, Interrupted, Isolation, KeepError,
-    Listener, Locked, Pace, Records, Replace, Resolution, SurveyDepth, TakeError, Target, Walk,
-    Watched, Window,
+    Listener, Locked, Pace, Records, Removal, Replace, Resolution, SurveyDepth, TakeError, Target,
+    Walk, Watched, Window,
 };
-use crate::config::SourceConfig;
-use crate::hold::{Holds, Records as HeldRecords};
+use crate::config::{SourceConfig, SqlRecipient};
+use crate::hold::{Holds, Records as HeldRecords, SubjectColumn};
+use crate::notice::Identities;
 use crate::plan::{Residue, Survey};
 use crate::rule::{Dialect, Rule};
 use crate::types::{Key, Name};
@@ -51,6 +52,15 @@ pub(super) struct LockedRows {
     transaction: sql::Transaction,
     pub(super) rows: Vec<Locked>,
     pub(super) window: Window,
+}
+
+/// What became of the rows of a recipient's table.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Removed {
+    /// So many are gone.
+    pub rows: u64,
+    /// So many are there still, because legal holds cover them.
+    pub held: u64,
 }
 
 fn failed(store: &Name, doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
@@ -487,6 +497,80 @@ impl Tables {
         sql::still_there(&mut tx, target, bounds, keys)
             .await
             .map_err(failed(&self.name, "looking for records that were taken"))
+    }
+
+    /// Removes the rows of a recipient's table that are about these subjects, in bounded statements, each of them
+    /// committed: what is gone stays gone when a later one fails. Rows that the holds cover stay.
+    ///
+    /// # Errors
+    /// When the database fails, the table is not as it is configured, or it is not known what is held.
+    pub async fn remove_subjects(
+        &self,
+        recipient: &SqlRecipient,
+        about: &[Identities],
+        holds: &Holds,
+    ) -> Result<Removed, StoreError> {
+        let mut removal = self.removal(recipient).await?;
+        let columns = recipient.columns.values().map(|column| SubjectColumn {
+            store: recipient.store.clone(),
+            table: recipient.table.clone(),
+            column: column.clone(),
+            paths: Vec::new(),
+        });
+        let holds = holds.clone().with_columns(columns);
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        let held = removal.hold_back(&mut tx, &self.name, &holds).await;
+        held.map_err(|error| self.explain_keep(error, "applying legal holds"))?;
+        drop(tx);
+        let isolation =
+            if removal.keeps_referenced() { Isolation::Steady } else { Isolation::Usual };
+        let failed = failed(&self.name, "removing rows");
+        let mut removed = Removed::default();
+        for keys in removal.keys(about) {
+            loop {
+                let mut tx =
+                    self.database.begin_at(Access::ReadWrite, isolation).await.map_err(&failed)?;
+                let rows = removal.remove(&mut tx, &keys).await.map_err(&failed)?;
+                // Read back where it is about to end: what is left is held.
+                let left = match rows {
+                    0 => Some(removal.count(&mut tx, &keys).await.map_err(&failed)?),
+                    _ => None,
+                };
+                tx.commit().await.map_err(&failed)?;
+                removed.rows += rows;
+                if let Some(left) = left {
+                    removed.held += left;
+                    break;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Looks whether a recipient's table is as it is configured, and may be changed. Cannot write.
+    ///
+    /// # Errors
+    /// When it is not, or the database cannot be reached.
+    pub async fn try_removal(&self, recipient: &SqlRecipient) -> Result<(), StoreError> {
+        let removal = self.removal(recipient).await?;
+        removal.lacks_right().map_or(Ok(()), |right| {
+            let why = format!("the url's user lacks the right to {right}");
+            Err(self.unfit(recipient, why))
+        })
+    }
+
+    async fn removal(&self, recipient: &SqlRecipient) -> Result<Removal, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        let table = tx.table(&recipient.table).await;
+        let table = table.map_err(failed(&self.name, "reading the catalogue"))?;
+        let (store, name) = (self.name.clone(), recipient.table.to_string());
+        let table = table.ok_or(StoreError::NoTable { store, table: name })?;
+        Removal::new(table, &recipient.columns).map_err(|why| self.unfit(recipient, why))
+    }
+
+    fn unfit(&self, recipient: &SqlRecipient, why: String) -> StoreError {
+        let (store, table) = (self.name.clone(), recipient.table.clone());
+        StoreError::Recipient { store, table, why }
     }
 
     /// What it still holds physically of the records that were taken, and how that is known. A SQLite

@@ -138,9 +138,13 @@ pub(super) fn describe(event: &Event) -> String {
         Event::RunStarted { table, action, cause, cutoff, .. } => {
             format!("by {cause}: {action} in {table} before {}", cutoff.strftime("%Y-%m-%d"))
         }
-        Event::BatchDone { records, action, commitments, .. } => {
+        Event::BatchDone { records, action, commitments, notices, .. } => {
             let root = commitments.to_string();
-            format!("{action} of {}, root {}", output::records(*records), short(&root))
+            let told = match notices.values().sum() {
+                0 => String::new(),
+                told => format!(", {}", output::notices(told)),
+            };
+            format!("{action} of {}, root {}{told}", output::records(*records), short(&root))
         }
         Event::RunFinished { state, records, remaining, reason, .. } => {
             let still = remaining.map(|due| format!(", {} still due", output::number(due)));

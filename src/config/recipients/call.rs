@@ -241,13 +241,13 @@ fn statuses(reader: &mut Reader<'_>) -> Vec<u16> {
             Kind::Integer(number) => u16::try_from(*number).ok(),
             _ => None,
         };
-        match status.filter(|status| (200..=299).contains(status) || [404, 409].contains(status)) {
-            Some(status) => statuses.push(status),
-            None => {
-                let message = format!("{}: this status is no success", reader.what);
-                let help = "write statuses from 200 to 299; 404 where what is not there counts as deleted, 409 where it is told of twice";
-                reader.report(Problem::new(element.place, message).help(help));
-            }
+        let is_good = |status: &u16| (200..=299).contains(status) || [404, 409].contains(status);
+        if let Some(status) = status.filter(is_good) {
+            statuses.push(status);
+        } else {
+            let message = format!("{}: this status is no success", reader.what);
+            let help = "write statuses from 200 to 299; 404 where what is not there counts as deleted, 409 where it is told of twice";
+            reader.report(Problem::new(element.place, message).help(help));
         }
     }
     statuses

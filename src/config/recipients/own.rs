@@ -53,13 +53,8 @@ pub(super) fn command(reader: &mut Reader<'_>) -> Option<CommandRecipient> {
         reader.report(Problem::new(program.place, message).help(help));
         None
     });
-    let args = match reader.has("args") {
-        true => reader.words("args", "[\"--quiet\"]"),
-        false => {
-            reader.entry("args");
-            Some(Vec::new())
-        }
-    };
+    let written = reader.has("args");
+    let args = reader.words("args", "[\"--quiet\"]").or((!written).then(Vec::new));
     let timeout = timeout(reader);
     let args = args?.iter().map(|word| word.value.to_owned()).collect();
     Some(CommandRecipient { program: program?, args, timeout })

@@ -312,8 +312,13 @@ impl Body {
         }
     }
 
+    /// The names of identities in it, where all are not.
+    pub fn identities(&self) -> Vec<&str> {
+        self.templates().into_iter().flat_map(Template::identities).collect()
+    }
+
     /// The texts in it.
-    pub(super) fn templates(&self) -> Vec<&Template> {
+    pub fn templates(&self) -> Vec<&Template> {
         match self {
             Body::Text(template) => vec![template],
             Body::Each(inner) => inner.templates(),

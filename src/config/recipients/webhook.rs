@@ -76,7 +76,7 @@ fn receipt(reader: &mut Reader<'_>) -> Option<ReceiptKey> {
         }
     }
     let public = reader.parsed("receipt_key", "\"whpk_…\"", |text| {
-        let key = text.strip_prefix("whpk_").and_then(crate::config::recipients::webhook::decode);
+        let key = text.strip_prefix("whpk_").and_then(decode);
         key.filter(|key| key.len() == 32).map(|_| text.to_owned()).ok_or_else(|| {
             Wrong::new("this is not the public key of a recipient").help(
                 "write `whpk_` and 32 bytes in Base64; a shared secret goes into `receipt_secret`",

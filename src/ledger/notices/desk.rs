@@ -94,6 +94,13 @@ pub struct RecipientState {
     pub error: Option<String>,
 }
 
+impl RecipientState {
+    /// Notices that are not over.
+    pub fn waiting(&self) -> u64 {
+        self.open.values().sum()
+    }
+}
+
 const COLUMNS: &str = "seq, id, recipient, rule, run_id, state, overdue, subjects, created_at, due_at, next_at, \
                        attempts, sent_at, ended_at, job, reason, error";
 /// The states of notices that the deletion waits for, for statements.
@@ -250,14 +257,16 @@ impl Ledger {
     ) -> Result<Option<bool>, LedgerError> {
         let mut tx = self.begin().await?;
         let filter = NoticeFilter { id: Some(id), ..NoticeFilter::default() };
-        let rows = filter.select(&mut tx, "seq, recipient", "", 1).await?;
+        let rows = filter.select(&mut tx, "seq, recipient, sent_at", "", 1).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let (seq, recipient) =
             (row.optional_integer("seq")?.unwrap_or_default(), row.name("recipient")?);
         let moved: Option<Moved> = take_step(&mut tx, seq, Step::Exempt, now).await?;
         let Some((run, rule, _)) = moved else { return Ok(Some(false)) };
-        sqlx::query("UPDATE notice SET reason = $1 WHERE seq = $2")
+        // That somebody here exempts it does not mean that the recipient has heard of it.
+        sqlx::query("UPDATE notice SET reason = $1, sent_at = $2 WHERE seq = $3")
             .bind(self.seal_reason(id, reason))
+            .bind(row.optional_text("sent_at")?)
             .bind(seq)
             .execute(&mut *tx)
             .await
@@ -346,15 +355,38 @@ impl Ledger {
         &self,
         run: Uuid,
     ) -> Result<BTreeMap<Name, BTreeMap<State, u64>>, LedgerError> {
+        self.notices_of(run, None).await
+    }
+
+    /// Where the notices of a batch stand: how many by recipient and state.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn notices_of_batch(
+        &self,
+        run: Uuid,
+        batch: Uuid,
+    ) -> Result<BTreeMap<Name, BTreeMap<State, u64>>, LedgerError> {
+        self.notices_of(run, Some(batch)).await
+    }
+
+    async fn notices_of(
+        &self,
+        run: Uuid,
+        batch: Option<Uuid>,
+    ) -> Result<BTreeMap<Name, BTreeMap<State, u64>>, LedgerError> {
         let mut tx = self.snapshot().await?;
-        let rows = sqlx::query(
-            "SELECT recipient, state, count(*) AS notices FROM notice WHERE run_id = $1 \
-             GROUP BY recipient, state",
-        )
-        .bind(run.to_string())
-        .fetch_all(&mut *tx)
-        .await
-        .doing("reading the notices of a run")?;
+        let of_batch = if batch.is_some() { " AND batch_id = $2" } else { "" };
+        // Put together from constants.
+        let mut query = sqlx::query(AssertSqlSafe(format!(
+            "SELECT recipient, state, count(*) AS notices FROM notice WHERE run_id = $1{of_batch} \
+             GROUP BY recipient, state"
+        )));
+        query = query.bind(run.to_string());
+        if let Some(batch) = batch {
+            query = query.bind(batch.to_string());
+        }
+        let rows = query.fetch_all(&mut *tx).await.doing("reading the notices of a run")?;
         let mut stand: BTreeMap<Name, BTreeMap<State, u64>> = BTreeMap::new();
         for row in &rows {
             let states = stand.entry(row.name("recipient")?).or_default();

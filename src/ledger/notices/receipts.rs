@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::{count, take_step};
 use crate::audit::{Entry, Event};
 use crate::ledger::error::Doing;
-use crate::ledger::row::Columns;
-use crate::ledger::{Ledger, LedgerError, audit, commit, to_text};
+use crate::ledger::row::{Columns, to_integer};
+use crate::ledger::{Ledger, LedgerError, Transaction, audit, commit, to_text};
 use crate::notice::{Receipt, Step};
 use crate::types::Name;
 
@@ -91,44 +91,61 @@ impl Ledger {
         Ok(Received::Heeded)
     }
 
-    /// Records that something which claimed to be a receipt was not heeded, for this reason. The audit log is told
-    /// of the first at once and of more at intervals, so that nobody can flood it.
+    /// Records that so many things which claimed to be receipts were not heeded, by recipient and reason, in one
+    /// transaction. The audit log is told of the first at once and of more at intervals, so that nobody can flood it.
     ///
     /// # Errors
-    /// When the database does not answer.
-    pub async fn refuse_receipt(
+    /// When the database does not answer; nothing is recorded then.
+    pub async fn refuse_receipts(
         &self,
-        recipient: &Name,
-        reason: &'static str,
+        refused: &BTreeMap<(Name, &'static str), u64>,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        let doing = "recording a receipt that was not heeded";
         let mut tx = self.begin().await?;
-        let row = sqlx::query(
-            "INSERT INTO refused_receipt (recipient, reason, untold, told_at) VALUES ($1, $2, 1, '') \
-             ON CONFLICT (recipient, reason) DO UPDATE SET untold = refused_receipt.untold + 1 \
-             RETURNING untold, told_at",
-        )
-        .bind(recipient.as_str())
-        .bind(reason)
-        .fetch_one(&mut *tx)
-        .await
-        .doing(doing)?;
-        let (receipts, told_at) = (row.count("untold")?, row.text("told_at")?);
-        if told_at < to_text(now - SPARED) {
-            sqlx::query(
-                "UPDATE refused_receipt SET untold = 0, told_at = $1 WHERE recipient = $2 AND reason = $3",
-            )
-            .bind(to_text(now))
-            .bind(recipient.as_str())
-            .bind(reason)
-            .execute(&mut *tx)
-            .await
-            .doing(doing)?;
-            let (recipient, reason) = (recipient.clone(), reason.into());
-            let event = Event::ReceiptsRefused { recipient, reason, receipts };
+        let mut news = Vec::new();
+        for ((recipient, reason), receipts) in refused {
+            news.extend(refuse(&mut tx, recipient, reason, *receipts, now).await?);
+        }
+        for event in news {
             audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
         }
         commit(tx).await
     }
+}
+
+/// Counts receipts that were not heeded; gives what the audit log is to be told, where that is due.
+async fn refuse(
+    tx: &mut Transaction<'_>,
+    recipient: &Name,
+    reason: &'static str,
+    receipts: u64,
+    now: Timestamp,
+) -> Result<Option<Event>, LedgerError> {
+    let doing = "recording a receipt that was not heeded";
+    let row = sqlx::query(
+        "INSERT INTO refused_receipt (recipient, reason, untold, told_at) VALUES ($1, $2, $3, '') \
+         ON CONFLICT (recipient, reason) DO UPDATE SET untold = refused_receipt.untold + excluded.untold \
+         RETURNING untold, told_at",
+    )
+    .bind(recipient.as_str())
+    .bind(reason)
+    .bind(to_integer(receipts))
+    .fetch_one(&mut **tx)
+    .await
+    .doing(doing)?;
+    let (receipts, told_at) = (row.count("untold")?, row.text("told_at")?);
+    if told_at >= to_text(now - SPARED) {
+        return Ok(None);
+    }
+    sqlx::query(
+        "UPDATE refused_receipt SET untold = 0, told_at = $1 WHERE recipient = $2 AND reason = $3",
+    )
+    .bind(to_text(now))
+    .bind(recipient.as_str())
+    .bind(reason)
+    .execute(&mut **tx)
+    .await
+    .doing(doing)?;
+    let (recipient, reason) = (recipient.clone(), reason.into());
+    Ok(Some(Event::ReceiptsRefused { recipient, reason, receipts }))
 }

@@ -133,6 +133,24 @@ pub(crate) async fn keep(
     Ok(keep)
 }
 
+/// The same of a table that no rule works on. What a range of dates means there is not known, so it counts as a whole.
+pub(super) async fn keep_of_table(
+    tx: &mut Transaction,
+    store: &Name,
+    table: &Table,
+    holds: &Holds,
+) -> Result<Keep, KeepError> {
+    if holds.is_empty() {
+        return Ok(Keep::default());
+    }
+    let tables = reached(tx, table).await?;
+    let looking = Looking { store, holds, tables: &tables };
+    let parts = parts(table, claims(looking, table, None));
+    let keep = Keep { parts, referrers: looking.referrers(table, 0) };
+    try_predicates(tx, &keep).await?;
+    Ok(keep)
+}
+
 /// The table's referrers, theirs where a deletion cascades, and so on.
 async fn reached(tx: &mut Transaction, table: &Table) -> Result<Vec<Table>, KeepError> {
     let mut found: Vec<Table> = Vec::new();
@@ -316,6 +334,11 @@ impl Keep {
     /// Appends, in parentheses, that a record of the target is held. It is true or false, never unknown.
     pub(super) fn is_held(&self, s: &mut Statement, target: &Target) {
         self.append(s, &target.table, Some(target), None);
+    }
+
+    /// The same of a table that no rule works on.
+    pub(super) fn is_held_in(&self, s: &mut Statement, table: &Table) {
+        self.append(s, table, None, None);
     }
 
     /// `depth` is the referencing table's, or `None` for the statement's own.

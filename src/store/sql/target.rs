@@ -148,6 +148,26 @@ pub enum Mismatch {
     KeyChanges(String),
 }
 
+/// The value of a column that a text stands for, if it can be one: a number beyond the column's would fail the
+/// statement for all others.
+pub(super) fn column_value(dialect: Dialect, column: &Column, text: &str) -> Option<KeyValue> {
+    match column.kind {
+        ColumnKind::Integer => {
+            let number: i64 = text.parse().ok()?;
+            let most = match column.type_name.as_str() {
+                name if name.starts_with("tiny") => i64::from(i8::MAX),
+                name if name.starts_with("small") => i64::from(i16::MAX),
+                name if name.starts_with("int") => i64::from(i32::MAX),
+                _ => i64::MAX,
+            };
+            let fits = (-most - 1..=most).contains(&number) || dialect != Dialect::Postgres;
+            fits.then_some(KeyValue::Int(number.into()))
+        }
+        ColumnKind::Uuid => text.parse().ok().map(KeyValue::Uuid),
+        _ => Some(KeyValue::Text(text.to_owned())),
+    }
+}
+
 impl Target {
     /// Holds a rule against its table.
     ///
@@ -272,24 +292,7 @@ impl Target {
         let events = events.filter(|_| !self.matching.is_empty());
         let keys = events.filter_map(|values| {
             let read = |(column, name): &(Column, String)| {
-                let text = values.get(name)?;
-                match column.kind {
-                    // A number beyond the column's would fail the statement for all others.
-                    ColumnKind::Integer => {
-                        let number: i64 = text.parse().ok()?;
-                        let most = match column.type_name.as_str() {
-                            name if name.starts_with("tiny") => i64::from(i8::MAX),
-                            name if name.starts_with("small") => i64::from(i16::MAX),
-                            name if name.starts_with("int") => i64::from(i32::MAX),
-                            _ => i64::MAX,
-                        };
-                        let fits = (-most - 1..=most).contains(&number)
-                            || self.dialect() != Dialect::Postgres;
-                        fits.then_some(KeyValue::Int(number.into()))
-                    }
-                    ColumnKind::Uuid => text.parse().ok().map(KeyValue::Uuid),
-                    _ => Some(KeyValue::Text(text.clone())),
-                }
+                column_value(self.dialect(), column, values.get(name)?)
             };
             self.matching.iter().map(read).collect::<Option<Vec<_>>>().map(Key)
         });
