@@ -91,10 +91,17 @@ pub(crate) async fn take(
     let computed = target.change.as_ref().is_some_and(|change| !change.computed_here().is_empty());
     // What a record was before it changes, only a look before it can tell.
     let is_told_old = target.change.is_some() && !target.told.is_empty();
-    if computed || is_told_old || target.dialect() == Dialect::Mysql {
+    let takes_along = target.takes_its_own_along();
+    let returns_all = match target.dialect() {
+        Dialect::Postgres => true,
+        Dialect::Sqlite => !target.changes_its_own(),
         // MySQL returns nothing from a DELETE: the due rows are locked and read first.
+        Dialect::Mysql => false,
+    };
+    if computed || is_told_old || !returns_all {
         let rows = lock(tx, target, bounds, window).await?;
-        return take_locked(tx, target, bounds, rows, Some(window), replace).await;
+        let window = Some(window).filter(|_| !takes_along);
+        return take_locked(tx, target, bounds, rows, window, replace).await;
     }
     let mut s = act(target, bounds.now);
     inside(&mut s, target, window);
@@ -222,11 +229,16 @@ pub(crate) async fn take_locked(
             touched += tx.execute(&s).await?;
         }
     }
-    if usize::try_from(touched).is_ok_and(|touched| touched == keys.len()) {
-        named(tx, keys, told).await
-    } else {
-        Err(TakeError::Moved)
+    let mut is_whole = usize::try_from(touched).is_ok_and(|touched| touched == keys.len());
+    if !is_whole && target.takes_its_own_along() {
+        // They are locked: what is not there any more went with another of them.
+        let mut left = 0;
+        for keys in keys.chunks(RESOLVE_CHUNK) {
+            left += count(tx, target, keys, false).await?;
+        }
+        is_whole = left == 0;
     }
+    if is_whole { named(tx, keys, told).await } else { Err(TakeError::Moved) }
 }
 
 fn keys_and_told(target: &Target, rows: Vec<Locked>) -> (Vec<Key>, Vec<Vec<Option<String>>>) {

@@ -10,9 +10,10 @@ use jiff::Timestamp;
 
 use crate::anonymize::Strategy;
 use crate::notice;
+use crate::plan::OnDelete;
 use crate::rule::{Action, Condition, Dialect, Encoding, Rule};
 
-use super::catalogue::{Column, ColumnKind, Shape, Table};
+use super::catalogue::{Column, ColumnKind, Reference, Shape, Table};
 use super::keep::Keep;
 use super::start::{Form, StartColumn, form_of};
 use super::statement::Statement;
@@ -235,6 +236,27 @@ impl Target {
     /// Whether due records are deleted, not anonymized.
     pub fn change_is_deletion(&self) -> bool {
         self.change.is_none()
+    }
+
+    /// Whether deleting a record deletes others of the table, which point at it. What a statement deletes in
+    /// that way, SQLite does not return and MySQL does not count, though it would have deleted it itself.
+    pub(super) fn takes_its_own_along(&self) -> bool {
+        self.does_to_its_own(|on_delete| on_delete == OnDelete::Cascade)
+    }
+
+    /// Whether deleting a record deletes or changes others of the table, which point at it. What a statement
+    /// deletes after that, SQLite returns as it was changed.
+    pub(super) fn changes_its_own(&self) -> bool {
+        self.does_to_its_own(|on_delete| on_delete != OnDelete::Refuse)
+    }
+
+    fn does_to_its_own(&self, does: impl Fn(OnDelete) -> bool) -> bool {
+        let Table { schema, name, referenced_by, .. } = &self.table;
+        let is_own = |reference: &Reference| {
+            reference.schema == *schema && reference.table.eq_ignore_ascii_case(name)
+        };
+        let mut own = referenced_by.iter().filter(|reference| is_own(reference));
+        self.change.is_none() && own.any(|reference| does(reference.on_delete))
     }
 
     /// Whether an anonymized record is known by a marker column, by the columns' own state, or
