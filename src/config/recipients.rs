@@ -1,6 +1,7 @@
 //! `[recipient.NAME]`: who is told of deletions, and how.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -237,11 +238,12 @@ struct General {
 impl General {
     fn read(reader: &mut Reader<'_>, kind: Option<Kind>) -> General {
         let ack = ack(reader, kind);
-        let due = days(reader, "due", "\"30 days\"");
+        let bounds = Duration::from_mins(1)..=DAY * 3_653;
+        let due = days(reader, "due", "\"30 days\"", &bounds, "1 minute to 3653 days");
         let at_once = at_once(reader, kind);
         let bounds = Duration::from_secs(1)..=DAY;
-        let poll_every =
-            reader.duration("poll_every", "\"15 minutes\"", &bounds, "1 second to 24 hours");
+        let example = "\"15 minutes\"";
+        let poll_every = days(reader, "poll_every", example, &bounds, "1 second to 1 day");
         General {
             ack,
             due: due.unwrap_or(30 * DAY),
@@ -326,21 +328,26 @@ fn rate(reader: &mut Reader<'_>) -> Option<f64> {
 }
 
 /// A length of time that may be told in days.
-fn days(reader: &mut Reader<'_>, key: &'static str, example: &str) -> Option<Duration> {
+fn days(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    example: &str,
+    bounds: &RangeInclusive<Duration>,
+    in_words: &str,
+) -> Option<Duration> {
     let time = reader.parsed(key, example, |text| {
         let wrong = || {
             Wrong::new(format!("{} is not a length of time", quoted(text)))
-                .help("write such as `30 days` or `12 hours`")
+                .help(format!("write such as `{key} = {example}`"))
         };
         let span = text.parse::<jiff::Span>().map_err(|_| wrong())?;
         // Months and years are of no fixed length; a day is taken for 24 hours.
         let relative = jiff::SpanRelativeTo::days_are_24_hours();
         let time = span.to_duration(relative).map_err(|_| wrong())?;
         let time = Duration::try_from(time).ok();
-        let bounds = Duration::from_mins(1)..=DAY * 3_653;
         time.filter(|time| bounds.contains(time)).ok_or_else(|| {
             let message = format!("`{key}` is out of bounds");
-            Wrong::new(message).help("write a time from 1 minute to 3653 days")
+            Wrong::new(message).help(format!("write a time from {in_words}"))
         })
     });
     time.map(|time| time.value)
