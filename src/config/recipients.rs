@@ -244,11 +244,12 @@ struct General {
 impl General {
     fn read(reader: &mut Reader<'_>, kind: Option<Kind>) -> General {
         let ack = ack(reader, kind);
-        let due = days(reader, "due", "\"30 days\"");
+        let bounds = Duration::from_mins(1)..=DAY * 3_653;
+        let due = days(reader, "due", "\"30 days\"", &bounds, "1 minute to 3653 days");
         let at_once = at_once(reader, kind);
         let bounds = Duration::from_secs(1)..=DAY;
-        let poll_every =
-            reader.duration("poll_every", "\"15 minutes\"", &bounds, "1 second to 24 hours");
+        let example = "\"15 minutes\"";
+        let poll_every = days(reader, "poll_every", example, &bounds, "1 second to 1 day");
         General {
             ack,
             due: due.unwrap_or(30 * DAY),
@@ -340,7 +341,7 @@ fn retries(reader: &mut Reader<'_>) -> Vec<Duration> {
     let Some(words) = reader.words("retries", example) else { return notice::DELAYS.to_vec() };
     let mut delays = Vec::new();
     for word in words {
-        match time(word.value, "retries", &bounds, "10 milliseconds to 7 days") {
+        match time(word.value, ("retries", example), &bounds, "10 milliseconds to 7 days") {
             Ok(delay) => delays.push(delay),
             Err(Wrong { message, help }) => {
                 let message = format!("{}: {message}", reader.what);
@@ -353,21 +354,26 @@ fn retries(reader: &mut Reader<'_>) -> Vec<Duration> {
 }
 
 /// A length of time that may be told in days.
-fn days(reader: &mut Reader<'_>, key: &'static str, example: &str) -> Option<Duration> {
-    let bounds = Duration::from_mins(1)..=DAY * 3_653;
-    let parse = |text: &str| time(text, key, &bounds, "1 minute to 3653 days");
+fn days(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    example: &str,
+    bounds: &RangeInclusive<Duration>,
+    in_words: &str,
+) -> Option<Duration> {
+    let parse = |text: &str| time(text, (key, example), bounds, in_words);
     reader.parsed(key, example, parse).map(|time| time.value)
 }
 
 fn time(
     text: &str,
-    key: &str,
+    (key, example): (&str, &str),
     bounds: &RangeInclusive<Duration>,
     in_words: &str,
 ) -> Result<Duration, Wrong> {
     let wrong = || {
         Wrong::new(format!("{} is not a length of time", quoted(text)))
-            .help("write such as `30 days` or `12 hours`")
+            .help(format!("write such as `{key} = {example}`"))
     };
     let span = text.parse::<jiff::Span>().map_err(|_| wrong())?;
     // Months and years are of no fixed length; a day is taken for 24 hours.
@@ -375,8 +381,8 @@ fn time(
     let time = span.to_duration(relative).map_err(|_| wrong())?;
     let time = Duration::try_from(time).ok();
     time.filter(|time| bounds.contains(time)).ok_or_else(|| {
-        Wrong::new(format!("`{key}` is out of bounds"))
-            .help(format!("write a time from {in_words}"))
+        let message = format!("`{key}` is out of bounds");
+        Wrong::new(message).help(format!("write a time from {in_words}"))
     })
 }
 

@@ -121,6 +121,9 @@ impl<'a> Filling<'a> {
                 let job = self.job.map(str::to_owned);
                 job.ok_or_else(|| lacking("it has given the job no name".to_owned()))
             }
+            Piece::Id { .. } if self.about.is_none() => {
+                Err(lacking("the call is about one subject, and the message is not".to_owned()))
+            }
             Piece::Id { name, forms } => {
                 let found = self.about.and_then(|about| value(about, name));
                 let found = found.ok_or_else(|| {

@@ -86,7 +86,7 @@ fn judge(config: &SqlRecipient, removed: Removed) -> Answer {
         held => Answer::Later {
             after: None,
             why: format!(
-                "{held} rows of {} in store `{}` stay because of legal holds",
+                "{held} rows of {} in store `{}` are still there: legal holds cover them, or they have come since",
                 config.table, config.store
             ),
             is_down: false,

@@ -195,7 +195,9 @@ pub fn verify<'a>(
         return Err(ReceiptError::Forged);
     }
     let seconds: i64 = timestamp.parse().map_err(|_| ReceiptError::Stale)?;
-    let is_young = seconds.checked_sub(now.as_second()).is_some_and(|age| age.abs() <= TOLERANCE);
+    let is_young = seconds
+        .checked_sub(now.as_second())
+        .is_some_and(|age| (-TOLERANCE..=TOLERANCE).contains(&age));
     if is_young { Ok(id) } else { Err(ReceiptError::Stale) }
 }
 

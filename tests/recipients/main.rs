@@ -13,5 +13,6 @@ mod hostile;
 mod house;
 mod opendsr;
 mod own;
+mod speed;
 mod tables;
 mod webhooks;
