@@ -158,7 +158,7 @@ fn trouble(error: &reqwest::Error) -> Trouble {
         if error.is::<UnknownName>() {
             return Trouble::Unknown;
         }
-        of_tls = of_tls.or(tls(error));
+        of_tls = of_tls.or(tls_error(error));
         cause = error.source();
     }
     match of_tls {
@@ -172,13 +172,12 @@ fn trouble(error: &reqwest::Error) -> Trouble {
     }
 }
 
-/// The error of TLS that this is, or wraps: what an error of the system wraps is passed over by its `source`.
-fn tls<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    loop {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        error = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+/// An error of TLS, also within one of the system, which passes over what it wraps where it is asked for its source.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match wrapped {
+        Some(wrapped) => tls_error(wrapped),
+        None => error.downcast_ref::<rustls::Error>(),
     }
 }
 

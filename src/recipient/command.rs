@@ -4,7 +4,10 @@
 //! are and what language is spoken: secrets may be among the rest. What it prints is read and not kept.
 
 use std::os::unix::fs::PermissionsExt;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -17,6 +20,8 @@ use crate::notice::{Answer, Message};
 
 /// "Try again later", as sendmail and others have it (`EX_TEMPFAIL` in sysexits.h).
 const TEMPORARY: i32 = 75;
+/// How long it is read what a program had printed before it ended.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// What of our environment a program sees.
 const SEEN: [&str; 4] = ["PATH", "LANG", "LC_ALL", "TZ"];
 
@@ -70,24 +75,31 @@ impl Command {
         let mut group = Group(pid.and_then(Pid::from_raw));
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let feed = async {
+        let mut feed = pin!(async {
             if let Some(mut stdin) = stdin {
                 // A program need not read to the end.
                 let _ = stdin.write_all(&input).await;
-                drop(stdin);
             }
-            std::future::pending::<()>().await;
+        });
+        let printed = AtomicU64::new(0);
+        let mut drains = pin!(async {
+            tokio::join!(drain(stdout, &printed), drain(stderr, &printed));
+        });
+        let (mut is_fed, mut is_drained) = (false, false);
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status?,
+                () = &mut feed, if !is_fed => is_fed = true,
+                () = &mut drains, if !is_drained => is_drained = true,
+            }
         };
-        let (mut printed, mut complained) = (0, 0);
-        let status = tokio::select! {
-            status = child.wait() => status?,
-            () = feed => return Err(std::io::ErrorKind::Other.into()),
-            () = drain(stdout, &mut printed) => return Err(std::io::ErrorKind::Other.into()),
-            () = drain(stderr, &mut complained) => return Err(std::io::ErrorKind::Other.into()),
-        };
+        if !is_drained {
+            // What it has left running may hold its output open for good.
+            let _ = timeout(LAST_WORDS, drains).await;
+        }
         // Whatever it has left running is its own business now.
         group.0 = None;
-        Ok((status, printed + complained))
+        Ok((status, printed.load(Ordering::Relaxed)))
     }
 
     /// Running it could do anything, so it is only looked at.
@@ -111,15 +123,14 @@ impl Command {
     }
 }
 
-/// Reads to the end of the program, and keeps nothing.
-async fn drain(from: Option<impl AsyncRead + Unpin>, read: &mut u64) {
+/// Reads to the end, and keeps nothing.
+async fn drain(from: Option<impl AsyncRead + Unpin>, read: &AtomicU64) {
     let mut buffer = vec![0; 8 * 1024];
     if let Some(mut from) = from {
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
-            *read = read.saturating_add(length as u64);
+            read.fetch_add(length as u64, Ordering::Relaxed);
         }
     }
-    std::future::pending::<()>().await;
 }
 
 /// What an end that is no success means.

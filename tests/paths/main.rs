@@ -12,6 +12,9 @@ mod harness;
 #[allow(dead_code, reason = "another binary's, of which a part is used here")]
 mod servers;
 
+#[path = "../support/notices.rs"]
+mod told;
+
 mod house;
 
 mod acts;
@@ -19,5 +22,6 @@ mod attachments;
 mod faults;
 mod holds;
 mod killed;
+mod notices;
 mod plans;
 mod versions;

@@ -43,12 +43,12 @@ async fn every_version_of_what_is_due_goes_and_is_counted() {
     house.place.audit();
 }
 
-fn locked_until() -> String {
+pub(crate) fn locked_until() -> String {
     let until = clock::now() + SignedDuration::from_hours(240);
     until.round(jiff::Unit::Second).unwrap().to_string()
 }
 
-async fn put_locked(moto: &Moto, key: &str, until: &str) {
+pub(crate) async fn put_locked(moto: &Moto, key: &str, until: &str) {
     let lock = [
         ("x-amz-sdk-checksum-algorithm", "SHA256"),
         ("x-amz-object-lock-mode", "COMPLIANCE"),

@@ -10,12 +10,17 @@ use crate::house::House;
 use crate::receiver::{Act, Receiver};
 use crate::support::{Kind, tell};
 
-fn size() -> (u32, u64) {
-    if std::env::var_os("EXPUNGED_LONG").is_some() { (100_000, 3_000) } else { (5_000, 400) }
+/// People, milliseconds between kills, and how many of these.
+fn size() -> (u32, u64, u64) {
+    if std::env::var_os("EXPUNGED_LONG").is_some() {
+        (100_000, 3_000, 100)
+    } else {
+        (3_000, 500, 12)
+    }
 }
 
 async fn kill_over_and_over(store: Kind, ledger: Kind) {
-    let (people, pause) = size();
+    let (people, pause, most) = size();
     // Now and then it takes a notice and does not get to say so.
     let ads = Receiver::new(|told| match (told.time, told.id.ends_with('0')) {
         (1, true) => Act::Reset,
@@ -37,7 +42,7 @@ async fn kill_over_and_over(store: Kind, ledger: Kind) {
         daemon.kill();
         kills += 1;
         let is_over = pool.count(written).await == i64::from(people) && pool.count(open).await == 0;
-        if is_over || kills >= 60 {
+        if is_over || kills >= most {
             break;
         }
     }

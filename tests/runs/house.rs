@@ -217,7 +217,12 @@ impl House {
             .expect("a first window");
         let run = ledger.start_run(request, rule, &Start::Unasked, now).await.unwrap();
         let id = batch.transaction_id.as_deref();
-        ledger.intend(&run, 0, &Intended::of(batch.keys.clone()), id, 0, now).await.unwrap();
+        let intended = Intended {
+            tellings: rule.tellings.clone(),
+            told: batch.told.clone(),
+            ..Intended::of(batch.keys.clone())
+        };
+        ledger.intend(&run, 0, &intended, id, 0, now).await.unwrap();
         (batch, run)
     }
 }

@@ -41,8 +41,12 @@ macro_rules! on_each_database {
     )+ };
 }
 
+#[path = "../support/notices.rs"]
+mod told;
+
 mod breakers;
 mod house;
+mod notices;
 mod plans;
 mod readback;
 

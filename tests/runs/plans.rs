@@ -19,7 +19,7 @@ const FRESH: &str = "2026-11-01 12:00:00";
 
 impl House {
     /// Plans a rule and saves that.
-    async fn save(&self, rule: &str, margin: &str) -> SavedPlan {
+    pub(crate) async fn save(&self, rule: &str, margin: &str) -> SavedPlan {
         let rule = self.rule(rule);
         let stores = &self.runner.stores;
         let planned = plan(rule, stores, &Holds::default(), clock::now(), 0, None).await.unwrap();
@@ -40,7 +40,7 @@ impl House {
         Ok(results.remove(0))
     }
 
-    async fn apply(&self, plan: &SavedPlan) -> Result<RunResult, ApplyError> {
+    pub(crate) async fn apply(&self, plan: &SavedPlan) -> Result<RunResult, ApplyError> {
         self.apply_at(plan, clock::now()).await
     }
 
