@@ -32,6 +32,7 @@ const MODULES: &[&str] = &[
     "certificate",
     "check",
     "run",
+    "propagate",
     "publish",
     "lifecycle",
     "http",

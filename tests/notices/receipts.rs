@@ -13,8 +13,10 @@ use expunged::store::Stores;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::harness::poll;
 use crate::house::{self, Talk};
 use crate::place::{Place, SECRET};
+use crate::recipients::recipient;
 
 const TOKEN: &str = "a-token-of-many-characters";
 const PATH: &str = "/v1/receipts/ads";
@@ -327,4 +329,38 @@ async fn the_daemon_takes_receipts_of_whom_a_reload_brings() {
     let log: Value = place.json(&["audit", "log", "--kind", "notices_settled"]);
     assert_eq!(log[1]["state"], "completed", "{log}");
     assert_eq!(place.inner.entries("receipts_refused"), 1, "written down before it ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_the_run_to_the_certificate() {
+    let place = Place::sqlite().await;
+    let (address, asked) =
+        recipient("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let recipients = place.recipients(&format!("http://{address}/hooks"), "internal = true");
+    place.configure(&recipients.replace("/bin/false", "/bin/true"));
+    place.says(&["run"]);
+    let wrong = place.refuses(&["certificate", "inactive"]);
+    assert!(wrong.contains("ads: 5 of 5 notices open"), "{wrong}");
+    let daemon = place.inner.start();
+    let socket = place.inner.path("api.sock");
+    for number in 0..5 {
+        let (_, told) = asked.recv_timeout(house::LIMIT).unwrap();
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!(told["type"], "data.deleted", "{told}");
+        let body =
+            json!({ "type": "deletion.completed", "data": { "notice": told["data"]["notice"] } });
+        let body = body.to_string();
+        let headers = signed(&format!("r{number}"), 0, &body);
+        // It may come before the daemon has written down that the recipient was told.
+        let answer = Talk::at(&socket).ask("POST", PATH, &headers, body.as_bytes());
+        assert_eq!((answer.status, &*says(&answer)), (200, "heeded"), "{answer:?}");
+    }
+    let pool = place.inner.ledger().await;
+    let open = "SELECT count(*) FROM notice WHERE state NOT IN ('completed', 'exempt')";
+    poll(&pool, open, |open| open == 0).await;
+    pool.close().await;
+    assert_eq!(daemon.stop().code(), Some(0));
+    let json = place.json(&["certificate", "inactive"]);
+    assert_eq!(json["recipients"][0]["completed"], 5, "{json}");
+    assert_eq!(json["recipients"][1]["exempt"], 1, "{json}");
 }

@@ -10,7 +10,7 @@ use insta::assert_snapshot;
 use crate::place::{Place, SECRET};
 
 /// Somebody who answers every request with these bytes, and hands out what was asked.
-fn recipient(answer: &'static str) -> (SocketAddr, Receiver<(String, Vec<u8>)>) {
+pub(crate) fn recipient(answer: &'static str) -> (SocketAddr, Receiver<(String, Vec<u8>)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, asked) = channel();
