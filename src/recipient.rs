@@ -42,9 +42,8 @@ pub struct Recipients(BTreeMap<Name, Arc<Recipient>>);
 
 impl Recipients {
     /// Prepares them; nothing is connected to, no secret read.
-    #[expect(clippy::needless_pass_by_value, reason = "each recipient keeps its own share of it")]
-    pub fn new(configured: &BTreeMap<Name, RecipientConfig>, stores: Arc<Stores>) -> Recipients {
-        let prepare = |config: &RecipientConfig| Arc::new(Recipient::new(config.clone(), &stores));
+    pub fn new(configured: &BTreeMap<Name, RecipientConfig>, stores: &Arc<Stores>) -> Recipients {
+        let prepare = |config: &RecipientConfig| Arc::new(Recipient::new(config.clone(), stores));
         let prepared = configured.iter().map(|(name, config)| (name.clone(), prepare(config)));
         Recipients(prepared.collect())
     }

@@ -52,7 +52,7 @@ pub(crate) fn recipient(folder: &Path, text: &str) -> Arc<Recipient> {
     let config = Config::parse(vec![file], folder, std::iter::empty());
     let config = config.unwrap_or_else(|error| panic!("{error}"));
     let stores = Arc::new(Stores::new(config.stores));
-    let recipients = Recipients::new(&config.recipients, stores);
+    let recipients = Recipients::new(&config.recipients, &stores);
     let (_, recipient) = recipients.iter().next().expect("there is one");
     recipient.clone()
 }
