@@ -1,7 +1,7 @@
 -- Notices, in PostgreSQL. The same tables as in ../sqlite/0005_notices.sql, column for column.
 
 -- What recipients are told: one message each, written with the outcome of the batch that it is about. `sealed` says
--- whom, until the recipient has done it; `commitment` is the root over keyed commitments to it, which stays. Of two
+-- whom, and `job` under which name the recipient knows it, until the recipient has done it; `commitment` is the root over keyed commitments to it, which stays. Of two
 -- notices to one recipient in the same `lane` the earlier one goes first. `next_at` is when it is told, or asked,
 -- next; without one it waits for others.
 CREATE TABLE notice (
@@ -24,7 +24,7 @@ CREATE TABLE notice (
     sent_at    TEXT,
     ended_at   TEXT,
     overdue    BIGINT NOT NULL DEFAULT 0 CHECK (overdue IN (0, 1)),
-    job        TEXT,
+    job        BYTEA,
     reason     BYTEA,
     error      TEXT
 );

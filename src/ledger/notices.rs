@@ -321,7 +321,7 @@ impl Ledger {
             run: row.id("run_id")?,
             attempts: u32::try_from(row.count("attempts")?).unwrap_or(u32::MAX),
             due_at: row.moment("due_at")?,
-            job: row.optional_text("job")?,
+            job: self.open_text(id, "job", row)?,
             message: Message {
                 id,
                 rule: row.name("rule")?,
@@ -329,6 +329,23 @@ impl Ledger {
                 about: self.open_about(id, &row.bytes("sealed")?)?,
             },
         })
+    }
+
+    /// A text that is sealed; nothing where it was sealed under another key, so that it hides nothing else.
+    fn open_text(
+        &self,
+        id: Uuid,
+        column: &'static str,
+        row: &AnyRow,
+    ) -> Result<Option<String>, LedgerError> {
+        let sealed = row.optional_bytes(column)?;
+        let plain =
+            sealed.and_then(|sealed| self.keys.unseal(&sealed, place(id, column).as_bytes()).ok());
+        Ok(plain.and_then(|plain| String::from_utf8(plain).ok()))
+    }
+
+    fn seal_text(&self, id: Uuid, column: &'static str, text: &str) -> Vec<u8> {
+        self.keys.seal(text.as_bytes(), place(id, column).as_bytes())
     }
 
     /// Whom a notice is about.
@@ -405,7 +422,8 @@ impl Ledger {
             Answer::Gone => return Ok(()),
         };
         let is_news = take_step(tx, seq, step, now).await?;
-        let reason = reason.map(|reason| self.seal_reason(one.id, reason));
+        let reason = reason.map(|reason| self.seal_text(one.id, "reason", reason));
+        let job = job.map(|job| self.seal_text(one.id, "job", job));
         sqlx::query(
             "UPDATE notice SET next_at = $1, attempts = 0, reason = coalesce($2, reason), job = coalesce($3, job), \
                                error = NULL WHERE seq = $4 AND state IN ('sent', 'accepted', 'denied', 'exempt')",
@@ -419,10 +437,6 @@ impl Ledger {
         .doing("writing an answer down")?;
         count(ended, is_news);
         Ok(())
-    }
-
-    fn seal_reason(&self, id: Uuid, reason: &str) -> Vec<u8> {
-        self.keys.seal(reason.as_bytes(), place(id, "reason").as_bytes())
     }
 
     /// Tells the audit log, and the recipient's row, of notices that ended.
@@ -482,7 +496,8 @@ async fn take_step(
     for (from, to) in legal(step) {
         let row = sqlx::query(
             "UPDATE notice SET state = $1, next_at = NULL, sent_at = coalesce(sent_at, $2), \
-                               ended_at = $3, sealed = CASE WHEN $4 = 1 THEN NULL ELSE sealed END \
+                               ended_at = $3, sealed = CASE WHEN $4 = 1 THEN NULL ELSE sealed END, \
+                               job = CASE WHEN $4 = 1 THEN NULL ELSE job END \
              WHERE seq = $5 AND state = $6 RETURNING run_id, rule",
         )
         .bind(to.as_str())
@@ -517,7 +532,7 @@ async fn complete(
     let states: Vec<_> =
         legal(Step::Complete).map(|(from, _)| format!("'{}'", from.as_str())).collect();
     let statement = format!(
-        "UPDATE notice SET state = 'completed', sealed = NULL, next_at = NULL, error = NULL, \
+        "UPDATE notice SET state = 'completed', sealed = NULL, job = NULL, next_at = NULL, error = NULL, \
                            sent_at = coalesce(sent_at, $1), ended_at = $1 \
          WHERE seq IN ({}) AND state IN ({}) RETURNING run_id, rule",
         places.join(", "),

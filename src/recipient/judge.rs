@@ -22,6 +22,8 @@ pub(super) fn refusal(reply: &Reply, now: Timestamp) -> Option<Answer> {
     Some(match status.as_u16() {
         410 => Answer::Gone,
         408 | 425 | 429 => Answer::Later { after, why, is_down: false },
+        // What it does not believe of one message it believes of none: a token has run out, a secret was changed.
+        401 | 403 | 407 => Answer::Later { after, why, is_down: true },
         500.. => Answer::Later { after, why, is_down: true },
         300..400 => Answer::Failed(format!("{why}, and redirections are not followed")),
         _ => Answer::Failed(why),
@@ -85,13 +87,13 @@ mod tests {
             assert_eq!(refusal(&reply(status, ""), now()), None);
             assert!(ailment(&reply(status, "")).is_none());
         }
-        for status in (300..400).chain([400, 401, 403, 404, 409, 422, 451]) {
+        for status in (300..400).chain([400, 404, 409, 422, 451]) {
             let answer = refusal(&reply(status, ""), now());
             assert!(matches!(answer, Some(Answer::Failed(_))), "{status}: {answer:?}");
             assert!(ailment(&reply(status, "")).is_some());
         }
         assert_eq!(refusal(&reply(410, ""), now()), Some(Answer::Gone));
-        let down = [500, 502, 503, 504, 599].map(|status| (status, true));
+        let down = [401, 403, 407, 500, 502, 503, 504, 599].map(|status| (status, true));
         for (status, down) in [408, 425, 429].map(|status| (status, false)).into_iter().chain(down)
         {
             let answer = refusal(&reply(status, "7"), now());

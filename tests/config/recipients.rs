@@ -8,6 +8,8 @@ use expunged::config::{
     Protocol, ReceiptKey, RecipientConfig, Secret,
 };
 
+use expunged::notice::DELAYS;
+
 use super::{error, good};
 
 fn read(text: &str) -> Config {
@@ -43,9 +45,11 @@ fn a_webhook_needs_little_more_than_its_url_and_secret() {
     let all = format!(
         "{WEBHOOK}previous_secret = {{ env = \"OLD\" }}\nreceipt_secret = {{ file = \"keys/ads\" }}\n\
          ack = \"callback\"\ndue = \"12 hours\"\nconcurrency = 64\nrate = \"30 per minute\"\n\
-         timeout = \"5 s\"\nca = \"ca.crt\"\ninternal = true\n"
+         timeout = \"5 s\"\nca = \"ca.crt\"\ninternal = true\nretries = [\"250 ms\", \"2 days\"]\n"
     );
+    assert_eq!(ads.retries, DELAYS);
     let ads = one(&all);
+    assert_eq!(ads.retries, [Duration::from_millis(250), Duration::from_hours(48)]);
     assert_eq!((ads.ack, ads.concurrency, ads.rate), (Ack::Callback, 64, Some(0.5)));
     assert_eq!(ads.due, Duration::from_hours(12));
     let Protocol::Webhook(webhook) = &ads.protocol else { panic!("a webhook") };
@@ -196,6 +200,10 @@ fn numbers_and_times_are_within_bounds() {
     for rate in ["0 per second", "1 per day", "5/s", "-1 per hour", "1000001 per second"] {
         let shown = refused(&format!("{WEBHOOK}rate = \"{rate}\"\n"));
         assert!(shown.contains("rate"), "{shown}");
+    }
+    for retries in ["[]", "[\"soon\"]", "[\"1 ms\"]", "[\"8 days\"]", "7"] {
+        let shown = refused(&format!("{WEBHOOK}retries = {retries}\n"));
+        assert!(shown.contains("retries"), "{shown}");
     }
     for due in ["1 s", "1 month", "soon", "4000 days"] {
         assert!(refused(&format!("{WEBHOOK}due = \"{due}\"\n")).contains("due"), "{due}");

@@ -173,10 +173,6 @@ impl Ledger {
 
     fn open_notice(&self, row: &AnyRow) -> Result<Notice, LedgerError> {
         let id = row.id("id")?;
-        let sealed = row.optional_bytes("reason")?;
-        // One that was sealed under another key is not shown, and hides nothing else.
-        let reason = sealed
-            .and_then(|sealed| self.keys.unseal(&sealed, place(id, "reason").as_bytes()).ok());
         Ok(Notice {
             id,
             recipient: row.name("recipient")?,
@@ -191,8 +187,8 @@ impl Ledger {
             attempts: row.count("attempts")?,
             sent_at: row.optional_moment("sent_at")?,
             ended_at: row.optional_moment("ended_at")?,
-            job: row.optional_text("job")?,
-            reason: reason.and_then(|plain| String::from_utf8(plain).ok()),
+            job: self.open_text(id, "job", row)?,
+            reason: self.open_text(id, "reason", row)?,
             error: row.optional_text("error")?,
         })
     }
@@ -265,7 +261,7 @@ impl Ledger {
         let Some((run, rule, _)) = moved else { return Ok(Some(false)) };
         // That somebody here exempts it does not mean that the recipient has heard of it.
         sqlx::query("UPDATE notice SET reason = $1, sent_at = $2 WHERE seq = $3")
-            .bind(self.seal_reason(id, reason))
+            .bind(self.seal_text(id, "reason", reason))
             .bind(row.optional_text("sent_at")?)
             .bind(seq)
             .execute(&mut *tx)

@@ -78,7 +78,7 @@ impl Ledger {
             && matches!(receipt.step, Step::Deny | Step::Exempt)
         {
             sqlx::query("UPDATE notice SET reason = $1 WHERE seq = $2")
-                .bind(self.seal_reason(receipt.notice, reason))
+                .bind(self.seal_text(receipt.notice, "reason", reason))
                 .bind(seq)
                 .execute(&mut *tx)
                 .await
