@@ -402,6 +402,11 @@ impl<'a> Courier<'a> {
             Ok((task, (errand, answer))) => {
                 self.tasks.remove(&task);
                 self.news = self.breaker.heed(&answer, now).or(self.news.take());
+                let waits = matches!(answer, Answer::Later { .. } | Answer::Gone);
+                if waits && self.goes_in_order() && matches!(errand, Errand::Tell(_)) {
+                    // The next one may not overtake it.
+                    self.queue.clear();
+                }
                 judge(self.config, &errand, answer, now, chance())
             }
             Err(error) => {
@@ -412,10 +417,6 @@ impl<'a> Courier<'a> {
                 Answered { seq, id, answer, next_at: Some(now + SignedDuration::from_mins(5)) }
             }
         };
-        if self.goes_in_order() && answered.next_at.is_some() {
-            // The next one may not overtake it.
-            self.queue.clear();
-        }
         self.answers.push(answered);
     }
 

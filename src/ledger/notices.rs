@@ -421,13 +421,15 @@ impl Ledger {
             // Nothing is wrong with the notice: it waits until somebody has looked at the recipient.
             Answer::Gone => return Ok(()),
         };
-        let is_news = take_step(tx, seq, step, now).await?;
+        let moved = take_step(tx, seq, step, now).await?;
+        // Being asked, it says again what is known: then only the next moment is new.
+        let is_at = if moved.is_some() { "" } else { " AND state IN ('sent', 'accepted')" };
         let reason = reason.map(|reason| self.seal_text(one.id, "reason", reason));
         let job = job.map(|job| self.seal_text(one.id, "job", job));
-        sqlx::query(
+        sqlx::query(AssertSqlSafe(format!(
             "UPDATE notice SET next_at = $1, attempts = 0, reason = coalesce($2, reason), job = coalesce($3, job), \
-                               error = NULL WHERE seq = $4 AND state IN ('sent', 'accepted', 'denied', 'exempt')",
-        )
+                               error = NULL WHERE seq = $4{is_at}"
+        )))
         .bind(next_at)
         .bind(reason)
         .bind(job)
@@ -435,7 +437,7 @@ impl Ledger {
         .execute(&mut **tx)
         .await
         .doing("writing an answer down")?;
-        count(ended, is_news);
+        count(ended, moved);
         Ok(())
     }
 
