@@ -35,6 +35,7 @@ mod runs;
 mod schema;
 mod sources;
 mod steps;
+mod together;
 mod verifications;
 mod verify;
 
@@ -53,7 +54,7 @@ pub use prove::Taken;
 pub use reports::RunReport;
 pub use requests::Request;
 pub use rules::{Loaded, RuleChange, RuleState};
-pub use runs::{Finish, LastRun, Outcome, Run, Start};
+pub use runs::{Finish, LastRun, Outcome, Run, Settlement, Start};
 
 /// Connections to the ledger; a rule that runs needs one more of its own on PostgreSQL.
 const MAX_CONNECTIONS: u32 = 8;
@@ -91,6 +92,8 @@ pub struct Ledger {
     /// Writers of this process take turns on SQLite: who waits in SQLite itself sleeps for longer and
     /// longer, although the database has been free for a while.
     turn: Arc<Mutex<()>>,
+    /// What runs write together.
+    queue: Arc<together::Queue>,
     /// Told when notices were written.
     notices_written: Arc<Notify>,
 }
@@ -130,9 +133,14 @@ impl Ledger {
 
     async fn connect(place: Place, keys: Arc<Keys>, access: Access) -> Result<Self, LedgerError> {
         let pool = pool(&place, access, MAX_CONNECTIONS).await?;
-        let place = Arc::new(place);
-        let (turn, notices_written) = (Arc::default(), Arc::default());
-        Ok(Ledger { pool, keys, place, turn, notices_written })
+        Ok(Ledger {
+            pool,
+            keys,
+            place: Arc::new(place),
+            turn: Arc::default(),
+            queue: Arc::default(),
+            notices_written: Arc::default(),
+        })
     }
 
     /// Begins a write transaction.
@@ -200,6 +208,8 @@ async fn pool(place: &Place, access: Access, size: u32) -> Result<AnyPool, Ledge
     // Without a time to end there is nothing for sqlx's maintenance to do: its count of idle connections
     // can wrap round when a pool ends, and it then counts for ever.
     let options = options.idle_timeout(None).max_lifetime(None);
+    // A file does not go away, so no connection to it is asked whether it is still there.
+    let options = options.test_before_acquire(!is_sqlite);
     options
         .after_connect(move |connection, _| Box::pin(set_up(connection, is_sqlite, access)))
         .connect_with(place.options()?)

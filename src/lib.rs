@@ -25,6 +25,10 @@
 //! the deletion, and the outcome names what is gone. What belongs to a row goes between its intent and its
 //! commit, so that a row which is still there finds the rest of it ([`run`], `run/attachments.rs`).
 //!
+//! What took effect may wait a moment for its outcome, so that one durable write and one sync serve several
+//! batches (`run/underway.rs`). No event is forgotten, and nothing is reported, before the outcome is
+//! written.
+//!
 //! Events wait in the ledger, or are found in an application's own table. The run of an event rule *stands* for a
 //! while and takes them as they come (`run/events.rs`).
 //!

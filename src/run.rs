@@ -14,6 +14,7 @@ mod holds;
 mod prepare;
 mod readback;
 mod sources;
+mod underway;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,9 +43,11 @@ pub use apply::{ApplyError, Terms, open, save};
 pub use compare::{Difference, compare, compare_with_plan};
 
 use apply::Planned;
+use events::EventRun;
 use execution::Execution;
 use prepare::{Prepared, Refusal};
 use readback::Taken;
+use underway::Underway;
 
 pub use events::{Call, Inboxes};
 pub use holds::{Coverage, Extent, Held, HoldError, InForce};
@@ -398,18 +401,18 @@ impl Runner {
             stop,
             report,
             lock,
-            takes_events,
+            underway: Underway::default(),
+            events: EventRun { are_taken: takes_events, ..EventRun::default() },
             taken: Taken::new(),
             records: 0,
             left: 0,
-            source_failed: None,
-            waiting: 0,
             seen: None,
             lives_on: Left::default(),
             unfit: 0,
             stuck: attachments::Stuck::new(),
             stays: None,
             batches: 0,
+            intended: 0,
         }
         .carry_out(errand, watch)
         .await

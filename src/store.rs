@@ -30,7 +30,7 @@ use objects::Objects;
 use sql::catalogue::Table;
 use sql::{Bounds, Pace, Replace, SurveyDepth, Window};
 
-pub use batch::{Batch, Committed, Left, LockedBatch, Walk};
+pub use batch::{Batch, Committed, Effected, Left, LockedBatch, Walk, make_last};
 pub use error::{StoreError, explain};
 pub use paths::{PathTarget, kept_by, path_of};
 pub use registry::Stores;

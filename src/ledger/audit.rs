@@ -56,7 +56,25 @@ pub async fn append(
     entry: &Entry,
 ) -> Result<u64, LedgerError> {
     let (frontier, hand) = trusted_head(transaction, keys).await?;
-    extend(transaction, frontier, entry, |frontier| Some(sign(keys, frontier, hand))).await
+    let entries = std::slice::from_ref(entry);
+    extend(transaction, frontier, entries, |frontier| Some(sign(keys, frontier, hand))).await
+}
+
+/// Appends several entries, one after the other, under one signature.
+///
+/// # Errors
+/// As for [`append`].
+pub(super) async fn append_all(
+    transaction: &mut Transaction<'_>,
+    keys: &Keys,
+    entries: &[Entry],
+) -> Result<(), LedgerError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let (frontier, hand) = trusted_head(transaction, keys).await?;
+    extend(transaction, frontier, entries, |frontier| Some(sign(keys, frontier, hand))).await?;
+    Ok(())
 }
 
 /// Appends the entry that says that the signing key changes, with a checkpoint that the old key and the
@@ -68,7 +86,8 @@ pub(super) async fn append_rotation(
 ) -> Result<u64, LedgerError> {
     let (frontier, _) = trusted_head(transaction, keys).await?;
     let by_both = |frontier: &Frontier| keys.sign_rotation(&statement(keys, frontier));
-    let position = extend(transaction, frontier, entry, by_both).await?;
+    let entries = std::slice::from_ref(entry);
+    let position = extend(transaction, frontier, entries, by_both).await?;
     sqlx::query(
         "INSERT INTO audit_checkpoint (size, checkpoint) \
          SELECT size, checkpoint FROM audit_head WHERE id = 1",
@@ -79,45 +98,51 @@ pub(super) async fn append_rotation(
     Ok(position)
 }
 
-/// Writes an entry at the end of the log, and the new head.
+/// Writes entries at the end of the log, and the new head. Gives the position of the last.
 async fn extend(
     transaction: &mut Transaction<'_>,
     mut frontier: Frontier,
-    entry: &Entry,
+    entries: &[Entry],
     sign: impl FnOnce(&Frontier) -> Option<String>,
 ) -> Result<u64, LedgerError> {
-    let json = entry.to_json()?;
-    let leaf = Hash::leaf(json.as_bytes());
-    let position = frontier.size();
-    frontier.push(leaf);
+    let before = frontier.size();
+    for entry in entries {
+        let json = entry.to_json()?;
+        let leaf = Hash::leaf(json.as_bytes());
+        let position = frontier.size();
+        frontier.push(leaf);
+        let event = &entry.event;
+        sqlx::query(
+            "INSERT INTO audit_entry (position, at, kind, rule, store, run_id, entry, leaf_hash) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(to_integer(position))
+        .bind(to_text(entry.at))
+        .bind(event.kind())
+        .bind(event.rule().map(Name::as_str))
+        .bind(event.store().map(Name::as_str))
+        .bind(event.run().map(|run| run.to_string()))
+        .bind(json)
+        .bind(leaf.0.as_slice())
+        .execute(&mut **transaction)
+        .await
+        .doing(APPENDING)?;
+    }
     let checkpoint = sign(&frontier).ok_or(HeadError::NoNextKey)?;
-    let event = &entry.event;
-    sqlx::query(
-        "INSERT INTO audit_entry (position, at, kind, rule, store, run_id, entry, leaf_hash) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(to_integer(position))
-    .bind(to_text(entry.at))
-    .bind(event.kind())
-    .bind(event.rule().map(Name::as_str))
-    .bind(event.store().map(Name::as_str))
-    .bind(event.run().map(|run| run.to_string()))
-    .bind(json)
-    .bind(leaf.0.as_slice())
-    .execute(&mut **transaction)
-    .await
-    .doing(APPENDING)?;
     let moved = sqlx::query(
         "UPDATE audit_head SET size = $1, frontier = $2, checkpoint = $3 WHERE id = 1 AND size = $4",
     )
     .bind(to_integer(frontier.size()))
     .bind(frontier.to_bytes())
     .bind(checkpoint)
-    .bind(to_integer(position))
+    .bind(to_integer(before))
     .execute(&mut **transaction)
     .await
     .doing(APPENDING)?;
-    if moved.rows_affected() == 1 { Ok(position) } else { Err(HeadError::Missing.into()) }
+    if moved.rows_affected() != 1 {
+        return Err(HeadError::Missing.into());
+    }
+    Ok(frontier.size() - 1)
 }
 
 /// Locks the head and gives its frontier if a checkpoint signed by these keys vouches for it, and the key

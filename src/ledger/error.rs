@@ -100,6 +100,9 @@ pub enum LedgerError {
         "somebody is changing the keys of this ledger just now: start the daemon when that is done"
     )]
     KeysChange,
+    /// It was to be written together with what others write, and that failed.
+    #[error("the ledger failed while writing for several runs: see what was said of another")]
+    Unwritten,
     /// More is held than when the batch was taken.
     #[error("a legal hold was placed since the holds were read: the batch is undone")]
     HoldsChanged,

@@ -178,14 +178,7 @@ impl Ledger {
     /// When the database does not answer.
     pub async fn forget_events(&self, rule: &Name, ids: &[String]) -> Result<(), LedgerError> {
         let mut tx = self.begin().await?;
-        for id in ids {
-            sqlx::query("DELETE FROM event WHERE id = $1 AND rule = $2")
-                .bind(id)
-                .bind(rule.as_str())
-                .execute(&mut *tx)
-                .await
-                .doing("forgetting an event")?;
-        }
+        forget_in(&mut tx, rule, ids).await?;
         commit(tx).await
     }
 
@@ -310,6 +303,23 @@ impl Ledger {
             values: serde_json::from_slice(&plain).map_err(|_| damaged("no values"))?,
         })
     }
+}
+
+/// Removes events that a rule has worked off.
+pub(super) async fn forget_in(
+    tx: &mut Transaction<'_>,
+    rule: &Name,
+    ids: &[String],
+) -> Result<(), LedgerError> {
+    for id in ids {
+        sqlx::query("DELETE FROM event WHERE id = $1 AND rule = $2")
+            .bind(id)
+            .bind(rule.as_str())
+            .execute(&mut **tx)
+            .await
+            .doing("forgetting an event")?;
+    }
+    Ok(())
 }
 
 /// The statement that takes in so many rows, and gives those that were new.

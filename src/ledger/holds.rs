@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::error::Doing;
 use super::row::{Columns, to_integer};
+use super::steps::standing;
 use super::{Intended, Ledger, LedgerError, Run, Transaction, audit, commit, intent, to_text};
 use crate::audit::entry::HoldScope;
 use crate::audit::{Entry, Event};
@@ -331,9 +332,11 @@ impl Gate {
     ) -> Result<Uuid, LedgerError> {
         let (batch, sealed) = intent::seal(&ledger.keys, intended);
         let (records, epoch) = (intended.keys.len() as u64, self.epoch);
+        let transaction_id = transaction_id.map(str::to_owned);
         let intent =
             intent::Intent { batch, sequence, records, sealed, transaction_id, epoch, now };
-        intent::insert_intent(&mut self.tx, run, intent).await?;
+        let at = standing(&mut self.tx, run.id).await?;
+        intent::insert_intent(&mut self.tx, run, at.state, &intent).await?;
         commit(self.tx).await?;
         Ok(batch)
     }

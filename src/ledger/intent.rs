@@ -6,8 +6,9 @@ use uuid::Uuid;
 use super::error::Doing;
 use super::row::{Columns, to_integer};
 use super::runs::Run;
-use super::steps::{standing, step};
-use super::{Ledger, LedgerError, Transaction, commit, holds, to_text};
+use super::steps::step;
+use super::together::Writing;
+use super::{Ledger, LedgerError, Transaction, to_text};
 use crate::audit::Commitments;
 use crate::clock;
 use crate::fault;
@@ -221,13 +222,10 @@ impl Ledger {
         // Sealed before the transaction, in which others wait.
         let (batch, sealed) = seal(&self.keys, intended);
         let records = intended.keys.len() as u64;
+        let transaction_id = transaction_id.map(str::to_owned);
         let intent = Intent { batch, sequence, records, sealed, transaction_id, epoch, now };
-        let mut tx = self.begin().await?;
-        if holds::epoch(&mut tx, holds::Lock::Share).await? != epoch {
-            return Err(LedgerError::HoldsChanged);
-        }
-        insert_intent(&mut tx, run, intent).await?;
-        commit(tx).await?;
+        let writing = Writing { run: run.clone(), settled: Vec::new(), intent: Some(intent) };
+        self.write(writing).await?;
         Ok(batch)
     }
 
@@ -260,12 +258,12 @@ impl Ledger {
 }
 
 /// A batch that is about to be committed in the store.
-pub(super) struct Intent<'a> {
+pub(super) struct Intent {
     pub(super) batch: Uuid,
     pub(super) sequence: u64,
     pub(super) records: u64,
     pub(super) sealed: Vec<u8>,
-    pub(super) transaction_id: Option<&'a str>,
+    pub(super) transaction_id: Option<String>,
     pub(super) epoch: u64,
     pub(super) now: Timestamp,
 }
@@ -276,13 +274,14 @@ pub(super) fn seal(keys: &Keys, intended: &Intended) -> (Uuid, Vec<u8>) {
     (batch, keys.seal(&intended.encode(), batch.as_bytes()))
 }
 
-/// Writes an intent. The caller has made sure, and keeps sure, that its epoch is the current one.
+/// Writes an intent of a run that stands so. The caller has made sure, and keeps sure, that its epoch is
+/// the current one.
 pub(super) async fn insert_intent(
     tx: &mut Transaction<'_>,
     run: &Run,
-    intent: Intent<'_>,
+    state: State,
+    intent: &Intent,
 ) -> Result<(), LedgerError> {
-    let state = standing(tx, run.id).await?;
     if !matches!(state, State::Running { .. }) {
         return Err(LedgerError::RunTakenOver);
     }
@@ -295,8 +294,8 @@ pub(super) async fn insert_intent(
     .bind(run.id.to_string())
     .bind(to_integer(intent.sequence))
     .bind(to_integer(intent.records))
-    .bind(intent.transaction_id)
-    .bind(intent.sealed)
+    .bind(intent.transaction_id.as_deref())
+    .bind(intent.sealed.as_slice())
     .bind(to_text(intent.now))
     .bind(to_integer(intent.epoch))
     .execute(&mut **tx)

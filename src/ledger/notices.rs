@@ -1,6 +1,6 @@
 //! Notices: what recipients are told of records that are gone, from the batch's outcome to their receipt.
 //!
-//! [`write`] stands in the transaction of the batch's outcome, so there is no deletion without its notices and no
+//! [`Drafts::write`] stands in the transaction of the batch's outcome, so there is no deletion without its notices and no
 //! notice without its deletion. Who tells a recipient holds its lock ([`Ledger::lock_recipient`]), which vanishes
 //! with the process: so nothing is leased, and what was told and not written down is told again under the same id.
 //! Each change goes through [`notice::next`], as a condition of its statement.
@@ -69,43 +69,68 @@ pub struct Answered {
     pub next_at: Option<Timestamp>,
 }
 
-/// Writes the notices of a batch that is done, in the transaction of its outcome: `values` has for each telling
-/// the values of each record, in the order of [`Telling::identify`].
-pub(super) async fn write(
-    tx: &mut Transaction<'_>,
-    keys: &Keys,
-    run: &Run,
-    batch: Uuid,
-    tellings: &[Telling],
-    values: &[Vec<Vec<Option<String>>>],
-    now: Timestamp,
-) -> Result<Written, LedgerError> {
-    let mut written = Written::default();
-    for (telling, values) in tellings.iter().zip(values) {
-        let (lists, unnamed) = notice::lists(telling, values);
-        let drafts: Vec<Draft> =
-            lists.iter().map(|about| Draft::of(keys, telling, about)).collect();
-        for some in drafts.chunks(ROWS) {
-            insert(tx, run, batch, telling, some, now).await?;
-        }
-        if unnamed > 0 {
-            insert(tx, run, batch, telling, &[Draft::unnamed(keys, unnamed)], now).await?;
-            *written.exempt.entry(telling.recipient.clone()).or_default() += 1;
-        }
-        *written.notices.entry(telling.recipient.clone()).or_default() +=
-            drafts.len() as u64 + u64::from(unnamed > 0);
-    }
-    written.notices.retain(|_, notices| *notices > 0);
-    Ok(written)
-}
-
-/// The notices of a batch.
+/// The notices of a batch, sealed before the transaction in which others wait.
 #[derive(Default)]
-pub(super) struct Written {
+pub(super) struct Drafts(Vec<(Telling, Vec<Draft>)>);
+
+impl Drafts {
+    /// What recipients are told of a batch: `values` has for each telling the values of each record, in the order
+    /// of [`Telling::identify`].
+    pub(super) fn of(
+        keys: &Keys,
+        tellings: &[Telling],
+        values: &[Vec<Vec<Option<String>>>],
+    ) -> Drafts {
+        let each = tellings.iter().zip(values).map(|(telling, values)| {
+            let (lists, unnamed) = notice::lists(telling, values);
+            let lists = lists.iter().map(|about| Draft::of(keys, telling, about));
+            let unnamed = (unnamed > 0).then(|| Draft::unnamed(keys, unnamed));
+            (telling.clone(), lists.chain(unnamed).collect())
+        });
+        Drafts(each.collect())
+    }
+
+    /// Whether nobody is told anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|(_, drafts)| drafts.is_empty())
+    }
+
     /// How many there are to each recipient.
-    pub(super) notices: BTreeMap<Name, u64>,
+    pub(super) fn notices(&self) -> BTreeMap<Name, u64> {
+        self.count(|_| true)
+    }
+
     /// How many of them are over from the start, because nothing identifies the records to the recipient.
-    pub(super) exempt: BTreeMap<Name, u64>,
+    pub(super) fn exempt(&self) -> BTreeMap<Name, u64> {
+        self.count(|draft| draft.state == State::Exempt)
+    }
+
+    fn count(&self, which: impl Fn(&Draft) -> bool) -> BTreeMap<Name, u64> {
+        let mut counts: BTreeMap<Name, u64> = BTreeMap::new();
+        for (telling, drafts) in &self.0 {
+            let notices = drafts.iter().filter(|draft| which(draft)).count() as u64;
+            if notices > 0 {
+                *counts.entry(telling.recipient.clone()).or_default() += notices;
+            }
+        }
+        counts
+    }
+
+    /// Writes them, in the transaction of the batch's outcome.
+    pub(super) async fn write(
+        &self,
+        tx: &mut Transaction<'_>,
+        run: &Run,
+        batch: Uuid,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        for (telling, drafts) in &self.0 {
+            for some in drafts.chunks(ROWS) {
+                insert(tx, run, batch, telling, some, now).await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A notice that is about to be written.

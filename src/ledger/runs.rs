@@ -4,20 +4,21 @@
 //! exactly once: whoever comes second changes nothing and records nothing. Each step is taken through
 //! [`crate::transition::next`], with the run's row locked.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::error::Doing;
+use super::events::forget_in;
+use super::notices::Drafts;
 use super::row::{Columns, to_integer};
-use super::steps::{open_sequence, standing, step};
+use super::steps::{Standing, standing, step};
+use super::together::Writing;
 use super::{
-    Intended, Ledger, LedgerError, Request, Transaction, approvals, audit, commit, notices,
-    requests, to_text,
+    Intended, Ledger, LedgerError, Request, Transaction, approvals, audit, commit, requests,
+    to_text,
 };
 use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
-use crate::audit::{Entry, Event};
+use crate::audit::{Commitments, Entry, Event, Hash};
 use crate::clock;
 use crate::fault;
 use crate::notice;
@@ -88,6 +89,61 @@ pub enum Outcome {
     Done,
     /// It was not, for a reason.
     Undone(&'static str),
+}
+
+/// What became of a batch, to be written down.
+#[derive(Clone, Copy, Debug)]
+pub struct Settlement<'a> {
+    /// The batch.
+    pub batch: Uuid,
+    /// What of it was taken.
+    pub taken: &'a Intended,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Received events that are worked off with it: they are forgotten in the same transaction.
+    pub events: &'a [String],
+    /// When that was known.
+    pub at: Timestamp,
+}
+
+/// A settlement as it is written, with all that is computed before the transaction in which others wait.
+pub(super) struct Prepared {
+    batch: Uuid,
+    outcome: Outcome,
+    records: u64,
+    attachments: u64,
+    commitments: Option<Commitments>,
+    events: Vec<String>,
+    notices: Drafts,
+    at: Timestamp,
+}
+
+impl Prepared {
+    /// What the audit log says of it.
+    fn event(&self, run: &Run) -> Event {
+        let (rule, store, batch) = (run.rule.clone(), run.store.clone(), self.batch);
+        match self.outcome {
+            Outcome::Undone(reason) => {
+                Event::BatchUndone { run: run.id, batch, rule, store, reason: reason.into() }
+            }
+            Outcome::Done => Event::BatchDone {
+                run: run.id,
+                batch,
+                rule,
+                store,
+                table: run.table.clone(),
+                action: run.action,
+                records: self.records,
+                attachments: self.attachments,
+                commitments: self
+                    .commitments
+                    .as_ref()
+                    .map_or_else(Hash::empty_root, Commitments::root),
+                pseudonymized: run.pseudonymized.clone(),
+                notices: self.notices.notices(),
+            },
+        }
+    }
 }
 
 /// How a run ended.
@@ -220,79 +276,106 @@ impl Ledger {
         outcome: Outcome,
         now: Timestamp,
     ) -> Result<bool, LedgerError> {
-        let (commitments, values) = match outcome {
-            Outcome::Done => (Some(taken.commitments(&self.keys, run)), taken.values()),
-            Outcome::Undone(_) => (None, Vec::new()),
-        };
+        let settlement = Settlement { batch, taken, outcome, events: &[], at: now };
+        let prepared = self.prepare_settlement(run, settlement);
+        let has_notices = !prepared.notices.is_empty();
         let mut tx = self.begin().await?;
-        let state = standing(&mut tx, run.id).await?;
-        let Some(sequence) = open_sequence(&mut tx, run.id, batch).await? else {
-            return Ok(false);
-        };
-        let end = match outcome {
-            Outcome::Done => BatchEnd::Done,
-            Outcome::Undone(_) => BatchEnd::Undone,
-        };
-        step(run.id, state, Step::Settle { sequence, end })?;
-        let records = taken.keys.len() as u64;
-        let attachments = match outcome {
-            Outcome::Done => taken.attached.len() as u64,
-            Outcome::Undone(_) => 0,
-        };
-        sqlx::query(
-            "UPDATE batch SET state = $1, settled_at = $2, intent = NULL, commitments = $3, attachments = $4 \
-             WHERE id = $5",
-        )
-        .bind(end.as_str())
-        .bind(to_text(now))
-        .bind(commitments.as_ref().map(crate::audit::Commitments::to_bytes))
-        .bind(to_integer(attachments))
-        .bind(batch.to_string())
-        .execute(&mut *tx)
-        .await
-        .doing("settling a batch")?;
-        let (rule, store) = (run.rule.clone(), run.store.clone());
-        let (mut has_notices, mut exempt) = (false, BTreeMap::new());
-        let event = match (outcome, &commitments) {
-            (Outcome::Undone(reason), _) => {
-                Event::BatchUndone { run: run.id, batch, rule, store, reason: reason.into() }
-            }
-            (Outcome::Done, commitments) => {
-                count_records(&mut tx, run, records).await?;
-                let (tellings, values) = (&taken.tellings, &values);
-                let written =
-                    notices::write(&mut tx, &self.keys, run, batch, tellings, values, now).await?;
-                (has_notices, exempt) = (!written.notices.is_empty(), written.exempt);
-                Event::BatchDone {
-                    run: run.id,
-                    batch,
-                    rule,
-                    store,
-                    table: run.table.clone(),
-                    action: run.action,
-                    records,
-                    attachments,
-                    commitments: commitments.as_ref().map_or_else(
-                        crate::audit::Hash::empty_root,
-                        crate::audit::Commitments::root,
-                    ),
-                    pseudonymized: run.pseudonymized.clone(),
-                    notices: written.notices,
-                }
-            }
-        };
-        audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
-        for (recipient, notices) in exempt {
-            let (run, rule, state) = (run.id, run.rule.clone(), notice::State::Exempt);
-            let event = Event::NoticesSettled { run, rule, recipient, state, notices };
-            audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
+        let mut at = standing(&mut tx, run.id).await?;
+        let is_settled = self.settle_in(&mut tx, run, &mut at, &[prepared]).await? > 0;
+        if is_settled {
+            commit(tx).await?;
+            self.tell_couriers(has_notices);
         }
-        fault::point("batch.settling");
-        commit(tx).await?;
+        Ok(is_settled)
+    }
+
+    /// Records what became of several batches of a run, by one durable write; as for [`Ledger::settle`].
+    ///
+    /// # Errors
+    /// When the database does not answer: all of them stay open then.
+    pub async fn settle_all(
+        &self,
+        run: &Run,
+        settlements: &[Settlement<'_>],
+    ) -> Result<(), LedgerError> {
+        let settled: Vec<_> =
+            settlements.iter().map(|one| self.prepare_settlement(run, *one)).collect();
+        let has_notices = settled.iter().any(|one| !one.notices.is_empty());
+        self.write(Writing { run: run.clone(), settled, intent: None }).await?;
+        self.tell_couriers(has_notices);
+        Ok(())
+    }
+
+    fn tell_couriers(&self, has_notices: bool) {
         if has_notices {
             self.notices_written.notify_waiters();
         }
-        Ok(true)
+    }
+
+    pub(super) fn prepare_settlement(&self, run: &Run, settlement: Settlement<'_>) -> Prepared {
+        let Settlement { batch, taken, outcome, events, at } = settlement;
+        let (attachments, commitments) = match outcome {
+            Outcome::Done => {
+                (taken.attached.len() as u64, Some(taken.commitments(&self.keys, run)))
+            }
+            Outcome::Undone(_) => (0, None),
+        };
+        let notices = match outcome {
+            Outcome::Done => Drafts::of(&self.keys, &taken.tellings, &taken.values()),
+            Outcome::Undone(_) => Drafts::default(),
+        };
+        let (records, events) = (taken.keys.len() as u64, events.to_vec());
+        Prepared { batch, outcome, records, attachments, commitments, events, notices, at }
+    }
+
+    /// Writes outcomes of a run that stands so, each once: the one function that does. Gives how many of
+    /// them this call was the one to write.
+    pub(super) async fn settle_in(
+        &self,
+        tx: &mut Transaction<'_>,
+        run: &Run,
+        at: &mut Standing,
+        settled: &[Prepared],
+    ) -> Result<usize, LedgerError> {
+        let mut entries = Vec::with_capacity(settled.len());
+        let (mut taken, mut settled_here) = (0, 0);
+        for one in settled {
+            // Whoever comes second changes nothing and records nothing.
+            let Some(sequence) = at.open.remove(&one.batch) else { continue };
+            let end = match one.outcome {
+                Outcome::Done => BatchEnd::Done,
+                Outcome::Undone(_) => BatchEnd::Undone,
+            };
+            at.state = step(run.id, at.state.clone(), Step::Settle { sequence, end })?;
+            sqlx::query(
+                "UPDATE batch SET state = $1, settled_at = $2, intent = NULL, commitments = $3, \
+                 attachments = $4 WHERE id = $5",
+            )
+            .bind(end.as_str())
+            .bind(to_text(one.at))
+            .bind(one.commitments.as_ref().map(Commitments::to_bytes))
+            .bind(to_integer(one.attachments))
+            .bind(one.batch.to_string())
+            .execute(&mut **tx)
+            .await
+            .doing("settling a batch")?;
+            forget_in(tx, &run.rule, &one.events).await?;
+            taken += if end == BatchEnd::Done { one.records } else { 0 };
+            one.notices.write(tx, run, one.batch, one.at).await?;
+            settled_here += 1;
+            entries.push(Entry { at: one.at, event: one.event(run) });
+            for (recipient, notices) in one.notices.exempt() {
+                let (run, rule, state) = (run.id, run.rule.clone(), notice::State::Exempt);
+                let event = Event::NoticesSettled { run, rule, recipient, state, notices };
+                entries.push(Entry { at: one.at, event });
+            }
+        }
+        if taken > 0 {
+            count_records(tx, run, taken).await?;
+        }
+        audit::append_all(tx, &self.keys, &entries).await?;
+        fault::point("batch.settling");
+        Ok(settled_here)
     }
 
     /// Ends a run and closes its request; that of a run that was stopped stays open, so that another
@@ -302,7 +385,7 @@ impl Ledger {
     /// When the database does not answer.
     pub async fn finish_run(&self, run: &Run, finish: Finish) -> Result<(), LedgerError> {
         let mut tx = self.begin().await?;
-        let state = standing(&mut tx, run.id).await?;
+        let Standing { state, .. } = standing(&mut tx, run.id).await?;
         if matches!(state, State::Ended(_)) {
             return Ok(());
         }

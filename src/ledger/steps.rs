@@ -1,9 +1,10 @@
 //! Where a run stands by what the ledger says, and what comes next: the one door to
 //! [`transition::next`] for all that writes runs and batches.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use sqlx::AssertSqlSafe;
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
 use super::error::Doing;
@@ -45,29 +46,43 @@ pub(super) fn step(run: Uuid, state: State, step: Step) -> Result<State, LedgerE
     transition::next(state, step).map_err(|source| LedgerError::Illegal { run, source })
 }
 
+/// Where a run stands, and its batches without an outcome, by their ids.
+pub(super) struct Standing {
+    pub(super) state: State,
+    pub(super) open: BTreeMap<Uuid, u64>,
+}
+
 /// Where a run stands. Nobody else moves it before the transaction ends: on PostgreSQL its row is
 /// locked, on SQLite the transaction is the one writer.
-pub(super) async fn standing(tx: &mut Transaction<'_>, run: Uuid) -> Result<State, LedgerError> {
-    let lock = if tx.backend_name() == "PostgreSQL" { " FOR UPDATE" } else { "" };
-    if let Some(end) = run_end(tx, run, lock).await? {
-        return Ok(State::Ended(end));
+pub(super) async fn standing(tx: &mut Transaction<'_>, run: Uuid) -> Result<Standing, LedgerError> {
+    const DOING: &str = "looking where a run stands";
+    if tx.backend_name() == "PostgreSQL" {
+        run_end(tx, run, " FOR UPDATE").await?;
     }
     // A run has thousands of batches: what the last and the open ones say is enough for one step, and
     // both are found in an index.
     let rows = sqlx::query(
-        "SELECT (SELECT max(seq) FROM batch WHERE run_id = $1) AS last, seq FROM run \
-         LEFT JOIN batch ON run_id = run.id AND batch.state = 'intended' WHERE run.id = $1",
+        "SELECT run.state AS state, (SELECT max(seq) FROM batch WHERE run_id = $1) AS last, seq, \
+                batch.id AS batch \
+         FROM run LEFT JOIN batch ON run_id = run.id AND batch.state = 'intended' WHERE run.id = $1",
     )
     .bind(run.to_string())
     .fetch_all(&mut **tx)
     .await
-    .doing("looking where a run stands")?;
-    let (mut next, mut open) = (0, BTreeSet::new());
-    for row in &rows {
-        next = row.optional_count("last")?.map_or(0, |last| last + 1);
-        open.extend(row.optional_count("seq")?);
+    .doing(DOING)?;
+    let first = rows.first().ok_or(sqlx::Error::RowNotFound).doing(DOING)?;
+    if let Some(end) = read_end(first)? {
+        return Ok(Standing { state: State::Ended(end), open: BTreeMap::new() });
     }
-    Ok(State::Running { next, open })
+    let mut open = BTreeMap::new();
+    for row in &rows {
+        if let Some(sequence) = row.optional_count("seq")? {
+            open.insert(row.id("batch")?, sequence);
+        }
+    }
+    let next = first.optional_count("last")?.map_or(0, |last| last + 1);
+    let state = State::Running { next, open: open.values().copied().collect() };
+    Ok(Standing { state, open })
 }
 
 /// How a run ended; `None` while it is running.
@@ -83,24 +98,12 @@ async fn run_end(
         .fetch_one(&mut **tx)
         .await
         .doing("looking where a run stands")?;
+    read_end(&row)
+}
+
+fn read_end(row: &AnyRow) -> Result<Option<RunEnd>, LedgerError> {
     row.word("state", |word| match word {
         "running" => Some(None),
         word => RunEnd::from_word(word).map(Some),
     })
-}
-
-/// The number of a batch without an outcome; `None` when it has one, or is none of the run's.
-pub(super) async fn open_sequence(
-    tx: &mut Transaction<'_>,
-    run: Uuid,
-    batch: Uuid,
-) -> Result<Option<u64>, LedgerError> {
-    let row =
-        sqlx::query("SELECT seq FROM batch WHERE id = $1 AND run_id = $2 AND state = 'intended'")
-            .bind(batch.to_string())
-            .bind(run.to_string())
-            .fetch_optional(&mut **tx)
-            .await
-            .doing("settling a batch")?;
-    row.map(|row| row.count("seq")).transpose()
 }

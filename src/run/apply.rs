@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::execution::{Ended, Execution, GATE_WITHIN, Next};
+use super::execution::{Ended, Execution, Next};
 use super::{Errand, Progress, Refusal, RunError, RunResult, Runner};
 use crate::audit::Event;
 use crate::breaker::Share;
@@ -293,26 +293,16 @@ impl Execution<'_> {
         let window = Window::Keys { after: after.cloned(), upto: last.upto.clone() };
         let mut gate = None;
         loop {
-            let mut next = Next::In(window.clone());
-            let take = self.take(&mut next, pace);
-            let taken = if gate.is_none() {
-                take.await?
-            } else if let Ok(taken) = tokio::time::timeout(GATE_WITHIN, take).await {
-                taken?
-            } else {
-                // Others wait meanwhile: it is tried again without keeping them.
-                gate = None;
-                continue;
-            };
+            let taken = self.take_at(&mut Next::In(window.clone()), pace, &mut gate).await?;
             let Some(taking) = taken else { return Ok(Found::Nothing) };
             let taken = taking.batch.keys.len() as u64;
             if !self.is_as_planned(&taking.batch, ranges) {
                 taking.batch.rollback().await?;
                 return Ok(if taken == 0 { Found::Nothing } else { Found::Other });
             }
-            match self.finish_batch(taking, gate).await {
+            match self.finish_batch(taking, gate.take()).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
-                Ok(false) => gate = None,
+                Ok(false) => {}
                 ended => {
                     ended?;
                     pace.note(watch.elapsed(), taken);

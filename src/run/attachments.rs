@@ -120,7 +120,7 @@ fn without(names: Vec<Attached>, there: &[bool]) -> impl Iterator<Item = Attache
         .map(|(_, name)| name)
 }
 
-/// Which of these are there; another of the same name is not.
+/// Which of these are there; another of the same name is not. That the others are gone lasts.
 pub(super) async fn look(stores: &Stores, attached: &[Attached]) -> Result<Vec<bool>, StoreError> {
     let mut there = vec![false; attached.len()];
     let names: BTreeSet<&Name> = attached.iter().map(|other| &other.store).collect();
@@ -128,7 +128,8 @@ pub(super) async fn look(stores: &Stores, attached: &[Attached]) -> Result<Vec<b
         let here = attached.iter().enumerate().filter(|(_, other)| other.store == *name);
         let (places, (keys, identities)): (Vec<_>, (Vec<_>, Vec<_>)) =
             here.map(|(place, other)| (place, (other.key.clone(), other.identity.clone()))).unzip();
-        let found = stores.get(name, Access::ReadOnly)?.look(&keys, &identities).await?;
+        let store = stores.get(name, Access::ReadOnly)?;
+        let found = store.look_for_good(&keys, &identities).await?;
         for (place, found) in places.into_iter().zip(found) {
             there[place] = found;
         }

@@ -6,25 +6,30 @@
 //! one that is found twice, or late, does no harm.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::execution::{Ended, Execution, GATE_WITHIN, Next};
+use super::execution::{Ended, Execution, Next};
 use super::sources::{Depth, News, SourceError};
+use super::underway::Begun;
 use super::{RunError, Runner};
 use crate::clock::{self, Stopwatch};
 use crate::fault;
 use crate::ledger::LedgerError;
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Pace};
-use crate::store::{Store, StoreError};
+use crate::store::{Effected, Store, StoreError};
 use crate::types::{Key, Name};
 
 /// Events that are worked off at once.
 const AT_ONCE: u32 = 1_000;
+/// How long a look that goes a little further back waits, so that none has to wait for it.
+const OWED: Duration = Duration::from_millis(250);
 /// How long a run stands without an event.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long it stands at most: then what falls due by its age has its turn.
@@ -68,6 +73,7 @@ impl Call {
             Call::Received => 1,
             Call::Happened(Depth::Quick) => 2,
             Call::Happened(Depth::Whole) => 4,
+            Call::Happened(Depth::Latest) => 16,
         }
     }
 }
@@ -79,15 +85,24 @@ struct Calls(u8);
 impl Calls {
     /// Everywhere.
     const ALL: Calls = Calls(7);
+    const NOWHERE: Calls = Calls(0);
 
     fn received(self) -> bool {
         self.0 & Call::Received.bit() != 0
     }
 
+    fn asks(self, depth: Depth) -> bool {
+        self.0 & Call::Happened(depth).bit() != 0
+    }
+
+    /// The same, but for a look of one depth one of another, or none.
+    fn instead(self, depth: Depth, other: Option<Depth>) -> Calls {
+        let other = other.map_or(0, |other| Call::Happened(other).bit());
+        if self.asks(depth) { Calls(self.0 & !Call::Happened(depth).bit() | other) } else { self }
+    }
+
     fn depth(self) -> Option<Depth> {
-        [Depth::Whole, Depth::Quick]
-            .into_iter()
-            .find(|depth| self.0 & Call::Happened(*depth).bit() != 0)
+        [Depth::Whole, Depth::Quick, Depth::Latest].into_iter().find(|depth| self.asks(*depth))
     }
 }
 
@@ -145,8 +160,50 @@ impl StuckEvents {
     }
 }
 
+/// What a run of an event rule keeps.
+#[derive(Default)]
+pub(super) struct EventRun {
+    /// Whether what events name goes: somebody has seen what the rule does.
+    pub(super) are_taken: bool,
+    /// Why one of the sources of events could not be looked at.
+    pub(super) source_failed: Option<RunError>,
+    /// Events that could not be worked off.
+    pub(super) waiting: u64,
+}
+
+/// What a look has found, and what was wrong with one of the sources.
+type Found = (Vec<News>, Option<SourceError>);
+/// A look that is under way.
+type Looking<'a> = Pin<Box<dyn Future<Output = Found> + Send + 'a>>;
+
+/// What a look finds; never where there is none.
+async fn found(looking: Option<&mut Looking<'_>>) -> Found {
+    match looking {
+        Some(looking) => looking.await,
+        None => pending().await,
+    }
+}
+
+/// Waits until what is owed has to be done; for ever where nothing is.
+async fn later(owed: Option<Stopwatch>) {
+    match owed {
+        Some(since) => tokio::time::sleep(OWED.saturating_sub(since.elapsed())).await,
+        None => pending().await,
+    }
+}
+
+/// What came of taking what events name.
+enum Took {
+    /// All of it is gone already.
+    Nothing,
+    /// All of it was taken; it has no outcome yet.
+    All(Box<(Begun, Effected)>),
+    /// Not all of it is gone.
+    Some,
+}
+
 /// An event that is to be worked off.
-enum Waiting {
+pub(super) enum Waiting {
     Received { id: String, values: BTreeMap<String, String> },
     Happened(News),
 }
@@ -156,6 +213,22 @@ impl Waiting {
         match self {
             Waiting::Received { values, .. } => values,
             Waiting::Happened(news) => &news.values,
+        }
+    }
+
+    /// The id of one that waits in the ledger.
+    pub(super) fn received(&self) -> Option<&str> {
+        match self {
+            Waiting::Received { id, .. } => Some(id),
+            Waiting::Happened(_) => None,
+        }
+    }
+
+    /// What a table tells.
+    pub(super) fn news(&self) -> Option<&News> {
+        match self {
+            Waiting::Received { .. } => None,
+            Waiting::Happened(news) => Some(news),
         }
     }
 }
@@ -227,10 +300,13 @@ impl Execution<'_> {
         let by_age = self.prepared.target.clone();
         self.prepared.target = by_age.clone().by_event();
         let ended = self.work_off_events(stands).await;
+        // What took effect gets its outcome, also after a failure.
+        let flushed = self.flush().await;
         self.prepared.target = by_age;
         let runner = self.runner;
         // After a failure too: what was worked off before it is.
         runner.sources.save(&self.rule.name, &runner.ledger).await?;
+        flushed?;
         ended
     }
 
@@ -244,6 +320,12 @@ impl Execution<'_> {
         // Events that could not be worked off in this run.
         let mut stuck = StuckEvents::default();
         let mut claimed = None;
+        let rule = self.rule;
+        // A look that goes far back goes on while what has just happened is worked off.
+        let mut behind: Option<Looking<'_>> = None;
+        let mut is_owed = false;
+        // Since when a quick look is owed for those at the latest alone.
+        let mut owed: Option<Stopwatch> = None;
         loop {
             if self.stop.is_cancelled() {
                 return Ok(Ended::Stopped);
@@ -254,11 +336,24 @@ impl Execution<'_> {
                 last = Stopwatch::start();
             }
             if !is_all {
+                // What has its outcome is not found again.
+                self.flush().await?;
                 continue;
+            }
+            self.use_the_moment();
+            if is_owed && behind.is_none() {
+                is_owed = false;
+                let Runner { sources, stores, ledger, .. } = runner;
+                behind = Some(Box::pin(sources.look(rule, stores, ledger, Depth::Whole)));
             }
             let left =
                 IDLE.saturating_sub(last.elapsed()).min(AT_MOST.saturating_sub(began.elapsed()));
             if !stands || left.is_zero() {
+                if is_owed || behind.is_some() || owed.is_some() {
+                    (is_owed, behind, owed) = (false, None, None);
+                    calls = Calls::ALL;
+                    continue;
+                }
                 // Events that came meanwhile have left a request. Claimed first, and looked at after, none
                 // is overlooked.
                 if claimed.is_none() {
@@ -272,13 +367,40 @@ impl Execution<'_> {
                     let why = "its events were worked off with others";
                     runner.ledger.abandon_request(request, why, clock::now()).await?;
                 }
-                self.waiting = stuck.count();
+                self.events.waiting = stuck.count();
                 return Ok(Ended::Complete);
             }
             tokio::select! {
-                () = inbox.notify.notified() => calls = inbox.take(),
-                () = tokio::time::sleep(left) => calls = Calls::ALL,
+                biased;
+                () = inbox.notify.notified() => {
+                    calls = inbox.take();
+                    is_owed |= calls.asks(Depth::Whole);
+                    calls = calls.instead(Depth::Whole, Some(Depth::Latest));
+                    if calls.asks(Depth::Quick) {
+                        owed.get_or_insert_with(Stopwatch::start);
+                    }
+                    calls = calls.instead(Depth::Quick, Some(Depth::Latest));
+                }
                 () = self.stop.cancelled() => {}
+                () = later(owed) => {
+                    owed = None;
+                    calls = Calls(Call::Happened(Depth::Quick).bit());
+                }
+                found = found(behind.as_mut()) => {
+                    behind = None;
+                    calls = Calls::NOWHERE;
+                    let (news, is_all) = self.fresh(found, &stuck).await?;
+                    is_owed |= !is_all;
+                    if !news.is_empty() {
+                        self.work_off(news, &mut stuck).await?;
+                        last = Stopwatch::start();
+                    }
+                }
+                turn = self.underway.turn() => {
+                    calls = Calls::NOWHERE;
+                    self.take_turn(turn).await?;
+                }
+                () = tokio::time::sleep(left) => calls = Calls::ALL,
             }
         }
     }
@@ -292,19 +414,13 @@ impl Execution<'_> {
         let Runner { ledger, sources, stores, .. } = self.runner;
         let (mut waiting, mut is_all) = (Vec::new(), true);
         if let Some(depth) = calls.depth() {
-            let (news, failure) = sources.look(self.rule, stores, ledger, depth).await;
-            if let Some(error) = failure {
-                // What was received, and what is too old, goes nevertheless.
-                let error = RunError::from(error);
-                tracing::warn!(rule = %self.rule.name, %error, "a source of events cannot be looked at");
-                self.source_failed.get_or_insert(error);
-            }
-            let news: Vec<News> = news.into_iter().filter(|news| !stuck.has(news)).collect();
-            is_all &= news.len() < AT_ONCE as usize;
-            waiting.extend(news.into_iter().map(Waiting::Happened));
+            let found = sources.look(self.rule, stores, ledger, depth).await;
+            (waiting, is_all) = self.fresh(found, stuck).await?;
         }
         if calls.received() {
-            let more = u32::try_from(stuck.received.len()).unwrap_or(u32::MAX);
+            let underway: BTreeSet<&str> = self.underway.received().collect();
+            let known = stuck.received.len() + underway.len();
+            let more = u32::try_from(known).unwrap_or(u32::MAX);
             let limit = AT_ONCE.saturating_add(more);
             let received = ledger.pending_events(&self.rule.name, limit).await?;
             is_all &= received.len() < limit as usize;
@@ -317,12 +433,38 @@ impl Execution<'_> {
                 let ids: Vec<String> = foreign.into_iter().map(|event| event.id).collect();
                 ledger.forget_events(&self.rule.name, &ids).await?;
             }
-            let fresh = received.into_iter().filter(|event| !stuck.received.contains(&event.id));
+            let is_known =
+                |id: &String| stuck.received.contains(id) || underway.contains(id.as_str());
+            let fresh = received.into_iter().filter(|event| !is_known(&event.id));
             waiting.extend(
                 fresh.map(|event| Waiting::Received { id: event.id, values: event.values }),
             );
         }
         Ok((waiting, is_all))
+    }
+
+    /// What was found, but for what is being worked off or could not be; and whether that is all there is.
+    async fn fresh(
+        &mut self,
+        (news, failure): Found,
+        stuck: &StuckEvents,
+    ) -> Result<(Vec<Waiting>, bool), RunError> {
+        if let Some(error) = failure {
+            // What was received, and what is too old, goes nevertheless.
+            let error = RunError::from(error);
+            tracing::warn!(rule = %self.rule.name, %error, "a source of events cannot be looked at");
+            self.events.source_failed.get_or_insert(error);
+        }
+        let is_full = news.len() >= AT_ONCE as usize;
+        let hides_more = is_full && news.iter().any(|news| self.underway.has_news(news));
+        if hides_more {
+            self.flush().await?;
+        }
+        let news = self.runner.sources.unseen(&self.rule.name, news).await;
+        let is_fresh = |news: &News| !stuck.has(news) && !self.underway.has_news(news);
+        let fresh: Vec<_> = news.into_iter().filter(is_fresh).map(Waiting::Happened).collect();
+        let is_all = !is_full || fresh.is_empty() && !hides_more;
+        Ok((fresh, is_all))
     }
 
     /// Works events off together, and where that leaves anything, one by one, so that one bad event is one.
@@ -332,67 +474,80 @@ impl Execution<'_> {
         stuck: &mut StuckEvents,
     ) -> Result<(), RunError> {
         let values: Vec<_> = waiting.iter().map(Waiting::values).collect();
-        let mut done: Vec<&Waiting> = Vec::new();
-        if self.take_named(&values).await? {
-            done.extend(&waiting);
-        } else {
-            for event in &waiting {
-                if waiting.len() > 1 && self.take_named(&[event.values()]).await? {
-                    done.push(event);
-                } else {
-                    stuck.add(event);
+        match self.take_named(&values).await? {
+            Took::All(taken) => {
+                let (begun, effect) = *taken;
+                self.let_wait(Begun { events: Arc::new(waiting), ..begun }, effect);
+                fault::point("events.taken");
+                return Ok(());
+            }
+            Took::Nothing => {
+                fault::point("events.taken");
+                return self.forget(&waiting).await;
+            }
+            Took::Some => {}
+        }
+        let is_one = waiting.len() == 1;
+        for event in waiting {
+            let took = if is_one { Took::Some } else { self.take_named(&[event.values()]).await? };
+            fault::point("events.taken");
+            match took {
+                Took::All(taken) => {
+                    let (begun, effect) = *taken;
+                    self.let_wait(Begun { events: Arc::new(vec![event]), ..begun }, effect);
                 }
+                Took::Nothing => self.forget(&[event]).await?,
+                Took::Some => stuck.add(&event),
             }
         }
-        fault::point("events.taken");
-        let ids = done.iter().filter_map(|event| match event {
-            Waiting::Received { id, .. } => Some(id.clone()),
-            Waiting::Happened(_) => None,
-        });
+        Ok(())
+    }
+
+    /// Forgets events that name nothing any more. What they named may have been taken by a batch that has
+    /// no outcome yet, so that comes first.
+    async fn forget(&mut self, events: &[Waiting]) -> Result<(), RunError> {
+        self.flush().await?;
+        let ids = events.iter().filter_map(Waiting::received).map(str::to_owned);
         let ids: Vec<String> = ids.collect();
         if !ids.is_empty() {
             self.runner.ledger.forget_events(&self.rule.name, &ids).await?;
         }
-        let news = done.iter().filter_map(|event| match event {
-            Waiting::Happened(news) => Some(news),
-            Waiting::Received { .. } => None,
-        });
+        let news = events.iter().filter_map(Waiting::news);
         self.runner.sources.worked_off(&self.rule.name, news).await;
         Ok(())
     }
 
-    /// Takes what the values of events name. Returns whether all of it is gone.
-    async fn take_named(&mut self, values: &[&BTreeMap<String, String>]) -> Result<bool, RunError> {
+    /// Takes what the values of events name.
+    async fn take_named(&mut self, values: &[&BTreeMap<String, String>]) -> Result<Took, RunError> {
         self.runner.clock.look()?;
         let mut pace = Pace::new(false);
         let mut gate = None;
         loop {
-            let mut next = Next::Named(values);
-            let take = self.take(&mut next, &mut pace);
-            let taken = if gate.is_none() {
-                take.await?
-            } else if let Ok(taken) = tokio::time::timeout(GATE_WITHIN, take).await {
-                taken?
-            } else {
-                gate = None;
-                continue;
-            };
-            let Some(taking) = taken else { return Ok(true) };
-            let (unfit, before) = (taking.unfit, self.lives_on);
+            let taken = self.take_at(&mut Next::Named(values), &mut pace, &mut gate).await?;
+            let Some(taking) = taken else { return Ok(Took::Nothing) };
+            let unfit = taking.unfit;
             if taking.batch.keys.is_empty() {
                 taking.batch.rollback().await?;
-                return Ok(unfit == 0);
+                return Ok(if unfit == 0 { Took::Nothing } else { Took::Some });
             }
-            match self.finish_batch(taking, gate).await {
+            let stuck = self.stuck.len();
+            match self.begin(taking, gate.take()).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
-                Ok(false) => {
-                    // It is tried again with the event, and may be gone by then.
-                    self.stays = None;
+                // One bad thing stays one bad thing. It is tried again with the event, and may be gone by then.
+                Err(error @ RunError::AttachmentsStay { .. }) if self.stuck.len() > stuck => {
+                    tracing::warn!(rule = %self.rule.name, %error, "events wait for what could not be deleted");
+                    self.batches += 1;
                     self.stuck.clear();
-                    return Ok(false);
+                    return Ok(Took::Some);
                 }
                 Err(error) => return Err(error),
-                Ok(true) => return Ok(unfit == 0 && !self.lives_on.is_more_than(before)),
+                Ok((begun, Ok(effect))) if unfit == 0 && !effect.left_some() => {
+                    return Ok(Took::All(Box::new((begun, effect))));
+                }
+                Ok((begun, effect)) => {
+                    self.end(begun, effect).await?;
+                    return Ok(Took::Some);
+                }
             }
         }
     }

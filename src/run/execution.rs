@@ -1,12 +1,16 @@
 //! A run under way: batches along a walk, each taken, intended, committed and settled; then a look back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::attachments::{self, Stuck, Taking};
+use super::events::EventRun;
 use super::readback::Taken;
+use super::underway::{Begun, Underway};
 use super::{Errand, Prepared, Progress, RunError, RunResult, RunState, Runner, result};
 use crate::anonymize::{Strategy, Wanted, replacement};
 use crate::audit::entry::RunEnd;
@@ -18,8 +22,7 @@ use crate::plan::Verification;
 use crate::rule::Rule;
 use crate::store::sql::catalogue::{Column, ColumnKind};
 use crate::store::sql::{Pace, Window};
-use crate::store::{Committed, Left, Walk};
-use crate::types::Key;
+use crate::store::{Effected, Left, StoreError, Walk};
 
 /// Walks over one table in one run: rows that moved under the first are found by the second.
 const MOST_WALKS: u32 = 3;
@@ -43,16 +46,13 @@ pub(super) struct Execution<'a> {
     pub(super) stop: &'a CancellationToken,
     pub(super) report: &'a (dyn Fn(Progress) + Sync),
     pub(super) lock: &'a mut RuleLock,
-    /// Whether what events name goes: somebody has seen what the rule does.
-    pub(super) takes_events: bool,
+    /// Batches that took effect and have no outcome yet.
+    pub(super) underway: Underway,
+    pub(super) events: EventRun,
     pub(super) taken: Taken,
     pub(super) records: u64,
     /// Records of a saved plan that were not taken.
     pub(super) left: u64,
-    /// Why one of the sources of events could not be looked at.
-    pub(super) source_failed: Option<RunError>,
-    /// Events that could not be worked off.
-    pub(super) waiting: u64,
     /// What was due when the walk had taken its last batch.
     pub(super) seen: Option<u64>,
     /// What the store left, and what lives on of what was taken.
@@ -63,7 +63,10 @@ pub(super) struct Execution<'a> {
     pub(super) stuck: Stuck,
     /// Why the run fails for it, once all else is done.
     pub(super) stays: Option<RunError>,
+    /// Batches whose outcome is written.
     pub(super) batches: u64,
+    /// Batches that were intended.
+    pub(super) intended: u64,
 }
 
 /// Where the next batch is taken from.
@@ -90,7 +93,9 @@ impl Execution<'_> {
     ) -> Result<RunResult, LedgerError> {
         let ended = match errand {
             Errand::Events => self.take_events(true).await,
-            Errand::Due if self.rule.events.is_empty() || !self.takes_events => self.walk().await,
+            Errand::Due if self.rule.events.is_empty() || !self.events.are_taken => {
+                self.walk().await
+            }
             // Events first: they are promises that were made.
             Errand::Due => match self.take_events(false).await {
                 Ok(Ended::Complete) => self.walk().await,
@@ -98,7 +103,16 @@ impl Execution<'_> {
             },
             Errand::Plan(planned) => self.take_planned(planned).await,
         };
-        let ended = match (ended, self.stays.take().or(self.source_failed.take())) {
+        // Whatever ended it, what took effect gets its outcome.
+        let ended = match (ended, self.flush().await) {
+            (Ok(_), Err(error)) => Err(error),
+            // Then the run cannot end, either.
+            (Err(_), Err(error @ (RunError::Ledger(_) | RunError::Unresolved { .. }))) => {
+                Err(error)
+            }
+            (ended, _) => ended,
+        };
+        let ended = match (ended, self.stays.take().or(self.events.source_failed.take())) {
             (Ok(_), Some(error)) => Err(error),
             (ended, _) => ended,
         };
@@ -112,7 +126,7 @@ impl Execution<'_> {
             Ok(Ended::Stopped) => {
                 tokio::time::timeout(READ_BACK_WITHIN, self.prepared.survey()).await.ok()
             }
-            _ if matches!(errand, Errand::Events) => Some(Ok(Some(self.waiting))),
+            _ if matches!(errand, Errand::Events) => Some(Ok(Some(self.events.waiting))),
             // The walk has just looked.
             Ok(Ended::Complete) if self.seen.is_some() => Some(Ok(self.seen)),
             _ => Some(self.prepared.survey().await),
@@ -224,18 +238,19 @@ impl Execution<'_> {
                 ..left
             };
             self.seen = None;
+            if self.stop.is_cancelled() {
+                return Ok(Ended::Stopped);
+            }
             let Prepared { store, target, bounds, total, .. } = &self.prepared;
             let mut walk = store.walk(target, *bounds, due, *total)?;
             let mut pace = walk.pace();
-            loop {
+            while self.batch(&mut walk, &mut pace).await? {
+                self.keep_to_what_was_due()?;
                 if self.stop.is_cancelled() {
                     return Ok(Ended::Stopped);
                 }
-                if !self.batch(&mut walk, &mut pace).await? {
-                    break;
-                }
-                self.keep_to_what_was_due()?;
             }
+            self.flush().await?;
             if self.records == before {
                 break;
             }
@@ -274,6 +289,8 @@ impl Execution<'_> {
     /// next batch is intended.
     pub(super) async fn gate(&mut self) -> Result<Gate, RunError> {
         tracing::debug!(rule = %self.rule.name, "a hold was placed: taking a batch again");
+        // Before others wait, and because whoever placed it waits for older batches.
+        self.flush().await?;
         let mut gate = self.runner.ledger.gate().await?;
         let Prepared { store, target, held, .. } = &mut self.prepared;
         held.holds.extend(gate.holds_since(&self.runner.ledger, held.epoch).await?);
@@ -318,6 +335,23 @@ impl Execution<'_> {
         Ok(true)
     }
 
+    /// The next batch; while there is a gate, so that no hold can be placed, for a while only. Others wait
+    /// meanwhile, so it is given up then.
+    pub(super) async fn take_at(
+        &mut self,
+        next: &mut Next<'_>,
+        pace: &mut Pace,
+        gate: &mut Option<Gate>,
+    ) -> Result<Option<Taking>, RunError> {
+        if gate.is_some() {
+            if let Ok(taken) = tokio::time::timeout(GATE_WITHIN, self.take(next, pace)).await {
+                return taken;
+            }
+            *gate = None;
+        }
+        self.take(next, pace).await
+    }
+
     /// Sees a batch through and counts it. Where something that belongs to its records could not be
     /// deleted, all of them are there yet: it says `false`, and they are to be taken again, without those
     /// that keep it.
@@ -327,23 +361,21 @@ impl Execution<'_> {
         gate: Option<Gate>,
     ) -> Result<bool, RunError> {
         let stuck = self.stuck.len();
-        let keys = match self.settle(batch, gate).await {
+        match self.begin(batch, gate).await {
             // One bad thing stays one bad thing; but what was known and is taken again has no end.
             Err(error @ RunError::AttachmentsStay { .. }) if self.stuck.len() > stuck => {
                 self.batches += 1;
                 tracing::warn!(rule = %self.rule.name, %error, "taking a batch again without some records");
                 self.stays.get_or_insert(error);
-                return Ok(false);
+                Ok(false)
             }
-            keys => keys?,
-        };
-        let taken = keys.len() as u64;
-        self.taken.extend(&keys);
-        self.records += taken;
-        self.batches += 1;
-        tracing::debug!(rule = %self.rule.name, batch = self.batches, records = taken, "a batch is done");
-        (self.report)(Progress { records: self.records, due: self.prepared.due });
-        Ok(true)
+            Err(error) => Err(error),
+            Ok((begun, Ok(effect @ Effected::Unlinked(..)))) => {
+                self.keep_one(begun, effect).await?;
+                Ok(true)
+            }
+            Ok((begun, effect)) => self.end(begun, effect).await.map(|_| true),
+        }
     }
 
     /// Takes the next window, trying again while others hold locks; a walk's is smaller then.
@@ -390,12 +422,22 @@ impl Execution<'_> {
         }
     }
 
-    /// Intent, effect, outcome: in this order, each durable before the next. What belongs to the records
-    /// goes before they do: a record that is still there finds it again.
-    async fn settle(&mut self, taking: Taking, gate: Option<Gate>) -> Result<Vec<Key>, RunError> {
-        let ledger = &self.runner.ledger;
+    /// Intent and effect, the first durable before the second; the outcome is to follow. What belongs to
+    /// the records goes before they do: a record that is still there finds it again.
+    pub(super) async fn begin(
+        &mut self,
+        taking: Taking,
+        gate: Option<Gate>,
+    ) -> Result<(Begun, Result<Effected, StoreError>), RunError> {
         fault::point("batch.taken");
         self.lock.check().await?;
+        // Whoever has a gate has made room before.
+        if gate.is_none()
+            && let Err(error) = self.make_room().await
+        {
+            taking.batch.rollback().await.ok();
+            return Err(error);
+        }
         let Taking { mut batch, attached, .. } = taking;
         let intended = Intended {
             tellings: self.rule.tellings.clone(),
@@ -404,16 +446,8 @@ impl Execution<'_> {
             identities: batch.identities.clone(),
             attached: attached.named(),
         };
-        let intended_records = intended.keys.len();
         let transaction_id = batch.transaction_id.clone();
-        let (run, name, now) = (&self.run, transaction_id.as_deref(), clock::now());
-        let written = if let Some(gate) = gate {
-            gate.intend(ledger, run, self.batches, &intended, name, now).await
-        } else {
-            let epoch = self.prepared.held.epoch;
-            ledger.intend(run, self.batches, &intended, name, epoch, now).await
-        };
-        let id = match written {
+        let id = match self.intend(&intended, transaction_id.as_deref(), gate).await {
             Ok(id) => id,
             Err(error) => {
                 // At once, so that whoever comes next does not wait for its locks.
@@ -437,38 +471,31 @@ impl Execution<'_> {
                 Outcome::Done
             };
             let taken = Intended { attached: gone, ..Intended::default() };
-            ledger.settle(run, id, &taken, outcome, clock::now()).await?;
+            self.runner.ledger.settle(&self.run, id, &taken, outcome, clock::now()).await?;
             return Err(error);
         }
         fault::point("batch.attached");
-        let taken = match batch.commit().await {
-            Ok(Committed { gone, left }) => {
-                self.lives_on.add(left);
-                gone.map_or(intended.clone(), |gone| intended.only(&gone))
-            }
-            // The answer got lost, or the commit failed: only the store knows.
-            Err(error) => {
-                tracing::warn!(rule = %self.rule.name, %error, "asking what became of a batch");
-                let resolved = self.runner.resolve(self.rule, run, intended, transaction_id).await;
-                let (outcome, taken) =
-                    resolved.map_err(|_| RunError::Unresolved { rule: self.rule.name.clone() })?;
-                ledger.settle(run, id, &taken, outcome, clock::now()).await?;
-                return match outcome {
-                    // What belonged to the records may be gone, and they are not: that is no success.
-                    Outcome::Done if taken.keys.len() == intended_records => Ok(taken.keys),
-                    Outcome::Done | Outcome::Undone(_) => Err(error.into()),
-                };
-            }
-        };
+        let effect = batch.take_effect().await;
         fault::point("batch.committed");
-        let outcome = if taken.keys.is_empty() {
-            Outcome::Undone("the store kept all of it")
+        Ok((Begun { id, intended, transaction_id, events: Arc::default() }, effect))
+    }
+
+    async fn intend(
+        &mut self,
+        intended: &Intended,
+        transaction_id: Option<&str>,
+        gate: Option<Gate>,
+    ) -> Result<Uuid, LedgerError> {
+        let ledger = &self.runner.ledger;
+        let (run, sequence, now) = (&self.run, self.intended, clock::now());
+        let id = if let Some(gate) = gate {
+            gate.intend(ledger, run, sequence, intended, transaction_id, now).await?
         } else {
-            Outcome::Done
+            let epoch = self.prepared.held.epoch;
+            ledger.intend(run, sequence, intended, transaction_id, epoch, now).await?
         };
-        ledger.settle(run, id, &taken, outcome, clock::now()).await?;
-        fault::point("batch.settled");
-        Ok(taken.keys)
+        self.intended += 1;
+        Ok(id)
     }
 }
 

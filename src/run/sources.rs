@@ -6,6 +6,7 @@
 //! upon a notification, goes back a little only; a whole one follows at intervals.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
@@ -22,6 +23,8 @@ use crate::types::{Key, Name};
 const PAGE: u32 = 1_000;
 /// How far a quick look goes back.
 const QUICK: SignedDuration = SignedDuration::from_secs(2);
+/// How far a look at the latest goes back.
+const LATEST: SignedDuration = SignedDuration::from_millis(250);
 
 /// The sources of each rule that listens to any.
 #[derive(Debug, Default)]
@@ -36,7 +39,7 @@ struct Source {
 
 #[derive(Debug, Default)]
 struct State {
-    watched: Option<Watched>,
+    watched: Option<Arc<Watched>>,
     /// Whether the ledger was asked how far it has come.
     is_loaded: bool,
     /// The latest moment of a row that was worked off.
@@ -48,6 +51,8 @@ struct State {
 /// How far back a look goes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Depth {
+    /// Hardly at all, because there is no time to lose: a quick look is to follow.
+    Latest,
     /// A little: something has happened just now.
     Quick,
     /// By the whole overlap.
@@ -109,6 +114,19 @@ impl Sources {
         (news, failure)
     }
 
+    /// Those of these that were not worked off since they were found.
+    pub(super) async fn unseen(&self, rule: &Name, news: Vec<News>) -> Vec<News> {
+        let Some(sources) = self.0.get(rule) else { return news };
+        let mut unseen = Vec::with_capacity(news.len());
+        for one in news {
+            let Some(source) = sources.get(one.source) else { continue };
+            if !source.state.lock().await.has_seen(&one.row) {
+                unseen.push(one);
+            }
+        }
+        unseen
+    }
+
     /// Takes note that these were worked off.
     pub(super) async fn worked_off<'a>(&self, rule: &Name, news: impl Iterator<Item = &'a News>) {
         let Some(sources) = self.0.get(rule) else { return };
@@ -143,39 +161,42 @@ impl Source {
         ledger: &Ledger,
         depth: Depth,
     ) -> Result<Vec<(Happened, BTreeMap<String, String>)>, SourceError> {
-        let mut state = self.state.lock().await;
-        if !state.is_loaded {
-            let reached = ledger.source_reached(&rule.name, &self.config.name).await?;
-            // What happened long before anybody listened goes by its age.
-            let now = clock::now();
-            state.reached = Some(reached.unwrap_or(now).min(now));
-            state.is_loaded = true;
-        }
         let store = stores.get(&self.config.store, Access::ReadOnly)?;
         let tables = store.tables()?;
-        let watched = match state.watched.take() {
-            Some(watched) => watched,
-            None => tables.watch(&self.config).await?,
-        };
         let back = match depth {
+            Depth::Latest => LATEST,
             Depth::Quick => QUICK,
             Depth::Whole => SignedDuration::try_from(self.config.overlap).unwrap_or_default(),
         };
-        let mut since = state.reached.map(|at| at.checked_sub(back).unwrap_or(Timestamp::MIN));
+        // Nobody waits for the state while a table is read: a whole look takes long.
+        let (known, reached) = self.begin(rule, ledger).await?;
+        let watched = if let Some(watched) = known {
+            watched
+        } else {
+            let watched = Arc::new(tables.watch(&self.config).await?);
+            self.state.lock().await.watched = Some(watched.clone());
+            watched
+        };
+        let mut since = reached.map(|at| at.checked_sub(back).unwrap_or(Timestamp::MIN));
         let mut limit = PAGE;
         let mut news = Vec::new();
         loop {
-            let rows = tables.happened(&watched, since, limit).await?;
+            let rows = match tables.happened(&watched, since, limit).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    // The table may be another by now.
+                    self.state.lock().await.watched = None;
+                    return Err(error.into());
+                }
+            };
             let is_all = rows.len() < limit as usize;
             let last = rows.last().map(|row| row.at);
+            let state = self.state.lock().await;
             for row in rows {
                 let event = self.config.events.get(&row.status);
                 let is_meant = event.is_some_and(|event| rule.events.contains(event));
-                let before = state.seen.get(&row.key);
-                let is_seen =
-                    before.is_some_and(|(at, status)| *at == row.at && *status == row.status);
                 if !is_meant
-                    || is_seen
+                    || state.has_seen(&row)
                     || news.iter().any(|(known, _): &(Happened, _)| known.key == row.key)
                 {
                     continue;
@@ -185,6 +206,7 @@ impl Source {
                     values.filter_map(|(name, value)| Some((name, value.clone()?))).collect();
                 news.push((row, values));
             }
+            drop(state);
             if is_all || news.len() >= PAGE as usize {
                 break;
             }
@@ -192,8 +214,30 @@ impl Source {
             limit = if last > since { PAGE } else { limit.saturating_mul(2) };
             since = last.max(since);
         }
-        // Only of a look that went well: otherwise the catalogue is read anew.
-        state.watched = Some(watched);
         Ok(news)
+    }
+
+    /// What is known of the table, and the latest moment that was worked off.
+    async fn begin(
+        &self,
+        rule: &Rule,
+        ledger: &Ledger,
+    ) -> Result<(Option<Arc<Watched>>, Option<Timestamp>), SourceError> {
+        let mut state = self.state.lock().await;
+        if !state.is_loaded {
+            let reached = ledger.source_reached(&rule.name, &self.config.name).await?;
+            // What happened long before anybody listened goes by its age.
+            let now = clock::now();
+            state.reached = Some(reached.unwrap_or(now).min(now));
+            state.is_loaded = true;
+        }
+        Ok((state.watched.clone(), state.reached))
+    }
+}
+
+impl State {
+    fn has_seen(&self, row: &Happened) -> bool {
+        let before = self.seen.get(&row.key);
+        before.is_some_and(|(at, status)| *at == row.at && *status == row.status)
     }
 }

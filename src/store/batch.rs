@@ -90,6 +90,64 @@ pub struct Committed {
     pub left: Left,
 }
 
+/// A batch that was carried out.
+#[derive(Debug)]
+pub enum Effected {
+    /// What it did lasts.
+    ForGood(Committed),
+    /// Files were unlinked, and a power failure may bring them back.
+    Unlinked(Files, files::Unlinked),
+}
+
+impl Effected {
+    /// Whether any of its records is still there.
+    pub fn left_some(&self) -> bool {
+        match self {
+            Effected::ForGood(Committed { left, .. }) => {
+                left.blocked + left.refused + left.changed > 0
+            }
+            Effected::Unlinked(_, unlinked) => unlinked.left_some(),
+        }
+    }
+}
+
+/// Has batches of one store that were carried out outlast a power failure, all at once; says what each
+/// came to.
+///
+/// # Errors
+/// When it is not known of any that it does.
+pub async fn make_last(batches: Vec<Effected>) -> Result<Vec<Committed>, StoreError> {
+    let (mut all, mut places, mut unlinked) = (Vec::with_capacity(batches.len()), vec![], vec![]);
+    let mut tree = None;
+    for (place, batch) in batches.into_iter().enumerate() {
+        match batch {
+            Effected::ForGood(committed) => all.push(committed),
+            Effected::Unlinked(files, more) => {
+                all.push(Committed::default());
+                places.push(place);
+                unlinked.push(more);
+                tree = Some(files);
+            }
+        }
+    }
+    let Some(files) = tree else { return Ok(all) };
+    for (place, deleted) in places.into_iter().zip(files.make_last(unlinked).await?) {
+        let mut left = Left {
+            other_links: deleted.other_links,
+            open_elsewhere: deleted.open_elsewhere,
+            ..Left::default()
+        };
+        for (_, why) in &deleted.kept {
+            match why {
+                files::Left::Changed => left.changed += 1,
+                files::Left::Refused(_) => left.refused += 1,
+            }
+        }
+        all[place] = Committed { gone: Some(deleted.gone), left };
+    }
+    Ok(all)
+}
+
 /// What a deletion left, and what lives on of what it took.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Left {
@@ -217,22 +275,21 @@ impl Batch {
     /// # Errors
     /// When it is not known whether it was committed: the intent stays open and is resolved later.
     pub async fn commit(self) -> Result<Committed, StoreError> {
-        match self.effect {
-            Effect::Rows(taken) => taken.commit().await.map(|()| Committed::default()),
+        let committed = make_last(vec![self.take_effect().await?]).await?;
+        Ok(committed.into_iter().next().unwrap_or_default())
+    }
+
+    /// Carries the batch out. What it did may not outlast a power failure yet: nobody may be told before
+    /// [`make_last`] has returned.
+    ///
+    /// # Errors
+    /// As for [`Batch::commit`].
+    pub async fn take_effect(self) -> Result<Effected, StoreError> {
+        let committed = match self.effect {
+            Effect::Rows(taken) => taken.commit().await.map(|()| Committed::default())?,
             Effect::Files { files, search, entries } => {
-                let deleted = files.delete(&search, entries).await?;
-                let mut left = Left {
-                    other_links: deleted.other_links,
-                    open_elsewhere: deleted.open_elsewhere,
-                    ..Left::default()
-                };
-                for (_, why) in &deleted.kept {
-                    match why {
-                        files::Left::Changed => left.changed += 1,
-                        files::Left::Refused(_) => left.refused += 1,
-                    }
-                }
-                Ok(Committed { gone: Some(deleted.gone), left })
+                let unlinked = files.unlink(&search, entries).await?;
+                return Ok(Effected::Unlinked(files, unlinked));
             }
             Effect::Objects { objects, search, entries } => {
                 let deleted = objects.delete(&search, entries).await?;
@@ -247,9 +304,10 @@ impl Batch {
                         objects::Left::Refused(_) => left.refused += 1,
                     }
                 }
-                Ok(Committed { gone: Some(deleted.gone), left })
+                Committed { gone: Some(deleted.gone), left }
             }
-        }
+        };
+        Ok(Effected::ForGood(committed))
     }
 
     /// Undoes the batch.

@@ -32,7 +32,7 @@ use super::search::{self, Search, Verdict};
 use super::sql::Access;
 use ordered::Span;
 use root::{Purpose, Root, is_absent, is_below, is_elsewhere, look, reason, split};
-use scan::scan;
+use scan::{scan, scan_by};
 pub use walk::FileWalk;
 
 /// A tree of files, and what may be done in it.
@@ -172,6 +172,31 @@ pub struct Deleted {
     pub open_elsewhere: u64,
     /// Folders that were removed.
     pub folders: u64,
+}
+
+/// Files that were unlinked, and are not known to stay so: see [`Files::make_last`].
+pub struct Unlinked {
+    search: Arc<Search>,
+    inner: delete::Unlinked,
+}
+
+impl Unlinked {
+    /// Which of the entries are gone.
+    pub fn gone(&self) -> &[usize] {
+        &self.inner.deleted.gone
+    }
+
+    /// Whether any of them is not.
+    pub fn left_some(&self) -> bool {
+        !self.inner.deleted.kept.is_empty()
+    }
+}
+
+/// Shows no path.
+impl fmt::Debug for Unlinked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unlinked").field("deleted", &self.inner.deleted).finish_non_exhaustive()
+    }
 }
 
 /// Why a file was left where it is.
@@ -439,7 +464,68 @@ impl Files {
         entries: Vec<Entry>,
     ) -> Result<Deleted, FilesError> {
         let (root, search) = (self.root.clone(), search.clone());
-        self.apart(move || delete::delete(&root, &search, &entries)).await
+        self.apart(move || {
+            let unlinked = delete::unlink(&root, &search, &entries)?;
+            let mut deleted = delete::make_last(&root, vec![(&search, unlinked)])?;
+            Ok(deleted.pop().unwrap_or_default())
+        })
+        .await
+    }
+
+    /// As [`Files::delete`], but a power failure may still bring back what was unlinked: until
+    /// [`Files::make_last`] has returned, nobody may be told that it is gone.
+    ///
+    /// # Errors
+    /// As for [`Files::delete`].
+    pub async fn unlink(
+        &self,
+        search: &Arc<Search>,
+        entries: Vec<Entry>,
+    ) -> Result<Unlinked, FilesError> {
+        let (root, search) = (self.root.clone(), search.clone());
+        self.apart(move || {
+            let inner = delete::unlink(&root, &search, &entries)?;
+            Ok(Unlinked { search, inner })
+        })
+        .await
+    }
+
+    /// Has several deletions outlast a power failure, by one sync; says of each what it did.
+    ///
+    /// # Errors
+    /// When a folder could not be synced.
+    pub async fn make_last(&self, deletions: Vec<Unlinked>) -> Result<Vec<Deleted>, FilesError> {
+        let root = self.root.clone();
+        self.apart(move || {
+            let (searches, unlinked): (Vec<_>, Vec<_>) =
+                deletions.into_iter().map(|one| (one.search, one.inner)).unzip();
+            delete::make_last(
+                &root,
+                searches.iter().map(|search| &**search).zip(unlinked).collect(),
+            )
+        })
+        .await
+    }
+
+    /// Which of these paths are files now, and that the others are not outlasts a power failure from now
+    /// on.
+    ///
+    /// # Errors
+    /// As for [`Files::look`]; when a folder could not be synced.
+    pub async fn look_for_good(
+        &self,
+        paths: Vec<Vec<u8>>,
+    ) -> Result<Vec<Option<Entry>>, FilesError> {
+        let root = self.root.clone();
+        self.apart(move || {
+            root.check()?;
+            let found: Vec<_> =
+                paths.iter().map(|path| root.at(path.clone())).collect::<Result<_, _>>()?;
+            let gone = paths.iter().zip(&found).filter(|(_, found)| found.is_none());
+            delete::sync_folders(&root, gone.map(|(path, _)| path.as_slice()))?;
+            Ok(found)
+        })
+        .await
     }
 
     /// Which of these paths are files now.
@@ -464,20 +550,27 @@ impl Files {
     pub async fn find(&self, search: &Arc<Search>) -> Result<Vec<Entry>, FilesError> {
         let (plain, patterns): (Vec<_>, Vec<_>) =
             search.templates.iter().cloned().partition(|template| template.one_path().is_some());
-        let paths =
-            plain.iter().filter_map(|template| Some(template.one_path()?.to_vec())).collect();
-        let mut found: Vec<Entry> = self.look(paths).await?.into_iter().flatten().collect();
-        if !patterns.is_empty() {
-            let search = Arc::new(Search::named(patterns));
-            let mut walk = self.walk(search);
-            while let Some(entries) = walk.next(usize::MAX).await? {
-                found.extend(entries);
+        let patterns = Search::named(patterns);
+        let found = self.look_through(search, move |root, _, stop| {
+            let paths = plain.iter().filter_map(|template| Some(template.one_path()?.to_vec()));
+            let found = paths.map(|path| root.at(path)).collect::<Result<Vec<_>, _>>()?;
+            let mut found: Vec<Entry> = found.into_iter().flatten().collect();
+            if patterns.templates.is_empty() {
+                return Ok((found, Unread::default()));
             }
-            let (store, unread) = (self.name().clone(), walk.unread());
-            if unread.folders > 0 {
-                return Err(FilesError::Unread { store, unread });
-            }
-        }
+            // Another thread costs more than it helps where little is to be looked through.
+            let is_narrow = scan::starts(&patterns).iter().all(|folder| !folder.is_empty());
+            let threads = if is_narrow { 1 } else { scan::THREADS };
+            let see = |found: &mut Vec<Entry>, seen: scan::Found<'_>| {
+                found.extend(seen.due());
+                ControlFlow::Continue(())
+            };
+            let (parts, unread) = scan_by(threads, root, &patterns, stop, see);
+            found.extend(parts.into_iter().flatten());
+            Ok((found, unread))
+        });
+        let (mut found, unread) = found.await??;
+        unread.none(self.name())?;
         found.sort_unstable_by(|one, other| one.path.cmp(&other.path));
         found.dedup_by(|one, other| one.path == other.path);
         Ok(found)

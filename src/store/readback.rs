@@ -21,7 +21,8 @@ impl Store {
                 tables.resolve(target, interrupted).await
             }
             (_, Target::Paths(_)) => {
-                let there = self.look(&interrupted.keys, &interrupted.identities).await?;
+                let Interrupted { keys, identities, .. } = interrupted;
+                let there = self.look_for_good(keys, identities).await?;
                 let gone = there.iter().enumerate().filter(|(_, there)| !**there);
                 Ok(Resolution::Partly(gone.map(|(place, _)| place).collect()))
             }
@@ -34,13 +35,40 @@ impl Store {
     /// # Errors
     /// When the store cannot be asked; when it holds tables.
     pub async fn look(&self, keys: &[Key], identities: &[String]) -> Result<Vec<bool>, StoreError> {
+        self.look_with(keys, identities, false).await
+    }
+
+    /// As [`Store::look`]; that the others are gone outlasts a power failure from now on, whoever
+    /// deleted them.
+    ///
+    /// # Errors
+    /// As for [`Store::look`].
+    pub async fn look_for_good(
+        &self,
+        keys: &[Key],
+        identities: &[String],
+    ) -> Result<Vec<bool>, StoreError> {
+        self.look_with(keys, identities, true).await
+    }
+
+    async fn look_with(
+        &self,
+        keys: &[Key],
+        identities: &[String],
+        for_good: bool,
+    ) -> Result<Vec<bool>, StoreError> {
         let paths: Vec<_> = keys.iter().filter_map(paths::version_of).collect();
         if paths.len() != keys.len() {
             return Err(self.foreign());
         }
         match self {
             Store::Files(files) => {
-                let found = files.look(paths.into_iter().map(|(path, _)| path).collect()).await?;
+                let paths = paths.into_iter().map(|(path, _)| path).collect();
+                let found = if for_good {
+                    files.look_for_good(paths).await?
+                } else {
+                    files.look(paths).await?
+                };
                 let is_it = |(place, found): (usize, Option<files::Entry>)| {
                     let known = identities.get(place);
                     found.is_some_and(|entry| {

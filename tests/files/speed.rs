@@ -10,9 +10,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use expunged::clock::Stopwatch;
+use expunged::store::files::{Deleted, FilesError};
 use expunged::store::search::{Age, Limits, Search};
 use expunged::store::sql::Bounds;
 use jiff::{SignedDuration, Timestamp};
+use tokio::task::JoinHandle;
 
 use crate::support::tell;
 use crate::tree::Tree;
@@ -89,14 +91,20 @@ async fn purge(tree: &Tree, count: u64, now: Timestamp) -> u64 {
     assert_eq!(before.unread.folders, 0);
     let mut walk = files.walk(search.clone());
     let (mut gone, mut deleting) = (0, std::time::Duration::ZERO);
+    // As a run does: a batch is synced while the next is unlinked, and no more than that.
+    let mut syncing = None;
     while let Some(entries) = walk.next(BATCH).await.unwrap() {
         let watch = Stopwatch::start();
         let expected = entries.len();
-        let deleted = files.delete(&search, entries).await.unwrap();
-        assert_eq!((deleted.gone.len(), deleted.kept.len()), (expected, 0));
-        gone += deleted.gone.len() as u64;
+        let unlinked = files.unlink(&search, entries).await.unwrap();
+        assert_eq!((unlinked.gone().len(), unlinked.left_some()), (expected, false));
+        gone += expected as u64;
+        synced(syncing.take()).await;
+        let files = files.clone();
+        syncing = Some(tokio::spawn(async move { files.make_last(vec![unlinked]).await }));
         deleting += watch.elapsed();
     }
+    synced(syncing).await;
     let walked = watch.elapsed();
     assert_eq!(gone, count * 2 / 5);
     let after = files.survey(&search).await.unwrap();
@@ -107,6 +115,12 @@ async fn purge(tree: &Tree, count: u64, now: Timestamp) -> u64 {
         watch.elapsed() - walked
     ));
     high_water()
+}
+
+async fn synced(syncing: Option<JoinHandle<Result<Vec<Deleted>, FilesError>>>) {
+    if let Some(syncing) = syncing {
+        syncing.await.unwrap().unwrap();
+    }
 }
 
 fn find(root: &Path) {

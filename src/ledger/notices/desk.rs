@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 use uuid::Uuid;
 
-use super::{Moved, place, take_step};
+use super::{Moved, take_step};
 use crate::audit::{Entry, Event};
 use crate::ledger::error::Doing;
 use crate::ledger::row::Columns;

@@ -42,15 +42,69 @@ struct Done {
     deleted: Deleted,
     /// What was unlinked, with whether it lives on under another name.
     unlinked: Vec<(Identity, bool)>,
-    /// Folders in which something was unlinked.
-    touched: Vec<OwnedFd>,
+    /// The folder in which something was unlinked.
+    touched: Option<OwnedFd>,
 }
 
-pub(super) fn delete(
+/// Files that were unlinked, which a power failure may still bring back.
+#[derive(Default)]
+pub(super) struct Unlinked {
+    pub(super) deleted: Deleted,
+    /// Which they are, where somebody wants to know who has them open.
+    identities: Vec<(Identity, bool)>,
+    touched: Touched,
+    /// Folders that may be empty now.
+    emptied: BTreeMap<Vec<u8>, Option<Identity>>,
+}
+
+/// Folders that are to be synced.
+///
+/// Each fsync(2) has the disk empty its cache again, which a busy one takes milliseconds for. So many
+/// folders are left to syncfs(2), although that also waits for what others have written.
+#[derive(Default)]
+struct Touched {
+    /// The folders; where they are many, one of each file system.
+    folders: BTreeMap<Identity, OwnedFd>,
+    are_many: bool,
+}
+
+impl Touched {
+    fn add(&mut self, folder: OwnedFd) -> Result<(), Errno> {
+        self.folders.insert(identity_of(&folder)?, folder);
+        self.are_many |= self.folders.len() > FEW;
+        if self.are_many {
+            let mut devices = BTreeSet::new();
+            self.folders.retain(|folder, _| devices.insert(folder.device));
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, other: Touched) -> Result<(), Errno> {
+        self.are_many |= other.are_many;
+        other.folders.into_values().try_for_each(|folder| self.add(folder))
+    }
+
+    /// Those that were removed need no sync; those that they were removed from do.
+    fn without(&mut self, removed: &BTreeSet<Identity>) {
+        if !self.are_many {
+            self.folders.retain(|folder, _| !removed.contains(folder));
+        }
+    }
+
+    /// Makes what was done in these folders outlast a power failure: after all of it has been done,
+    /// because a journal then writes it down at once.
+    fn sync(&self) -> Result<(), Errno> {
+        let mut folders = self.folders.values();
+        if self.are_many { folders.try_for_each(syncfs) } else { folders.try_for_each(fsync) }
+    }
+}
+
+/// Unlinks files; see [`make_last`] for what is left to be done.
+pub(super) fn unlink(
     root: &Root,
     search: &Search,
     entries: &[Entry],
-) -> Result<Deleted, FilesError> {
+) -> Result<Unlinked, FilesError> {
     root.for_deleting()?;
     let mut folders: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
     for (index, entry) in entries.iter().enumerate() {
@@ -60,79 +114,108 @@ pub(super) fn delete(
         .iter()
         .flat_map(|(folder, files)| files.chunks(HANDFUL).map(move |files| Job { folder, files }))
         .collect();
-    let mut all = Done::default();
-    let mut emptied = BTreeMap::new();
+    let mut all = Unlinked::default();
+    let threads = if entries.len() <= FEW { 1 } else { THREADS };
     for jobs in jobs.chunks(OPEN) {
-        let done = together(jobs, |job| unlink(root, search, entries, job));
+        let done =
+            together(threads, search, jobs, |search, job| unlink_in(root, search, entries, job));
         for (job, done) in jobs.iter().zip(done) {
-            if let Some(folder) = done.touched.first() {
-                emptied.insert(job.folder, identity_of(folder).ok());
+            all.deleted.gone.extend(done.deleted.gone);
+            all.deleted.kept.extend(done.deleted.kept);
+            all.deleted.other_links += done.deleted.other_links;
+            all.identities.extend(done.unlinked);
+            let Some(folder) = done.touched else { continue };
+            if root.settings.remove_empty_folders {
+                all.emptied.insert(job.folder.to_vec(), identity_of(&folder).ok());
             }
-            all.add(done);
-        }
-        // Where few folders are touched, those that go now need not be synced themselves.
-        if jobs.len() > FEW || !root.settings.remove_empty_folders {
-            sync(&all.touched).map_err(|cause| root.not_durable(cause))?;
-            all.touched.clear();
+            all.touched.add(folder).map_err(|cause| root.not_durable(cause))?;
         }
     }
-    if root.settings.remove_empty_folders {
-        let (removed, above) = remove_empty(root, search, emptied);
-        all.deleted.folders = removed.len() as u64;
-        let is_there = |folder: &OwnedFd| {
-            identity_of(folder).ok().is_none_or(|known| !removed.contains(&known))
-        };
-        all.touched.retain(is_there);
-        let synced: BTreeSet<_> =
-            all.touched.iter().filter_map(|folder| identity_of(folder).ok()).collect();
-        let above = above.into_iter();
-        all.touched.extend(above.filter(|folder| {
-            identity_of(folder).ok().is_none_or(|known| !synced.contains(&known))
-        }));
-        sync(&all.touched).map_err(|cause| root.not_durable(cause))?;
-    }
-    if root.settings.in_use == InUse::Count {
-        all.deleted.open_elsewhere = in_use::count(&all.unlinked);
+    if root.settings.in_use == InUse::Ignore {
+        all.identities = Vec::new();
     }
     all.deleted.gone.sort_unstable();
     all.deleted.kept.sort_unstable_by_key(|(index, _)| *index);
-    Ok(all.deleted)
+    Ok(all)
 }
 
-/// Makes what was done in these folders outlast a power failure: after all of it has been done, because a
-/// journal then writes it down at once.
-///
-/// Each fsync(2) has the disk empty its cache again, which a busy one takes milliseconds for. So many
-/// folders are left to syncfs(2), although that also waits for what others have written.
-fn sync(folders: &[OwnedFd]) -> Result<(), Errno> {
-    if folders.len() <= FEW {
-        return folders.iter().try_for_each(fsync);
+/// Removes the folders that deletions have emptied, where that is wanted, and has all of it outlast a power
+/// failure: what several deletions did by one sync.
+pub(super) fn make_last(
+    root: &Root,
+    deletions: Vec<(&Search, Unlinked)>,
+) -> Result<Vec<Deleted>, FilesError> {
+    let mut touched = Touched::default();
+    let mut all = Vec::with_capacity(deletions.len());
+    for (search, Unlinked { mut deleted, identities, touched: own, emptied }) in deletions {
+        touched.append(own).map_err(|cause| root.not_durable(cause))?;
+        if root.settings.remove_empty_folders {
+            let (removed, above) = remove_empty(root, search, &emptied);
+            deleted.folders = removed.len() as u64;
+            touched.without(&removed);
+            above
+                .into_iter()
+                .try_for_each(|folder| touched.add(folder))
+                .map_err(|cause| root.not_durable(cause))?;
+        }
+        if root.settings.in_use == InUse::Count {
+            deleted.open_elsewhere = in_use::count(&identities);
+        }
+        all.push(deleted);
     }
-    let mut synced = BTreeSet::new();
-    for folder in folders {
-        if synced.insert(identity_of(folder)?.device) {
-            syncfs(folder)?;
+    touched.sync().map_err(|cause| root.not_durable(cause))?;
+    Ok(all)
+}
+
+/// Makes it certain that what is gone of these paths stays so: of whoever unlinked it, nobody may know
+/// whether it was synced.
+pub(super) fn sync_folders<'a>(
+    root: &Root,
+    paths: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), FilesError> {
+    let mut touched = Touched::default();
+    let mut seen = BTreeSet::new();
+    for path in paths {
+        let mut folder = split(path).0;
+        // A folder that is gone was removed from the one above.
+        while seen.insert(folder) {
+            match root.folder(folder, Purpose::Read) {
+                Ok(opened) => {
+                    touched.add(opened).map_err(|cause| root.not_durable(cause))?;
+                    break;
+                }
+                Err(error) if is_absent(error) && !folder.is_empty() => folder = split(folder).0,
+                Err(error) if is_elsewhere(error) => break,
+                Err(error) => return Err(root.not_durable(error)),
+            }
         }
     }
-    Ok(())
+    touched.sync().map_err(|cause| root.not_durable(cause))
 }
 
 /// Does all of these, by several threads where there are many; gives the results in order.
-fn together<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    if items.len() < 2 {
-        return items.iter().map(act).collect();
+fn together<T: Sync, R: Send>(
+    threads: usize,
+    search: &Search,
+    items: &[T],
+    act: impl Fn(&Search, &T) -> R + Sync,
+) -> Vec<R> {
+    if items.len() < 2 || threads < 2 {
+        return items.iter().map(|item| act(search, item)).collect();
     }
     let next = AtomicUsize::new(0);
     let work = || {
+        // A copy of its own, because threads that share a regular expression wait for each other.
+        let search = search.clone();
         let mut done = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(index) else { return done };
-            done.push((index, act(item)));
+            done.push((index, act(&search, item)));
         }
     };
     let mut done = thread::scope(|scope| {
-        let others: Vec<_> = (1..THREADS).map(|_| scope.spawn(work)).collect();
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut done = work();
         for other in others {
             // What panicked there goes on here.
@@ -144,17 +227,7 @@ fn together<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-impl Done {
-    fn add(&mut self, other: Done) {
-        self.deleted.gone.extend(other.deleted.gone);
-        self.deleted.kept.extend(other.deleted.kept);
-        self.deleted.other_links += other.deleted.other_links;
-        self.unlinked.extend(other.unlinked);
-        self.touched.extend(other.touched);
-    }
-}
-
-fn unlink(root: &Root, search: &Search, entries: &[Entry], job: &Job<'_>) -> Done {
+fn unlink_in(root: &Root, search: &Search, entries: &[Entry], job: &Job<'_>) -> Done {
     let mut done = Done::default();
     let folder = match root.folder(job.folder, Purpose::Read) {
         Ok(folder) => folder,
@@ -185,7 +258,7 @@ fn unlink(root: &Root, search: &Search, entries: &[Entry], job: &Job<'_>) -> Don
         }
     }
     if !done.unlinked.is_empty() {
-        done.touched.push(folder);
+        done.touched = Some(folder);
     }
     done
 }
@@ -228,11 +301,12 @@ fn unlink_one(search: &Search, folder: &OwnedFd, entry: &Entry) -> Result<Outcom
 fn remove_empty(
     root: &Root,
     search: &Search,
-    emptied: BTreeMap<&[u8], Option<Identity>>,
+    emptied: &BTreeMap<Vec<u8>, Option<Identity>>,
 ) -> (BTreeSet<Identity>, Vec<OwnedFd>) {
     // The longest last: a folder is tried when all below it are done, and their paths are longer.
     let mut waiting: BTreeMap<(usize, &[u8]), Option<Identity>> = BTreeMap::new();
-    waiting.extend(emptied.into_iter().map(|(path, identity)| ((path.len(), path), identity)));
+    let emptied = emptied.iter().map(|(path, identity)| ((path.len(), path.as_slice()), *identity));
+    waiting.extend(emptied);
     let mut parents: BTreeSet<&[u8]> = BTreeSet::new();
     let fixed: BTreeSet<&[u8]> = search.templates.iter().map(Template::fixed_folder).collect();
     let is_fixed = |path: &[u8]| {

@@ -60,6 +60,17 @@ pub(super) fn scan<T: Send + Default>(
     stop: &AtomicBool,
     see: impl Fn(&mut T, Found<'_>) -> ControlFlow<()> + Sync,
 ) -> (Vec<T>, Unread) {
+    scan_by(THREADS, root, search, stop, see)
+}
+
+/// The same by so many threads.
+pub(super) fn scan_by<T: Send + Default>(
+    threads: usize,
+    root: &Root,
+    search: &Search,
+    stop: &AtomicBool,
+    see: impl Fn(&mut T, Found<'_>) -> ControlFlow<()> + Sync,
+) -> (Vec<T>, Unread) {
     let scan = Scan { root, search, stop, queue: Mutex::default(), woken: Condvar::new() };
     let starts = starts(search);
     let names = pack(&starts);
@@ -70,7 +81,7 @@ pub(super) fn scan<T: Send + Default>(
         kept
     };
     let kept = thread::scope(|scope| {
-        let others: Vec<_> = (1..THREADS).map(|_| scope.spawn(work)).collect();
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut kept = vec![work()];
         for other in others {
             // What panicked there goes on here.
