@@ -23,8 +23,7 @@ pub(super) fn refusal(reply: &Reply, now: Timestamp) -> Option<Answer> {
         410 => Answer::Gone,
         408 | 425 | 429 => Answer::Later { after, why, is_down: false },
         // What it does not believe of one message it believes of none: a token has run out, a secret was changed.
-        401 | 403 | 407 => Answer::Later { after, why, is_down: true },
-        500.. => Answer::Later { after, why, is_down: true },
+        401 | 403 | 407 | 500.. => Answer::Later { after, why, is_down: true },
         300..=399 => Answer::Failed(format!("{why}, and redirections are not followed")),
         _ => Answer::Failed(why),
     })
