@@ -29,6 +29,10 @@
 //! batches (`run/underway.rs`). No event is forgotten, and nothing is reported, before the outcome is
 //! written.
 //!
+//! Whom a rule tells of its records is told by *notices*, which are written in the transaction of the outcome, from
+//! values that the deleting statement gave and the intent has kept. A courier for each recipient tells them
+//! ([`propagate`]), and each is over when the recipient says so ([`notice`]).
+//!
 //! Events wait in the ledger, or are found in an application's own table. The run of an event rule *stands* for a
 //! while and takes them as they come (`run/events.rs`).
 //!
@@ -117,6 +121,11 @@
 //!   does not report what became of each in a bulk deletion. GCS and Azure go through opendal.
 //! - **A notification only wakes.** A source's table is looked at anew each time, a little way back upon a
 //!   notification and by the whole overlap at intervals, so nothing depends on who heard what.
+//! - **Notices are not leased, their recipient is locked.** One courier holds the recipient's lock, which vanishes with
+//!   its process, so nothing has to run out after a crash; what was told and not written down is told again, under
+//!   the same id. Lists go one after the other, single messages side by side, but for those about the same subject.
+//! - **Rows of a recipient's table are removed under a lock that holds wait for**: a hold that is placed returns when
+//!   all who had read the holds before are done (`ledger/lock.rs`).
 //! - **Who sends a receipt needs no token.** Its signature says whose it is, and is verified before anything is
 //!   parsed; what is not heeded is counted, and written down at most once a second (`http/receipts.rs`).
 //! - **A certificate adds up entries of the log**: what a batch owes each recipient, less what is completed or exempt.

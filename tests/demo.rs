@@ -402,6 +402,13 @@ fn filters() -> Vec<(&'static str, &'static str)> {
         // Batches follow the machine's pace; their entries are told by one.
         (r"(?m)^ *\d+  [\d-]* ?\d\d:\d\d:\d\d(?: UTC)? +(\w+) .*\n(?: {30}.*\n)*", "[entry] $1\n"),
         (r"(?:\[entry\] (?:run|batch)_\w+\n)+", "[entries of runs]\n"),
+        // So do messages, one for each batch.
+        (r"(?:\[entry\] notices_settled\n)+", "[entries of notices]\n"),
+        (r"(accepted|completed) +\d+  (signed)", "$1  [messages]  $2"),
+        (
+            r"newsletter: \d+ completed, by entry \d+",
+            "newsletter: [messages] completed, by entry [number]",
+        ),
         (r"(?m)^# .* what$", "[headings]"),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d(?::\d\d)?", "[date and time]"),
         (r"\d{4}-\d\d-\d\d", "[date]"),
