@@ -34,7 +34,7 @@ async fn crash_the_server(
         let mut command = house.place.command(&["run"]);
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         poll(&house.ledger, batches, |batches| batches > before).await;
-        tokio::time::sleep(Duration::from_micros(random.below(60_000))).await;
+        tokio::time::sleep(Duration::from_micros(random.below(400_000))).await;
         server.crash();
         in_a_run += u32::from(process.try_wait().unwrap().is_none());
         server.restart().await;
