@@ -21,9 +21,8 @@ use crate::house::House;
 use crate::support::tell;
 
 const EVENTS: usize = if cfg!(debug_assertions) { 100 } else { 1_000 };
-/// How far beyond the goal is taken for a defect. A process of several threads that asks two databases pays
-/// for a busy machine at each step, a bare one once: seen were 1.6 to 2.9 where four others kept two
-/// processors busy.
+/// How far beyond the goal is taken for a defect. The goal is not met: two quiet runs took six times as long. A process
+/// of several threads that asks two databases pays for a busy machine at each step, a bare one once.
 const SLACK: f64 = 10.0;
 /// About a hundred a second.
 const EVERY: Duration = Duration::from_millis(10);
