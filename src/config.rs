@@ -30,6 +30,7 @@ mod anonymizing;
 mod api;
 mod attachments;
 mod audit;
+mod backups;
 mod columns;
 mod diagnostic;
 mod environment;
@@ -51,6 +52,10 @@ mod text;
 mod urls;
 
 pub use api::{ApiConfig, TcpConfig};
+pub use backups::{
+    BackupConfig, BarmanCatalogue, BorgCatalogue, Catalogue, CommandCatalogue, PathsCatalogue,
+    PgBackRestCatalogue, Program, ResticCatalogue,
+};
 pub use diagnostic::{ConfigError, Diagnostic, Related};
 pub use environment::process_environment;
 pub use layers::InputFile;
@@ -87,6 +92,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// The registered stores.
     pub stores: BTreeMap<Name, StoreConfig>,
+    /// Sets of backups, and which stores they cover.
+    pub backups: BTreeMap<Name, BackupConfig>,
     /// Who is told of deletions.
     pub recipients: BTreeMap<Name, RecipientConfig>,
     /// The rules; each names a store that is in `stores`.
@@ -509,6 +516,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         daemon: daemon.unwrap_or_default(),
         audit,
         stores: known,
+        backups: BTreeMap::new(),
         recipients,
         rules,
         files,

@@ -67,6 +67,7 @@
 //! | [`breaker`] | whether a run may begin, or waits for approval |
 //! | [`notice`] | what recipients are told, and where that stands |
 //! | [`rule`] | a rule, and the cutoff of its retention |
+//! | [`residue`] | deleted records in backups: how long they live on |
 //! | [`hold`] | a legal hold: what it covers, when it ends |
 //! | [`config`] | files as people write them, made into valid rules and stores |
 //! | [`event`] | what an application says has happened, and which rules listen |
@@ -160,6 +161,7 @@ pub mod plan;
 pub mod propagate;
 pub mod publish;
 pub mod recipient;
+pub mod residue;
 pub mod rule;
 pub mod run;
 pub mod schedule;

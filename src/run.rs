@@ -314,7 +314,7 @@ impl Runner {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         match request.cause {
-            Cause::Command | Cause::Continuous => {
+            Cause::Command | Cause::Continuous | Cause::Replay => {
                 self.ledger.abandon_request(request, why, now).await
             }
             Cause::Slot | Cause::Restart | Cause::Event => Ok(()),

@@ -381,7 +381,7 @@ async fn a_newer_ledger_is_refused(place: Place) {
         let error = opened.unwrap_err();
         assert!(matches!(error, LedgerError::Newer { found: 7, known: 5, .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains("version 7") && text.contains("up to 5"), "{text}");
+        assert!(text.contains("version 7") && text.contains("up to 6"), "{text}");
     }
 }
 

@@ -14,8 +14,12 @@ use uuid::Uuid;
 
 use super::tree::Hash;
 use crate::notice;
-use crate::rule;
 use crate::types::Name;
+
+pub mod moment;
+mod words;
+
+pub use words::{ActionKind, Cause, HoldScope, RunEnd, RunMode};
 
 /// The longest entry in bytes: the limit of tlog-tiles, whose entries carry a 16-bit length.
 pub const MAX_BYTES: usize = 65_535;
@@ -249,6 +253,66 @@ pub enum Event {
     NoticesRetried { recipient: Name, notices: u64, by: String },
     /// What claimed to be a receipt of a recipient was not heeded: so many since the last entry that says so.
     ReceiptsRefused { recipient: Name, reason: Reason, receipts: u64 },
+    /// A set of backups is new, or covers other stores than before; `assumed` where it has no catalogue.
+    BackupSetAdded { backup: Name, stores: Vec<Name>, rotation: String, assumed: bool },
+    /// Somebody said that a set of backups is no more; `by` is their account. Their reason is in the ledger.
+    BackupSetForgotten { backup: Name, by: String },
+    /// The listing of a set failed, or proves nothing. Said once, until it is something else.
+    BackupsDoubted { backup: Name, reason: Reason },
+    /// A set is listed again.
+    BackupsListed { backup: Name, backups: u64 },
+    /// Somebody said that the next listing of a set may be much shorter; `by` is their account.
+    BackupsConfirmed { backup: Name, by: String },
+    /// What was deleted before this moment is in no backup of the set.
+    BackupsCleared {
+        backup: Name,
+        #[serde(with = "moment")]
+        before: Timestamp,
+    },
+    /// An older backup came to light: what was deleted from this moment on may be in the set.
+    BackupsReopened {
+        backup: Name,
+        #[serde(with = "moment")]
+        before: Timestamp,
+    },
+    /// A backup should have rotated away by this moment, and has not.
+    RotationStalled {
+        backup: Name,
+        #[serde(with = "moment")]
+        since: Timestamp,
+    },
+    /// The kept keys of records that were deleted before this moment are destroyed: no backup can bring the records back.
+    TombstonesDestroyed {
+        store: Name,
+        #[serde(with = "moment")]
+        before: Timestamp,
+        records: u64,
+    },
+    /// A store seems to have been restored: its rules are frozen.
+    RestoreNoticed {
+        store: Name,
+        evidence: Reason,
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "moment::optional")]
+        restored_to: Option<Timestamp>,
+    },
+    /// What was deleted from a store after the moment it was restored to is being deleted again; `by` is the account of
+    /// whoever said so. `records` were still known by their keys.
+    ReplayStarted {
+        store: Name,
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "moment::optional")]
+        restored_to: Option<Timestamp>,
+        records: u64,
+        by: String,
+    },
+    /// That is over: so many records were there again and are gone, so many were left.
+    ReplayFinished { store: Name, records: u64, left: u64 },
+    /// The rules of a store run again; `by` is the account of whoever said so, where it was not the replay.
+    StoreReleased {
+        store: Name,
+        reason: Reason,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
     /// The audit log goes on under another signing key; both are verifier keys.
     KeyRotated { previous: String, current: String },
     /// Nothing in the log can be tied to a record any more.
@@ -257,7 +321,7 @@ pub enum Event {
 
 impl Event {
     /// Every kind, in the order of the variants.
-    pub const KINDS: [&str; 33] = [
+    pub const KINDS: [&str; 46] = [
         "daemon_started",
         "daemon_stopped",
         "configuration_loaded",
@@ -289,6 +353,19 @@ impl Event {
         "notice_exempted",
         "notices_retried",
         "receipts_refused",
+        "backup_set_added",
+        "backup_set_forgotten",
+        "backups_doubted",
+        "backups_listed",
+        "backups_confirmed",
+        "backups_cleared",
+        "backups_reopened",
+        "rotation_stalled",
+        "tombstones_destroyed",
+        "restore_noticed",
+        "replay_started",
+        "replay_finished",
+        "store_released",
         "key_rotated",
         "commitment_key_destroyed",
     ];
@@ -327,6 +404,19 @@ impl Event {
             Event::NoticeExempted { .. } => "notice_exempted",
             Event::NoticesRetried { .. } => "notices_retried",
             Event::ReceiptsRefused { .. } => "receipts_refused",
+            Event::BackupSetAdded { .. } => "backup_set_added",
+            Event::BackupSetForgotten { .. } => "backup_set_forgotten",
+            Event::BackupsDoubted { .. } => "backups_doubted",
+            Event::BackupsListed { .. } => "backups_listed",
+            Event::BackupsConfirmed { .. } => "backups_confirmed",
+            Event::BackupsCleared { .. } => "backups_cleared",
+            Event::BackupsReopened { .. } => "backups_reopened",
+            Event::RotationStalled { .. } => "rotation_stalled",
+            Event::TombstonesDestroyed { .. } => "tombstones_destroyed",
+            Event::RestoreNoticed { .. } => "restore_noticed",
+            Event::ReplayStarted { .. } => "replay_started",
+            Event::ReplayFinished { .. } => "replay_finished",
+            Event::StoreReleased { .. } => "store_released",
             Event::KeyRotated { .. } => "key_rotated",
             Event::CommitmentKeyDestroyed {} => "commitment_key_destroyed",
         }
@@ -345,6 +435,19 @@ impl Event {
             | Event::HoldExpired { .. }
             | Event::NoticesRetried { .. }
             | Event::ReceiptsRefused { .. }
+            | Event::BackupSetAdded { .. }
+            | Event::BackupSetForgotten { .. }
+            | Event::BackupsDoubted { .. }
+            | Event::BackupsListed { .. }
+            | Event::BackupsConfirmed { .. }
+            | Event::BackupsCleared { .. }
+            | Event::BackupsReopened { .. }
+            | Event::RotationStalled { .. }
+            | Event::TombstonesDestroyed { .. }
+            | Event::RestoreNoticed { .. }
+            | Event::ReplayStarted { .. }
+            | Event::ReplayFinished { .. }
+            | Event::StoreReleased { .. }
             | Event::KeyRotated { .. }
             | Event::CommitmentKeyDestroyed {} => None,
             Event::HoldPlaced { rule, .. } | Event::PlanRefused { rule, .. } => rule.as_ref(),
@@ -382,7 +485,12 @@ impl Event {
             | Event::RunFinished { store, .. }
             | Event::RunObserved { store, .. }
             | Event::RunVerified { store, .. }
-            | Event::CertificateIssued { store, .. } => Some(store),
+            | Event::CertificateIssued { store, .. }
+            | Event::TombstonesDestroyed { store, .. }
+            | Event::RestoreNoticed { store, .. }
+            | Event::ReplayStarted { store, .. }
+            | Event::ReplayFinished { store, .. }
+            | Event::StoreReleased { store, .. } => Some(store),
             _ => None,
         }
     }
@@ -431,157 +539,6 @@ impl From<&'static str> for Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
-    }
-}
-
-/// A closed set of words, the same in the audit log and in the ledger's columns.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)+
-        }
-
-        impl $name {
-            /// The word for it.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $($name::$variant => $word,)+
-                }
-            }
-
-            /// What the word stands for.
-            pub fn from_word(word: &str) -> Option<Self> {
-                match word {
-                    $($word => Some($name::$variant),)+
-                    _ => None,
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-    };
-}
-
-words! {
-    /// What was done to records.
-    ActionKind {
-        /// They were deleted.
-        Delete = "delete",
-        /// Columns of theirs were changed.
-        Anonymize = "anonymize",
-    }
-}
-
-impl From<&rule::Action> for ActionKind {
-    fn from(action: &rule::Action) -> Self {
-        match action {
-            rule::Action::Delete => ActionKind::Delete,
-            rule::Action::Anonymize(_) => ActionKind::Anonymize,
-        }
-    }
-}
-
-words! {
-    /// Whether a run may change anything.
-    RunMode {
-        /// It only counts.
-        Observe = "observe",
-        /// It deletes or anonymizes.
-        Enforce = "enforce",
-    }
-}
-
-impl From<rule::Mode> for RunMode {
-    fn from(mode: rule::Mode) -> Self {
-        match mode {
-            rule::Mode::Observe => RunMode::Observe,
-            rule::Mode::Enforce => RunMode::Enforce,
-        }
-    }
-}
-
-words! {
-    /// What a legal hold covers.
-    HoldScope {
-        /// Whatever is about certain persons.
-        Subjects = "subjects",
-        /// Whatever a rule would take.
-        Rule = "rule",
-        /// Records of a table that meet a predicate.
-        Table = "table",
-        /// Everything in a store.
-        Store = "store",
-    }
-}
-
-words! {
-    /// Why a rule runs.
-    Cause {
-        /// Its schedule.
-        Slot = "slot",
-        /// Somebody's command.
-        Command = "command",
-        /// It runs whenever something falls due.
-        Continuous = "continuous",
-        /// An earlier run was interrupted.
-        Restart = "restart",
-        /// An application said that something is over.
-        Event = "event",
-    }
-}
-
-words! {
-    /// How a run ended.
-    RunEnd {
-        /// All that was due is gone.
-        Done = "done",
-        /// It was stopped between batches.
-        Stopped = "stopped",
-        /// An error ended it.
-        Failed = "failed",
-    }
-}
-
-/// Moments as RFC 3339 text in UTC with six digits of a second: always of one length, so that they
-/// sort as text.
-pub mod moment {
-    use jiff::Timestamp;
-    use jiff::fmt::temporal::DateTimePrinter;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
-
-    /// The moment as text, cut to microseconds.
-    pub fn to_text(moment: Timestamp) -> String {
-        PRINTER.timestamp_to_string(&moment)
-    }
-
-    /// The moment that a text names.
-    ///
-    /// # Errors
-    /// When it names none.
-    pub fn from_text(text: &str) -> Result<Timestamp, jiff::Error> {
-        text.parse()
-    }
-
-    pub(super) fn serialize<S: Serializer>(
-        moment: &Timestamp,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&to_text(*moment))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Timestamp, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        from_text(&text).map_err(serde::de::Error::custom)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::keys::Keys;
 const VERSIONS: &str = "ledger_version";
 
 /// The version that this program makes and understands.
-const KNOWN: i64 = 5;
+const KNOWN: i64 = 6;
 
 /// Each migration's name, and its text for SQLite and for PostgreSQL; the first brings version 1.
 const MIGRATIONS: [(&str, &str, &str); 5] = [

@@ -195,9 +195,75 @@ pub(super) fn describe(event: &Event) -> String {
         Event::ReceiptsRefused { recipient, reason, receipts } => {
             format!("{} as from {recipient}: {reason}", output::number(*receipts))
         }
+        Event::BackupSetAdded { .. }
+        | Event::BackupSetForgotten { .. }
+        | Event::BackupsDoubted { .. }
+        | Event::BackupsListed { .. }
+        | Event::BackupsConfirmed { .. }
+        | Event::BackupsCleared { .. }
+        | Event::BackupsReopened { .. }
+        | Event::RotationStalled { .. }
+        | Event::TombstonesDestroyed { .. }
+        | Event::RestoreNoticed { .. }
+        | Event::ReplayStarted { .. }
+        | Event::ReplayFinished { .. }
+        | Event::StoreReleased { .. } => describe_backups(event),
         Event::KeyRotated { current, .. } => {
             format!("to {}", current.rsplit_once('+').map_or(&**current, |(name, _)| name))
         }
         Event::CommitmentKeyDestroyed {} => "no entry can be tied to a record any more".to_owned(),
     }
+}
+
+/// The same of what has to do with backups.
+fn describe_backups(event: &Event) -> String {
+    match event {
+        Event::BackupSetAdded { backup, rotation, assumed, .. } => {
+            let how = if *assumed { "by its declared rotation alone" } else { "by its catalogue" };
+            format!("{backup}: rotates after {rotation}, known {how}")
+        }
+        Event::BackupSetForgotten { backup, by } => format!("{backup}, by {by}"),
+        Event::BackupsDoubted { backup, reason } => format!("{backup}: {reason}"),
+        Event::BackupsListed { backup, backups } => {
+            format!("{backup}: {} backups", output::number(*backups))
+        }
+        Event::BackupsConfirmed { backup, by } => format!("{backup}: as it is now, says {by}"),
+        Event::BackupsCleared { backup, before } => {
+            format!("{backup} is free of what was deleted before {}", minute(*before))
+        }
+        Event::BackupsReopened { backup, before } => {
+            format!("{backup} reaches back to {} again", minute(*before))
+        }
+        Event::RotationStalled { backup, since } => {
+            format!("{backup} since {}", minute(*since))
+        }
+        Event::TombstonesDestroyed { before, records, .. } => format!(
+            "keys of {} that were deleted before {}",
+            output::records(*records),
+            minute(*before)
+        ),
+        Event::RestoreNoticed { evidence, restored_to, .. } => {
+            let to = restored_to.map(|to| format!(", to about {}", minute(to)));
+            format!("{evidence}{}: its rules are frozen", to.unwrap_or_default())
+        }
+        Event::ReplayStarted { restored_to, records, by, .. } => {
+            let since = restored_to.map_or_else(
+                || "all that is known".to_owned(),
+                |to| format!("since {}", minute(to)),
+            );
+            format!("{since}: {}, by {by}", output::records(*records))
+        }
+        Event::ReplayFinished { records, left, .. } => {
+            format!("{} gone again, {} left", output::records(*records), output::number(*left))
+        }
+        Event::StoreReleased { reason, by, .. } => {
+            let by = by.as_ref().map(|by| format!(", by {by}"));
+            format!("{reason}{}", by.unwrap_or_default())
+        }
+        _ => String::new(),
+    }
+}
+
+fn minute(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
