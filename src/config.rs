@@ -161,6 +161,8 @@ pub struct TablesConfig {
     pub read_only_url: Option<Secret>,
     /// A URL of a replica, where deletions are looked for again after a run.
     pub replica_url: Option<Secret>,
+    /// The table in which expunged keeps a number that only grows, so that a restore shows.
+    pub marker: Option<TableName>,
     /// How long opening a connection may take; 10 seconds by default.
     pub connect_timeout: Duration,
 }

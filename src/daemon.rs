@@ -481,6 +481,7 @@ impl Daemon {
                     RunError::Store(_) => "the store failed",
                     RunError::Clock(_) => "the clock is in doubt",
                     RunError::AttachmentsStay { .. } => "what belongs to records stays",
+                    RunError::Frozen { .. } => "its store is frozen",
                     RunError::Surge { .. } => "far more fell due than when the run began",
                     RunError::Unresolved { .. } | RunError::RuleChanged { .. } => {
                         "an interrupted run is not resolved yet"

@@ -30,6 +30,7 @@ mod place;
 mod prove;
 mod reports;
 mod requests;
+mod restores;
 pub(crate) mod row;
 mod rules;
 mod runs;
@@ -37,6 +38,7 @@ mod schema;
 mod sources;
 mod steps;
 mod together;
+mod tombstones;
 mod verifications;
 mod verify;
 
@@ -55,8 +57,10 @@ use place::Place;
 pub use prove::Taken;
 pub use reports::RunReport;
 pub use requests::Request;
+pub use restores::{Frozen, Watch};
 pub use rules::{Loaded, RuleChange, RuleState};
 pub use runs::{Finish, LastRun, Outcome, Run, Settlement, Start};
+pub use tombstones::{Tombstone, Tombstones};
 
 /// Connections to the ledger; a rule that runs needs one more of its own on PostgreSQL.
 const MAX_CONNECTIONS: u32 = 8;

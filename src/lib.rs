@@ -68,6 +68,7 @@
 //! | [`notice`] | what recipients are told, and where that stands |
 //! | [`rule`] | a rule, and the cutoff of its retention |
 //! | [`residue`] | deleted records in backups: how long they live on |
+//! | [`restore`] | whether a store was restored: what a look at it tells |
 //! | [`hold`] | a legal hold: what it covers, when it ends |
 //! | [`config`] | files as people write them, made into valid rules and stores |
 //! | [`event`] | what an application says has happened, and which rules listen |
@@ -162,6 +163,7 @@ pub mod propagate;
 pub mod publish;
 pub mod recipient;
 pub mod residue;
+pub mod restore;
 pub mod rule;
 pub mod run;
 pub mod schedule;

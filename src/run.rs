@@ -13,29 +13,27 @@ mod execution;
 mod holds;
 mod prepare;
 mod readback;
+mod recovery;
+mod restores;
 mod sources;
 mod underway;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::audit::entry::{Cause, RunEnd};
+use crate::audit::entry::Cause;
 use crate::breaker::{self, Trip};
-use crate::clock::{Jump, Stopwatch, Watch};
+use crate::clock::{self, Jump, Stopwatch, Watch};
 use crate::fault;
 use crate::hold::Holds;
-use crate::ledger::{
-    Approval, Finish, Intended, Ledger, LedgerError, OpenBatch, Outcome, Permission, Request,
-    RuleLock, Run, Start,
-};
+use crate::ledger::{Approval, Ledger, LedgerError, Permission, Request, RuleLock, Start};
 use crate::plan::{Plan, Sample, Verification};
 use crate::rule::{Mode, Rule};
-use crate::store::sql::{Access, Bounds, Interrupted, Resolution, SurveyDepth};
+use crate::store::sql::{Access, Bounds, SurveyDepth};
 use crate::store::{Left, StoreError, Stores};
 use crate::types::Name;
 
@@ -47,14 +45,13 @@ use events::EventRun;
 use execution::Execution;
 use prepare::{Prepared, Refusal};
 use readback::Taken;
+use restores::LookError;
 use underway::Underway;
 
 pub use events::{Call, Inboxes};
 pub use holds::{Coverage, Extent, Held, HoldError, InForce};
+pub use recovery::Recovered;
 pub use sources::{Depth, Sources};
-
-/// How long a store may take to end the transaction of a process that died.
-const RESOLVE_WITHIN: Duration = Duration::from_mins(1);
 
 /// What a run needs.
 #[derive(Clone, Debug)]
@@ -186,6 +183,14 @@ pub enum RunError {
         /// Until when the store refuses to delete one, where it does.
         until: Option<Timestamp>,
     },
+    /// A store seems to have been restored.
+    #[error(
+        "store `{store}` seems to have been restored while the rule ran: see `expunged replay {store}`"
+    )]
+    Frozen {
+        /// The store.
+        store: Name,
+    },
     /// The clock was set while the run was under way.
     #[error(transparent)]
     Clock(#[from] Jump),
@@ -211,17 +216,6 @@ fn in_words(until: Option<Timestamp>) -> String {
     until
         .map(|until| format!(", blocked until {}", until.strftime("%Y-%m-%d %H:%M UTC")))
         .unwrap_or_default()
-}
-
-/// What was found and settled of runs whose process died.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Recovered {
-    /// Runs that had not ended.
-    pub runs: u64,
-    /// Batches that had been carried out.
-    pub done: u64,
-    /// Batches that had not.
-    pub undone: u64,
 }
 
 /// Decides what a rule would do now, heeding the holds that are in force then. Touches nothing: the
@@ -340,19 +334,9 @@ impl Runner {
         if !self.ledger.is_open(request).await? {
             return Ok(result(rule, RunState::Busy, watch));
         }
-        match self.recover_locked(rule, now).await {
-            Ok(_) => {}
-            Err(RunError::Ledger(error)) => return Err(error),
-            Err(error) => {
-                let refusal = Refusal::new("an earlier run could not be resolved", &error);
-                return self.refuse(rule, request, refusal, now, watch).await;
-            }
-        }
-        let held = match self.held().await {
+        let held = match self.clear_the_way(rule, now).await? {
             Ok(held) => held,
-            Err(error) => {
-                return self.refuse(rule, request, Refusal::no_holds(&error), now, watch).await;
-            }
+            Err(refusal) => return self.refuse(rule, request, refusal, now, watch).await,
         };
         if rule.mode == Mode::Observe {
             return match plan(rule, &self.stores, &held.holds, now, 0, None).await {
@@ -391,9 +375,15 @@ impl Runner {
                 }
             }
         };
+        if prepared.due > 0
+            && let Err(error) = self.mark_stores(rule, now).await
+        {
+            let refusal = Refusal::new("the store's marker could not be written", &error);
+            return self.refuse(rule, request, refusal, now, watch).await;
+        }
         let run = self.ledger.start_run(request, rule, &start, now).await?;
         fault::point("run.started");
-        Execution {
+        let ended = Execution {
             runner: self,
             rule,
             run,
@@ -415,7 +405,35 @@ impl Runner {
             intended: 0,
         }
         .carry_out(errand, watch)
-        .await
+        .await?;
+        // A backup that was begun before now lacks what was taken last: by its marker it is an older one.
+        if ended.records > 0
+            && let Err(error) = self.mark_stores(rule, clock::now()).await
+        {
+            tracing::warn!(rule = %rule.name, %error, "the store's marker could not be written after the run");
+        }
+        Ok(ended)
+    }
+
+    /// Resolves what an earlier run left behind, looks whether a store was restored, and reads the legal holds.
+    async fn clear_the_way(
+        &self,
+        rule: &Rule,
+        now: Timestamp,
+    ) -> Result<Result<Held, Refusal>, LedgerError> {
+        match self.recover_locked(rule, now).await {
+            Ok(_) => {}
+            Err(RunError::Ledger(error)) => return Err(error),
+            Err(error) => {
+                return Ok(Err(Refusal::new("an earlier run could not be resolved", &error)));
+            }
+        }
+        match self.look_before(rule, now).await {
+            Ok(()) => {}
+            Err(LookError::Ledger(error)) => return Err(error),
+            Err(LookError::Refused(refusal)) => return Ok(Err(refusal)),
+        }
+        Ok(self.held().await.map_err(|error| Refusal::no_holds(&error)))
     }
 
     /// Asks the circuit breakers, and where one objects whether somebody approved. Says, too, whether
@@ -486,158 +504,6 @@ impl Runner {
             remaining: Some(plan.due),
             ..result(rule, RunState::Observed, watch)
         })
-    }
-
-    /// Resolves what runs of a rule left behind when their process died, if nobody is running it.
-    ///
-    /// # Errors
-    /// When the ledger or the store cannot be asked; what is open stays open.
-    pub async fn recover(&self, rule: &Rule, now: Timestamp) -> Result<Recovered, RunError> {
-        let Some(lock) = self.ledger.lock_rule(&rule.name).await? else {
-            return Ok(Recovered::default());
-        };
-        let recovered = self.recover_locked(rule, now).await;
-        lock.release().await.ok();
-        recovered
-    }
-
-    /// Resolves what was left behind, closes its requests, and leaves one of its own to run the rule
-    /// again. `None` when nothing was left, or somebody is running the rule.
-    ///
-    /// # Errors
-    /// As for [`Runner::recover`].
-    pub async fn take_over(
-        &self,
-        rule: &Rule,
-        now: Timestamp,
-    ) -> Result<Option<Request>, RunError> {
-        let Some(lock) = self.ledger.lock_rule(&rule.name).await? else { return Ok(None) };
-        let taken = self.take_over_locked(rule, now).await;
-        lock.release().await.ok();
-        taken
-    }
-
-    /// The new request comes first: whoever dies in what follows leaves it to the next.
-    async fn take_over_locked(
-        &self,
-        rule: &Rule,
-        now: Timestamp,
-    ) -> Result<Option<Request>, RunError> {
-        let left = self.ledger.open_requests().await?;
-        let left: Vec<_> = left.into_iter().filter(|request| request.rule == rule.name).collect();
-        if left.is_empty() && self.ledger.open_runs(&rule.name).await?.is_empty() {
-            return Ok(None);
-        }
-        if !left.is_empty() && left.iter().all(|request| request.planned) {
-            // Whoever applied the plan applies it again; nobody goes on with whatever is due.
-            self.recover_locked(rule, now).await?;
-            for old in &left {
-                self.ledger.abandon_request(old, "its saved plan was interrupted", now).await?;
-            }
-            return Ok(None);
-        }
-        let request = self.ledger.request(&rule.name, Cause::Restart, now).await?;
-        fault::point("recovery.requested");
-        if let Err(error) = self.recover_locked(rule, now).await {
-            // The open run has it tried again; the requests of many tries would only pile up.
-            let why = "what was left behind could not be resolved";
-            self.ledger.abandon_request(&request, why, now).await.ok();
-            return Err(error);
-        }
-        for old in &left {
-            self.ledger.abandon_request(old, "another request took its place", now).await?;
-        }
-        fault::point("recovery.closed");
-        Ok(Some(request))
-    }
-
-    /// The caller holds the rule's lock, so an open run is nobody's.
-    async fn recover_locked(&self, rule: &Rule, now: Timestamp) -> Result<Recovered, RunError> {
-        let mut recovered = Recovered::default();
-        for mut run in self.ledger.open_runs(&rule.name).await? {
-            recovered.runs += 1;
-            run.pseudonymized = rule.action.pseudonymized_columns();
-            // What cannot have happened is damage: nothing is concluded from it.
-            self.ledger.replay(&run).await?;
-            let open = self.ledger.open_batches(&run).await?;
-            let is_other =
-                |open: &OpenBatch| !run.can_be_resolved_by(rule, &open.intended.tellings);
-            if open.iter().any(is_other) {
-                return Err(RunError::RuleChanged { rule: rule.name.clone() });
-            }
-            for batch in open {
-                let (outcome, taken) =
-                    self.resolve(rule, &run, batch.intended, batch.transaction_id).await?;
-                fault::point("recovery.resolved");
-                self.ledger.settle(&run, batch.id, &taken, outcome, now).await?;
-                fault::point("recovery.settled");
-                match outcome {
-                    Outcome::Done => recovered.done += 1,
-                    Outcome::Undone(_) => recovered.undone += 1,
-                }
-            }
-            let finish = Finish {
-                state: RunEnd::Failed,
-                remaining: None,
-                reason: Some("its process ended before it did"),
-                error: Some("interrupted: its process ended before it did".to_owned()),
-                now,
-            };
-            self.ledger.finish_run(&run, finish).await?;
-            fault::point("recovery.finished");
-            tracing::warn!(rule = %rule.name, run = %run.id, ?recovered, "resolved an interrupted run");
-        }
-        Ok(recovered)
-    }
-
-    /// Asks the store what became of a batch, and waits while it does not know itself; says what of it was
-    /// taken.
-    async fn resolve(
-        &self,
-        rule: &Rule,
-        run: &Run,
-        intended: Intended,
-        transaction_id: Option<String>,
-    ) -> Result<(Outcome, Intended), RunError> {
-        let store = self.stores.get(&run.store, Access::ReadWrite)?;
-        // Who is told stands in the intent; whom the rule tells by now is nothing to this batch.
-        let rule = &Rule { tellings: Vec::new(), ..rule.clone() };
-        let target = store.target(rule).await?;
-        let interrupted = Interrupted {
-            keys: intended.keys.clone(),
-            identities: intended.identities.clone(),
-            transaction_id,
-        };
-        let watch = Stopwatch::start();
-        loop {
-            match store.resolve(&target, &interrupted).await {
-                Ok(Resolution::Done) => return Ok((Outcome::Done, intended)),
-                Ok(Resolution::Undone) => return self.undone(intended).await,
-                Ok(Resolution::Partly(gone)) if gone.is_empty() => {
-                    return Ok((Outcome::Undone("none of it was deleted"), intended));
-                }
-                // What is left of it is due, and the next run's.
-                Ok(Resolution::Partly(gone)) => return Ok((Outcome::Done, intended.only(&gone))),
-                Ok(Resolution::InProgress) => {}
-                Err(error) if error.is_transient() => {}
-                Err(error) => return Err(error.into()),
-            }
-            if watch.elapsed() > RESOLVE_WITHIN {
-                return Err(RunError::Unresolved { rule: rule.name.clone() });
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-}
-
-impl Runner {
-    /// The records of a batch are there. What belonged to them may be gone nevertheless.
-    async fn undone(&self, intended: Intended) -> Result<(Outcome, Intended), RunError> {
-        let gone = attachments::gone(&self.stores, &intended.attached).await?;
-        if gone.is_empty() {
-            return Ok((Outcome::Undone("the store rolled it back"), intended));
-        }
-        Ok((Outcome::Done, Intended { attached: gone, ..Intended::default() }))
     }
 }
 

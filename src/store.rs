@@ -13,6 +13,7 @@ mod paths;
 mod readback;
 mod registry;
 pub mod search;
+mod sight;
 pub mod sql;
 mod tables;
 
@@ -34,7 +35,8 @@ pub use batch::{Batch, Committed, Effected, Left, LockedBatch, Walk, make_last};
 pub use error::{StoreError, explain};
 pub use paths::{PathTarget, kept_by, path_of};
 pub use registry::Stores;
-pub use sql::{Access, Explained};
+pub use sight::PathsAgain;
+pub use sql::{Access, Again, Explained};
 pub use tables::{Removed, Tables};
 
 /// So many files are taken at once.

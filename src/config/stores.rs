@@ -5,12 +5,12 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::diagnostic::Problem;
-use super::reader::{Context, Located, Reader, quoted};
+use super::reader::{Context, Located, Reader, Wrong, quoted};
 use super::secret::PlainUrl;
 use super::text::{Place, Table};
 use super::{FilesConfig, ObjectsConfig, Secret, Service, StoreConfig, System, TablesConfig, urls};
 use crate::rule::{Dialect, StoreKind};
-use crate::types::Name;
+use crate::types::{Name, TableName};
 
 /// What expunged keeps for itself, and no store may reach.
 pub(super) struct Own {
@@ -25,7 +25,7 @@ pub(super) struct Own {
 }
 
 /// Keys that only some kinds of store have.
-const OF_TABLES: [&str; 4] = ["url", "read_only_url", "replica_url", "connect_timeout"];
+const OF_TABLES: [&str; 5] = ["url", "read_only_url", "replica_url", "marker", "connect_timeout"];
 const OF_FILES: [&str; 4] = ["root", "cross_mounts", "remove_empty_folders", "report_open_files"];
 const OF_OBJECTS: [&str; 9] = [
     "service",
@@ -120,6 +120,9 @@ fn tables(reader: &mut Reader<'_>, dialect: Option<Dialect>, own: &Own) -> Optio
     let url = urls::read(reader, "url", dialects);
     let read_only_url = urls::read(reader, "read_only_url", dialects);
     let replica_url = urls::read(reader, "replica_url", dialects);
+    let marker = reader.parsed("marker", "\"expunged_marker\"", |text| {
+        text.parse::<TableName>().map_err(|error| Wrong::new(error.to_string()))
+    });
     let connect_timeout = timeout(reader, "connect_timeout", "\"10 seconds\"");
     if let (Some(url), Some(ledger)) = (&url, &own.ledger)
         && url.value == ledger.value
@@ -133,6 +136,7 @@ fn tables(reader: &mut Reader<'_>, dialect: Option<Dialect>, own: &Own) -> Optio
         url: url?.value,
         read_only_url: read_only_url.map(|url| url.value),
         replica_url: replica_url.map(|url| url.value),
+        marker: marker.map(|marker| marker.value),
         connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(10)),
     })
 }

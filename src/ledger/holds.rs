@@ -13,7 +13,9 @@ use uuid::Uuid;
 use super::error::Doing;
 use super::row::{Columns, to_integer};
 use super::steps::standing;
-use super::{Intended, Ledger, LedgerError, Run, Transaction, audit, commit, intent, to_text};
+use super::{
+    Intended, Ledger, LedgerError, Run, Transaction, audit, commit, intent, restores, to_text,
+};
 use crate::audit::entry::HoldScope;
 use crate::audit::{Entry, Event};
 use crate::clock;
@@ -305,6 +307,14 @@ impl Gate {
         self.epoch
     }
 
+    /// Of some stores one that is frozen, where one is: freezing a store raises the epoch as holds do.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn frozen_of(&mut self, stores: &[&Name]) -> Result<Option<Name>, LedgerError> {
+        restores::frozen_of(&mut self.tx, stores).await
+    }
+
     /// The holds that came into force after an epoch and have not ended.
     ///
     /// # Errors
@@ -363,7 +373,7 @@ pub(super) async fn epoch(tx: &mut Transaction<'_>, lock: Lock) -> Result<u64, L
 }
 
 /// Raises the epoch and locks it. Intents that were being written are waited for.
-async fn raise(tx: &mut Transaction<'_>) -> Result<u64, LedgerError> {
+pub(super) async fn raise(tx: &mut Transaction<'_>) -> Result<u64, LedgerError> {
     let raised = sqlx::query("UPDATE hold_epoch SET epoch = epoch + 1 WHERE id = 1");
     raised.execute(&mut **tx).await.doing(WRITING)?;
     epoch(tx, Lock::None).await

@@ -31,6 +31,8 @@ pub struct Intended {
     /// Of each record, the values that they are told, in the order of [`notice::told`]; nothing where
     /// nobody is told.
     pub told: Vec<Vec<Option<String>>>,
+    /// Whether events named the records, so that they go whatever their age.
+    pub by_event: bool,
 }
 
 /// A file or object that belongs to a record.
@@ -62,6 +64,8 @@ pub struct OpenBatch {
 const MORE: u8 = 1;
 /// Begins an intent that holds what recipients are told as well.
 const TELLS: u8 = 2;
+/// Comes before all else where events named the records.
+const BY_EVENT: u8 = 3;
 /// Stands for the length of a value that there is not.
 const NOTHING: usize = u32::MAX as usize;
 
@@ -76,10 +80,14 @@ impl Intended {
     pub fn only(&self, places: &[usize]) -> Intended {
         Intended {
             keys: places.iter().filter_map(|place| self.keys.get(*place).cloned()).collect(),
-            identities: Vec::new(),
+            identities: places
+                .iter()
+                .filter_map(|place| self.identities.get(*place).cloned())
+                .collect(),
             attached: self.attached.clone(),
             tellings: self.tellings.clone(),
             told: places.iter().filter_map(|place| self.told.get(*place).cloned()).collect(),
+            by_event: self.by_event,
         }
     }
 
@@ -101,8 +109,11 @@ impl Intended {
         Commitments::new(records.chain(attached).collect())
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        if self.by_event {
+            out.push(BY_EVENT);
+        }
         let tells = !self.tellings.is_empty();
         if tells || !self.identities.is_empty() || !self.attached.is_empty() {
             out.push(if tells { TELLS } else { MORE });
@@ -135,9 +146,16 @@ impl Intended {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Option<Intended> {
-        let mut rest = bytes;
+    pub(super) fn decode(bytes: &[u8]) -> Option<Intended> {
         let mut intended = Intended::default();
+        let bytes = match bytes.split_first() {
+            Some((&BY_EVENT, rest)) => {
+                intended.by_event = true;
+                rest
+            }
+            _ => bytes,
+        };
+        let mut rest = bytes;
         if let Some((&kind @ (MORE | TELLS), more)) = bytes.split_first() {
             rest = more;
             for _ in 0..number(&mut rest)? {
@@ -350,6 +368,7 @@ mod tests {
             attached in prop::collection::vec(("[a-z]{1,9}", ".{0,9}", ".{0,9}", ".{0,9}"), 0..4),
             tellings in prop::collection::vec(telling(), 0..3),
             values in prop::collection::vec(prop::option::of(".{0,9}"), 0..24),
+            by_event in any::<bool>(),
         ) {
             let columns = notice::told(&tellings).len();
             let told = values.chunks_exact(columns.max(1)).map(<[_]>::to_vec);
@@ -366,6 +385,7 @@ mod tests {
                 attached: attached.collect(),
                 tellings,
                 told,
+                by_event,
             };
             prop_assert_eq!(Intended::decode(&intended.encode()), Some(intended));
         }

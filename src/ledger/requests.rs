@@ -222,7 +222,7 @@ pub(super) async fn close_stopped(
 ) -> Result<(), LedgerError> {
     sqlx::query(
         "UPDATE request SET state = 'done', closed_at = $1 WHERE id = $2 AND state IN ('pending', 'claimed') \
-         AND (cause = 'command' OR NOT EXISTS (SELECT 1 FROM rule_state WHERE rule_state.rule = request.rule))",
+         AND (cause IN ('command', 'replay') OR NOT EXISTS (SELECT 1 FROM rule_state WHERE rule_state.rule = request.rule))",
     )
     .bind(to_text(now))
     .bind(request.to_string())

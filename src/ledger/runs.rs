@@ -4,6 +4,9 @@
 //! exactly once: whoever comes second changes nothing and records nothing. Each step is taken through
 //! [`crate::transition::next`], with the run's row locked.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -13,6 +16,7 @@ use super::notices::Drafts;
 use super::row::{Columns, to_integer};
 use super::steps::{Standing, standing, step};
 use super::together::Writing;
+use super::tombstones::{self, Tombs};
 use super::{
     Intended, Ledger, LedgerError, Request, Transaction, approvals, audit, commit, requests,
     to_text,
@@ -51,6 +55,8 @@ pub struct Run {
     pub cutoff: Timestamp,
     /// The moment of its decision.
     pub started_at: Timestamp,
+    /// The stores that sets of backups cover: what it takes from them may come back.
+    pub covered: Arc<BTreeSet<Name>>,
 }
 
 impl Run {
@@ -115,6 +121,7 @@ pub(super) struct Prepared {
     commitments: Option<Commitments>,
     events: Vec<String>,
     notices: Drafts,
+    tombs: Tombs,
     at: Timestamp,
 }
 
@@ -184,6 +191,7 @@ impl Ledger {
             _ => None,
         };
         let mut tx = self.begin().await?;
+        run.covered = Arc::new(tombstones::covered(&mut tx).await?);
         insert_run(&mut tx, &run, rule, Step::Start).await?;
         sqlx::query("UPDATE run SET plan = $1 WHERE id = $2")
             .bind(&plan)
@@ -324,8 +332,12 @@ impl Ledger {
             Outcome::Done => Drafts::of(&self.keys, &taken.tellings, &taken.values()),
             Outcome::Undone(_) => Drafts::default(),
         };
+        let tombs = match outcome {
+            Outcome::Done => Tombs::of(&self.keys, run, batch, taken),
+            Outcome::Undone(_) => Tombs::default(),
+        };
         let (records, events) = (taken.keys.len() as u64, events.to_vec());
-        Prepared { batch, outcome, records, attachments, commitments, events, notices, at }
+        Prepared { batch, outcome, records, attachments, commitments, events, notices, tombs, at }
     }
 
     /// Writes outcomes of a run that stands so, each once: the one function that does. Gives how many of
@@ -362,6 +374,7 @@ impl Ledger {
             forget_in(tx, &run.rule, &one.events).await?;
             taken += if end == BatchEnd::Done { one.records } else { 0 };
             one.notices.write(tx, run, one.batch, one.at).await?;
+            one.tombs.write(tx, run, one.batch, one.at).await?;
             settled_here += 1;
             entries.push(Entry { at: one.at, event: one.event(run) });
             for (recipient, notices) in one.notices.exempt() {
@@ -438,6 +451,10 @@ impl Ledger {
         .fetch_all(&mut *tx)
         .await
         .doing("reading open runs")?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let covered = Arc::new(tombstones::covered(&mut tx).await?);
         rows.iter()
             .map(|row| {
                 Ok(Run {
@@ -451,6 +468,7 @@ impl Ledger {
                     pseudonymized: Vec::new(),
                     cutoff: row.moment("cutoff")?,
                     started_at: row.moment("started_at")?,
+                    covered: covered.clone(),
                 })
             })
             .collect()
@@ -469,6 +487,7 @@ fn new_run(request: Uuid, rule: &Rule, now: Timestamp) -> Run {
         pseudonymized: rule.action.pseudonymized_columns(),
         cutoff: rule.cutoff(now),
         started_at: now,
+        covered: Arc::default(),
     }
 }
 

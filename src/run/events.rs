@@ -169,6 +169,8 @@ pub(super) struct EventRun {
     pub(super) source_failed: Option<RunError>,
     /// Events that could not be worked off.
     pub(super) waiting: u64,
+    /// Whether what is being taken is what events name.
+    pub(super) name_it: bool,
 }
 
 /// What a look has found, and what was wrong with one of the sources.
@@ -299,7 +301,9 @@ impl Execution<'_> {
     pub(super) async fn take_events(&mut self, stands: bool) -> Result<Ended, RunError> {
         let by_age = self.prepared.target.clone();
         self.prepared.target = by_age.clone().by_event();
+        self.events.name_it = true;
         let ended = self.work_off_events(stands).await;
+        self.events.name_it = false;
         // What took effect gets its outcome, also after a failure.
         let flushed = self.flush().await;
         self.prepared.target = by_age;

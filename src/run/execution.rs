@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::attachments::{self, Stuck, Taking};
 use super::events::EventRun;
 use super::readback::Taken;
+use super::restores::taken_from;
 use super::underway::{Begun, Underway};
 use super::{Errand, Prepared, Progress, RunError, RunResult, RunState, Runner, result};
 use crate::anonymize::{Strategy, Wanted, replacement};
@@ -203,6 +204,7 @@ impl Execution<'_> {
             ended,
             Ok(_)
                 | Err(RunError::Store(_)
+                    | RunError::Frozen { .. }
                     | RunError::Clock(_)
                     | RunError::Surge { .. }
                     | RunError::AttachmentsStay { .. })
@@ -292,6 +294,11 @@ impl Execution<'_> {
         // Before others wait, and because whoever placed it waits for older batches.
         self.flush().await?;
         let mut gate = self.runner.ledger.gate().await?;
+        // Freezing a store has batches taken again as holds do: this is where they learn of it.
+        let stores: Vec<_> = taken_from(self.rule).into_iter().collect();
+        if let Some(store) = gate.frozen_of(&stores).await? {
+            return Err(RunError::Frozen { store });
+        }
         let Prepared { store, target, held, .. } = &mut self.prepared;
         held.holds.extend(gate.holds_since(&self.runner.ledger, held.epoch).await?);
         store.hold_back(target, self.rule, &held.holds).await?;
@@ -445,6 +452,7 @@ impl Execution<'_> {
             keys: batch.keys.clone(),
             identities: batch.identities.clone(),
             attached: attached.named(),
+            by_event: self.events.name_it,
         };
         let transaction_id = batch.transaction_id.clone();
         let id = match self.intend(&intended, transaction_id.as_deref(), gate).await {
@@ -470,7 +478,8 @@ impl Execution<'_> {
             } else {
                 Outcome::Done
             };
-            let taken = Intended { attached: gone, ..Intended::default() };
+            let by_event = intended.by_event;
+            let taken = Intended { attached: gone, by_event, ..Intended::default() };
             self.runner.ledger.settle(&self.run, id, &taken, outcome, clock::now()).await?;
             return Err(error);
         }
@@ -507,6 +516,7 @@ fn in_log_words(error: &RunError) -> &'static str {
         RunError::Clock(_) => "the clock jumped",
         RunError::Ledger(_) => "the ledger failed",
         RunError::AttachmentsStay { .. } => "what belongs to its records could not be deleted",
+        RunError::Frozen { .. } => "its store seems to have been restored",
         RunError::Unresolved { .. } | RunError::RuleChanged { .. } => {
             "a batch could not be resolved"
         }

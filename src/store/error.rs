@@ -108,6 +108,31 @@ pub enum StoreError {
         /// Why not.
         why: String,
     },
+    /// The table of the marker is not as it has to be.
+    #[error(
+        "store `{store}`: the table {table} cannot hold the marker: it has no column `{column}`; make it by `CREATE TABLE \
+         {table} (id integer PRIMARY KEY, number bigint NOT NULL, written_at text NOT NULL)`"
+    )]
+    Marker {
+        /// The store.
+        store: Name,
+        /// The table.
+        table: TableName,
+        /// What it lacks.
+        column: &'static str,
+    },
+    /// There is no table for the marker.
+    #[error(
+        "store `{store}`: there is no table {table} for the marker that its user can see: make it by `CREATE TABLE {table} \
+         (id integer PRIMARY KEY, number bigint NOT NULL, written_at text NOT NULL)` and let the url's user SELECT, INSERT \
+         and UPDATE, or take `marker` out of the configuration"
+    )]
+    NoMarkerTable {
+        /// The store.
+        store: Name,
+        /// The table.
+        table: TableName,
+    },
     /// Rows changed between looking and acting; try again.
     #[error("store `{store}`: rows changed while a batch was at work")]
     Moved {

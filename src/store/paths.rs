@@ -28,6 +28,16 @@ impl PathTarget {
         PathTarget { paths: paths.clone(), kept: Vec::new(), told }
     }
 
+    /// The templates.
+    pub(super) fn templates(&self) -> &[Template] {
+        &self.paths.templates
+    }
+
+    /// What legal holds keep.
+    pub(super) fn kept(&self) -> &[Kept] {
+        &self.kept
+    }
+
     /// What recipients are told of these files or objects: what stands in their paths in place of each
     /// placeholder that is told, by the first template that means the path and has it. Nothing where
     /// nobody is told.

@@ -42,6 +42,13 @@ impl Stores {
         self.configured.get(name).ok_or_else(|| StoreError::NoStore { store: name.clone() })
     }
 
+    /// The stores that are to have a marker.
+    pub fn with_markers(&self) -> impl Iterator<Item = &Name> {
+        let has_marker =
+            |store: &&StoreConfig| store.tables().is_some_and(|tables| tables.marker.is_some());
+        self.configured.values().filter(has_marker).map(|store| &store.name)
+    }
+
     /// A store for reading or for acting. For reading, a database's read-only URL is used where it has
     /// one, and the session cannot write in any case.
     ///

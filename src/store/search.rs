@@ -106,6 +106,12 @@ impl Search {
         Search { templates, age, kept: Vec::new() }
     }
 
+    /// Looks for what these templates mean and was last modified before the cutoff, however long before.
+    pub fn modified_before(templates: Vec<Template>, bounds: Bounds) -> Search {
+        let age = Age::Modified(Limits { bounds, earliest: Date::MIN });
+        Search { templates, age, kept: Vec::new() }
+    }
+
     /// What the paths that are looked for begin with; each path begins with one of these.
     pub fn prefixes(&self) -> Vec<&[u8]> {
         let mut all: Vec<&[u8]> = self.templates.iter().map(Template::prefix).collect();

@@ -64,6 +64,7 @@ macro_rules! run_statements {
     };
 }
 
+mod again;
 mod batch;
 pub mod catalogue;
 mod change;
@@ -74,6 +75,7 @@ mod mysql;
 mod postgres;
 mod readback;
 mod remove;
+mod sight;
 mod sqlite;
 mod start;
 mod statement;
@@ -95,6 +97,8 @@ use tokio::time::timeout;
 use crate::rule::Dialect;
 use crate::types::TableName;
 
+pub use again::Again;
+pub(super) use again::again;
 pub(crate) use batch::TakeError;
 pub use batch::{Interrupted, Locked, Records, Replace, Resolution};
 pub(super) use batch::{lock, resolve, take, take_locked, try_told};
@@ -106,6 +110,7 @@ pub(crate) use keep::KeepError;
 pub(super) use keep::{count_held_of_table, count_held_of_target, keep, try_held_predicate};
 pub(super) use readback::{residue, still_there};
 pub(super) use remove::Removal;
+pub(super) use sight::{MARKER_COLUMNS, mark, server, write_mark};
 pub use survey::SurveyDepth;
 pub(super) use survey::{
     count, count_only_in, each_key, next_start, sample, survey, try_condition,

@@ -18,6 +18,8 @@ use crate::plan::{Residue, Survey};
 use crate::rule::{Dialect, Rule};
 use crate::types::{Key, Name};
 
+mod sight;
+
 /// A database of tables.
 #[derive(Clone, Debug)]
 pub struct Tables {

@@ -285,8 +285,7 @@ impl Statement {
     /// their type's own comparison (`citext`, `char(n)`) `K1` may be taken for `k1`, and a cast to a shorter
     /// `varchar(n)` cuts a value off: so an event would name another's row.
     pub(crate) fn exactly(&mut self, columns: &[Column], keys: &[Key]) -> &mut Self {
-        let is_text =
-            |column: &Column| !matches!(column.kind, ColumnKind::Integer | ColumnKind::Uuid);
+        let is_text = |column: &Column| matches!(column.kind, ColumnKind::Text | ColumnKind::Other);
         let texts: Vec<usize> =
             (0..columns.len()).filter(|place| is_text(&columns[*place])).collect();
         if texts.is_empty() {

@@ -1,0 +1,360 @@
+//! Tombstones: the keys of what was taken, sealed, until no backup can bring it back.
+//!
+//! They are written in the transaction of the batch's outcome, one row for each batch and store, and only of stores
+//! that a set of backups covers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sqlx::AssertSqlSafe;
+use sqlx::any::AnyRow;
+use uuid::Uuid;
+
+use super::error::Doing;
+use super::row::{Columns, to_integer};
+use super::{Attached, Intended, Ledger, LedgerError, Run, Transaction, audit, commit, to_text};
+use crate::audit::entry::ActionKind;
+use crate::audit::{Entry, Event};
+use crate::keys::Keys;
+use crate::notice::Telling;
+use crate::types::{Key, Name};
+
+const READING: &str = "reading tombstones";
+const DESTROYING: &str = "destroying tombstones";
+/// Rows that are destroyed by one call, about.
+const AT_ONCE: i64 = 1_000;
+
+/// What a batch took from a store, by its keys.
+#[derive(Clone, Debug)]
+pub struct Tombstone {
+    /// Its place among all.
+    pub seq: i64,
+    /// The batch.
+    pub batch: Uuid,
+    /// The run that took it.
+    pub run: Uuid,
+    /// The rule.
+    pub rule: Name,
+    /// Which version of the rule.
+    pub rule_digest: String,
+    /// The store.
+    pub store: Name,
+    /// The table there.
+    pub table: String,
+    /// What was done.
+    pub action: ActionKind,
+    /// Whether it belonged to records of another store.
+    pub attached: bool,
+    /// Whether events named it, so that it was taken whatever its age.
+    pub by_event: bool,
+    /// Records whose starting point lay before it were due in that run.
+    pub cutoff: Timestamp,
+    /// When the batch was settled.
+    pub gone_at: Timestamp,
+    /// The keys.
+    pub keys: Vec<Key>,
+    /// What told each of them from another of the same key, where that was needed.
+    pub identities: Vec<String>,
+    /// Who was told.
+    pub tellings: Vec<Telling>,
+}
+
+/// How many tombstones a store has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Tombstones {
+    /// Batches.
+    pub batches: u64,
+    /// Records.
+    pub records: u64,
+    /// When the oldest of them was deleted; `None` where there are none.
+    pub oldest: Option<Timestamp>,
+}
+
+/// The tombstones of a batch, sealed before the transaction in which others wait.
+#[derive(Default)]
+pub(super) struct Tombs(Vec<Tomb>);
+
+struct Tomb {
+    store: Name,
+    table: String,
+    attached: bool,
+    by_event: bool,
+    records: u64,
+    sealed: Vec<u8>,
+}
+
+impl Tombs {
+    /// What a batch took of stores that are covered; nothing where none is.
+    pub(super) fn of(keys: &Keys, run: &Run, batch: Uuid, taken: &Intended) -> Tombs {
+        let mut tombs = Vec::new();
+        if run.covered.is_empty() {
+            return Tombs(tombs);
+        }
+        let by_event = taken.by_event;
+        let mut add = |store: &Name, table: &str, attached: bool, what: &Intended| {
+            tombs.push(Tomb {
+                store: store.clone(),
+                table: table.to_owned(),
+                attached,
+                by_event,
+                records: what.keys.len() as u64,
+                sealed: keys.seal(&what.encode(), place(batch, store, attached).as_bytes()),
+            });
+        };
+        if run.covered.contains(&run.store) && !taken.keys.is_empty() {
+            let what = Intended {
+                keys: taken.keys.clone(),
+                identities: taken.identities.clone(),
+                tellings: taken.tellings.clone(),
+                ..Intended::default()
+            };
+            add(&run.store, &run.table, false, &what);
+        }
+        let mut attached: BTreeMap<(&Name, &str), Intended> = BTreeMap::new();
+        for Attached { store, table, key, identity } in &taken.attached {
+            if run.covered.contains(store) {
+                let what = attached.entry((store, table)).or_insert_with(|| Intended {
+                    tellings: taken.tellings.clone(),
+                    ..Intended::default()
+                });
+                what.keys.push(key.clone());
+                what.identities.push(identity.clone());
+            }
+        }
+        for ((store, table), what) in &attached {
+            add(store, table, true, what);
+        }
+        Tombs(tombs)
+    }
+
+    /// Writes them, in the transaction of the batch's outcome.
+    pub(super) async fn write(
+        &self,
+        tx: &mut Transaction<'_>,
+        run: &Run,
+        batch: Uuid,
+        gone_at: Timestamp,
+    ) -> Result<(), LedgerError> {
+        for tomb in &self.0 {
+            sqlx::query(
+                "INSERT INTO tombstone (batch_id, run_id, rule, store, table_name, attached, by_event, records, \
+                                        gone_at, sealed) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            )
+            .bind(batch.to_string())
+            .bind(run.id.to_string())
+            .bind(run.rule.as_str())
+            .bind(tomb.store.as_str())
+            .bind(&tomb.table)
+            .bind(i64::from(tomb.attached))
+            .bind(i64::from(tomb.by_event))
+            .bind(to_integer(tomb.records))
+            .bind(to_text(gone_at))
+            .bind(tomb.sealed.as_slice())
+            .execute(&mut **tx)
+            .await
+            .doing("writing tombstones")?;
+        }
+        Ok(())
+    }
+}
+
+/// What binds a tombstone to its place.
+fn place(batch: Uuid, store: &Name, attached: bool) -> String {
+    format!("tombstone\0{batch}\0{store}\0{attached}")
+}
+
+/// The stores that sets of backups cover, configured or not.
+pub(super) async fn covered(tx: &mut Transaction<'_>) -> Result<BTreeSet<Name>, LedgerError> {
+    let rows = sqlx::query("SELECT stores FROM backup_set");
+    let rows = rows.fetch_all(&mut **tx).await.doing("reading which stores backups cover")?;
+    let mut covered = BTreeSet::new();
+    for row in &rows {
+        let stores: Result<Vec<Name>, _> = serde_json::from_str(&row.text("stores")?);
+        let damaged = LedgerError::Damaged { column: "stores", found: "no list of names" };
+        covered.extend(stores.map_err(|_| damaged)?);
+    }
+    Ok(covered)
+}
+
+impl Ledger {
+    /// How many tombstones a store has.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn tombstones_of(&self, store: &Name) -> Result<Tombstones, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let row = sqlx::query(
+            "SELECT count(*) AS batches, CAST(coalesce(sum(records), 0) AS BIGINT) AS records, \
+                    min(gone_at) AS oldest FROM tombstone WHERE store = $1",
+        )
+        .bind(store.as_str())
+        .fetch_one(&mut *tx)
+        .await
+        .doing(READING)?;
+        Ok(Tombstones {
+            batches: row.count("batches")?,
+            records: row.count("records")?,
+            oldest: row.optional_moment("oldest")?,
+        })
+    }
+
+    /// Destroys tombstones of a store that are older than a moment, the oldest first, with an audit entry in the same
+    /// transaction, and gives how many records they named. One call destroys a bounded number: it is to be called again
+    /// until there are none.
+    ///
+    /// # Errors
+    /// When the database does not answer; nothing is destroyed then.
+    pub async fn destroy_tombstones(
+        &self,
+        store: &Name,
+        before: Timestamp,
+        now: Timestamp,
+    ) -> Result<u64, LedgerError> {
+        if self.tombstones_of(store).await?.oldest.is_none_or(|oldest| oldest >= before) {
+            return Ok(0);
+        }
+        let mut tx = self.begin().await?;
+        // What the entry says has to be true of all that is older: so the bound is a moment, not a number.
+        let beyond = sqlx::query(
+            "SELECT gone_at FROM tombstone WHERE store = $1 AND gone_at < $2 AND gone_at > \
+             (SELECT min(gone_at) FROM tombstone WHERE store = $1) ORDER BY gone_at LIMIT 1 OFFSET $3",
+        )
+        .bind(store.as_str())
+        .bind(to_text(before))
+        .bind(AT_ONCE)
+        .fetch_optional(&mut *tx)
+        .await
+        .doing(DESTROYING)?;
+        let before = match beyond {
+            Some(row) => row.moment("gone_at")?,
+            None => before,
+        };
+        let row = sqlx::query(
+            "SELECT CAST(coalesce(sum(records), 0) AS BIGINT) AS records FROM tombstone \
+             WHERE store = $1 AND gone_at < $2",
+        )
+        .bind(store.as_str())
+        .bind(to_text(before))
+        .fetch_one(&mut *tx)
+        .await
+        .doing(DESTROYING)?;
+        let destroyed = sqlx::query("DELETE FROM tombstone WHERE store = $1 AND gone_at < $2")
+            .bind(store.as_str())
+            .bind(to_text(before))
+            .execute(&mut *tx)
+            .await
+            .doing(DESTROYING)?;
+        let records = row.count("records")?;
+        if destroyed.rows_affected() == 0 {
+            return Ok(0);
+        }
+        let event = Event::TombstonesDestroyed { store: store.clone(), before, records };
+        audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
+        commit(tx).await?;
+        Ok(records)
+    }
+
+    /// Tombstones of a store after this place, in order, at most so many, of what was deleted at or after a moment where
+    /// one is given.
+    ///
+    /// # Errors
+    /// When the database does not answer, or one cannot be opened with this installation's keys.
+    pub async fn tombstones_after(
+        &self,
+        store: &Name,
+        since: Option<Timestamp>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<Tombstone>, LedgerError> {
+        let since = since.map_or_else(String::new, to_text);
+        self.read_tombstones(
+            "tombstone.store = $1 AND gone_at >= $2 AND tombstone.seq > $3 ORDER BY tombstone.seq LIMIT $4",
+            (store, &since, after, limit),
+        )
+        .await
+    }
+
+    /// The newest tombstones of a store, at most so many, of what was deleted at or after a moment where one is given.
+    ///
+    /// # Errors
+    /// As for [`Ledger::tombstones_after`].
+    pub async fn newest_tombstones(
+        &self,
+        store: &Name,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Tombstone>, LedgerError> {
+        let since = since.map_or_else(String::new, to_text);
+        self.read_tombstones(
+            "tombstone.store = $1 AND gone_at >= $2 AND tombstone.seq > $3 ORDER BY gone_at DESC LIMIT $4",
+            (store, &since, -1, limit),
+        )
+        .await
+    }
+
+    /// The first tombstone of a store at or after a moment.
+    ///
+    /// # Errors
+    /// As for [`Ledger::tombstones_after`].
+    pub async fn tombstone_at(
+        &self,
+        store: &Name,
+        at: Timestamp,
+    ) -> Result<Option<Tombstone>, LedgerError> {
+        let since = to_text(at);
+        let found = self.read_tombstones(
+            "tombstone.store = $1 AND gone_at >= $2 AND tombstone.seq > $3 ORDER BY gone_at LIMIT $4",
+            (store, &since, -1, 1),
+        );
+        Ok(found.await?.pop())
+    }
+
+    async fn read_tombstones(
+        &self,
+        which: &'static str,
+        (store, since, after, limit): (&Name, &str, i64, u32),
+    ) -> Result<Vec<Tombstone>, LedgerError> {
+        // Put together from constants.
+        let statement = format!(
+            "SELECT tombstone.seq AS seq, batch_id, run_id, tombstone.rule AS rule, rule_digest, \
+                    tombstone.store AS store, tombstone.table_name AS table_name, action, attached, by_event, cutoff, \
+                    gone_at, sealed \
+             FROM tombstone JOIN run ON run.id = run_id WHERE {which}"
+        );
+        let mut tx = self.snapshot().await?;
+        let query = sqlx::query(AssertSqlSafe(statement)).bind(store.as_str()).bind(since);
+        let query = query.bind(after).bind(i64::from(limit));
+        let rows = query.fetch_all(&mut *tx).await.doing(READING)?;
+        rows.iter().map(|row| self.open_tombstone(row)).collect()
+    }
+
+    fn open_tombstone(&self, row: &AnyRow) -> Result<Tombstone, LedgerError> {
+        let damaged = |found| LedgerError::Damaged { column: "sealed", found };
+        let (batch, store) = (row.id("batch_id")?, row.name("store")?);
+        let attached = row.count("attached")? == 1;
+        let plain =
+            self.keys.unseal(&row.bytes("sealed")?, place(batch, &store, attached).as_bytes());
+        let plain = plain.map_err(|_| damaged("nothing that opens"))?;
+        let what = Intended::decode(&plain).ok_or_else(|| damaged("no keys"))?;
+        let seq = row.optional_integer("seq")?;
+        Ok(Tombstone {
+            seq: seq.ok_or(LedgerError::Damaged { column: "seq", found: "nothing" })?,
+            batch,
+            run: row.id("run_id")?,
+            rule: row.name("rule")?,
+            rule_digest: row.text("rule_digest")?,
+            store,
+            table: row.text("table_name")?,
+            action: row.word("action", ActionKind::from_word)?,
+            attached,
+            by_event: row.count("by_event")? == 1,
+            cutoff: row.moment("cutoff")?,
+            gone_at: row.moment("gone_at")?,
+            keys: what.keys,
+            identities: what.identities,
+            tellings: what.tellings,
+        })
+    }
+}
