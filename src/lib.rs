@@ -79,6 +79,7 @@
 //! | [`keys`] | expunged's own secrets |
 //! | [`outbound`] | the way out over HTTP, and where it does not lead |
 //! | [`store`] | tables, files and objects: surveys, walks and batches |
+//! | [`program`] | programs of the operator's: started without a shell, bounded, ended with all they started |
 //! | [`recipient`] | who is told: Standard Webhooks, OpenDSR, calls over HTTP, programs, tables |
 //! | [`ledger`] | expunged's own database: requests, runs, batches, audit log |
 //! | [`archive`] | an exported audit log, which anyone can verify |
@@ -158,6 +159,7 @@ pub mod notice;
 pub mod outbound;
 pub mod path;
 pub mod plan;
+pub mod program;
 pub mod propagate;
 pub mod publish;
 pub mod recipient;

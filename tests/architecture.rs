@@ -27,6 +27,7 @@ const MODULES: &[&str] = &[
     "keys",
     "outbound",
     "store",
+    "program",
     "recipient",
     "ledger",
     "archive",
