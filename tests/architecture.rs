@@ -29,6 +29,7 @@ const MODULES: &[&str] = &[
     "store",
     "program",
     "recipient",
+    "backup",
     "ledger",
     "archive",
     "certificate",
