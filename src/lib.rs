@@ -80,7 +80,9 @@
 //! | [`keys`] | expunged's own secrets |
 //! | [`outbound`] | the way out over HTTP, and where it does not lead |
 //! | [`store`] | tables, files and objects: surveys, walks and batches |
+//! | [`program`] | programs of the operator's: started without a shell, bounded, ended with all they started |
 //! | [`recipient`] | who is told: Standard Webhooks, OpenDSR, calls over HTTP, programs, tables |
+//! | [`backup`] | what the catalogues of backups list: restic, pgBackRest, Borg, barman, paths, programs |
 //! | [`ledger`] | expunged's own database: requests, runs, batches, audit log |
 //! | [`archive`] | an exported audit log, which anyone can verify |
 //! | [`certificate`] | deletion certificates with their proof |
@@ -141,6 +143,7 @@
 pub mod anonymize;
 pub mod archive;
 pub mod audit;
+pub mod backup;
 pub mod breaker;
 pub mod certificate;
 pub mod check;
@@ -159,6 +162,7 @@ pub mod notice;
 pub mod outbound;
 pub mod path;
 pub mod plan;
+pub mod program;
 pub mod propagate;
 pub mod publish;
 pub mod recipient;
