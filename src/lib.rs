@@ -89,6 +89,7 @@
 //! | [`check`] | a rule held against its live store |
 //! | [`run`] | the pass: request -> plan -> intent -> apply -> outcome -> read back |
 //! | [`propagate`] | recipients are told, and asked how far they are |
+//! | [`rotate`] | sets of backups are listed, and what nobody can bring back is forgotten |
 //! | [`publish`] | signed checkpoints leave the machine |
 //! | [`lifecycle`] | signals and systemd |
 //! | [`http`] | events and receipts come in over a Unix socket, and over TCP where that is wanted |
@@ -168,6 +169,7 @@ pub mod publish;
 pub mod recipient;
 pub mod residue;
 pub mod restore;
+pub mod rotate;
 pub mod rule;
 pub mod run;
 pub mod schedule;

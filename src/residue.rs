@@ -269,14 +269,15 @@ impl Standing {
     fn doubt(&self, listing: &Listing, skew: Duration) -> Option<Doubt> {
         let newest = |listing: &Listing| listing.backups.iter().map(|one| one.started_at).max();
         let Some(new) = newest(listing) else { return Some(Doubt::Empty) };
+        let last = self.listing.as_ref();
+        if let Some(last) = last.filter(|last| listing.at <= last.at && !self.confirmed) {
+            return Some(Doubt::ClockSetBack(last.at));
+        }
         let latest = later(listing.at, skew);
         if let Some(future) = listing.backups.iter().find(|one| one.started_at > latest) {
             return Some(Doubt::Future(future.id.clone()));
         }
-        let last = self.listing.as_ref()?;
-        if listing.at <= last.at && !self.confirmed {
-            return Some(Doubt::ClockSetBack(last.at));
-        }
+        let last = last?;
         if newest(last).is_some_and(|old| new < old) && !self.confirmed {
             return Some(Doubt::WentBack);
         }

@@ -37,6 +37,7 @@ const MODULES: &[&str] = &[
     "check",
     "run",
     "propagate",
+    "rotate",
     "publish",
     "lifecycle",
     "http",

@@ -6,9 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
+use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 
+use super::audit::AuditFilter;
 use super::error::Doing;
 use super::row::Columns;
 use super::{Ledger, LedgerError, Transaction, audit, commit, to_text};
@@ -85,6 +88,17 @@ pub struct Trouble {
     pub in_log_words: &'static str,
 }
 
+/// What was deleted on a day.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeletedDay {
+    /// The day, in UTC.
+    pub day: Date,
+    /// How many records.
+    pub records: u64,
+    /// When the last of them was.
+    pub last_at: Timestamp,
+}
+
 /// What became of a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Noted {
@@ -146,6 +160,97 @@ impl Ledger {
     pub async fn backup_sets(&self) -> Result<Vec<BackupSet>, LedgerError> {
         let mut tx = self.snapshot().await?;
         all(&mut tx).await
+    }
+
+    /// The stores of which keys of deleted records are kept.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn tombstoned_stores(&self) -> Result<BTreeSet<Name>, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query("SELECT DISTINCT store FROM tombstone").fetch_all(&mut *tx).await;
+        rows.doing("reading whose keys are kept")?.iter().map(|row| row.name("store")).collect()
+    }
+
+    /// What was deleted from these stores from a moment on, day by day, what belonged to records of other stores included.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn deleted_days(
+        &self,
+        stores: &BTreeSet<Name>,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<DeletedDay>, LedgerError> {
+        const DOING: &str = "reading what was deleted";
+        if stores.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places: Vec<_> = (0..stores.len()).map(|place| format!("${}", place + 2)).collect();
+        let places = places.join(", ");
+        // Put together from constants.
+        let statement = format!(
+            "SELECT day, CAST(sum(records) AS BIGINT) AS records, max(at) AS last_at FROM (\
+             SELECT substr(settled_at, 1, 10) AS day, batch.records AS records, settled_at AS at \
+             FROM batch JOIN run ON run.id = batch.run_id \
+             WHERE batch.state = 'done' AND settled_at >= $1 AND run.store IN ({places}) UNION ALL \
+             SELECT substr(gone_at, 1, 10) AS day, records, gone_at AS at FROM tombstone \
+             WHERE attached = 1 AND gone_at >= $1 AND store IN ({places})) AS deleted \
+             GROUP BY day ORDER BY day"
+        );
+        let since = since.unwrap_or(Timestamp::UNIX_EPOCH);
+        let mut query = sqlx::query(AssertSqlSafe(statement)).bind(to_text(since));
+        for store in stores {
+            query = query.bind(store.as_str());
+        }
+        let mut tx = self.snapshot().await?;
+        let rows = query.fetch_all(&mut *tx).await.doing(DOING)?;
+        let read = |row: &AnyRow| {
+            let damaged = |_| LedgerError::Damaged { column: "day", found: "no day" };
+            Ok(DeletedDay {
+                day: row.text("day")?.parse().map_err(damaged)?,
+                records: row.count("records")?,
+                last_at: row.moment("last_at")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// The position of the audit entry by which a set is free of what was deleted at a moment, where one says so and
+    /// none after it takes that back.
+    ///
+    /// # Errors
+    /// When the database does not answer, or an entry cannot be read.
+    pub async fn cleared_by(
+        &self,
+        set: &Name,
+        deleted_at: Timestamp,
+    ) -> Result<Option<u64>, LedgerError> {
+        let since = Some(deleted_at);
+        let of_kind = |kind: &str| AuditFilter {
+            kind: Some(kind.to_owned()),
+            since,
+            ..AuditFilter::default()
+        };
+        let mut entries = self.audit_log(&of_kind("backups_cleared")).await?;
+        entries.extend(self.audit_log(&of_kind("backups_reopened")).await?);
+        entries.sort_by_key(|(position, _)| *position);
+        let mut cleared = None;
+        for (position, entry) in entries {
+            match entry.event {
+                Event::BackupsCleared { backup, before }
+                    if backup == *set && before > deleted_at && cleared.is_none() =>
+                {
+                    cleared = Some(position);
+                }
+                Event::BackupsReopened { backup, before }
+                    if backup == *set && before <= deleted_at =>
+                {
+                    cleared = None;
+                }
+                _ => {}
+            }
+        }
+        Ok(cleared)
     }
 
     /// Takes it on to list a set, if that is due and nobody else has begun.
