@@ -18,6 +18,7 @@ mod notices;
 mod output;
 mod plan;
 mod recipients;
+mod replay;
 mod run;
 mod status;
 mod why;
@@ -72,6 +73,7 @@ enum Command {
     Apply(apply::Args),
     Run(run::Args),
     Approve(approve::Args),
+    Replay(replay::Args),
     Event(event::Args),
     Daemon(daemon::Args),
     Status(status::Args),
@@ -120,6 +122,8 @@ pub(crate) enum CliError {
     Daemon(#[from] crate::daemon::DaemonError),
     #[error(transparent)]
     Apply(#[from] crate::run::ApplyError),
+    #[error(transparent)]
+    Replay(#[from] crate::run::ReplayError),
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
     #[error(transparent)]
@@ -213,6 +217,7 @@ impl Cli {
             Command::Apply(args) => Box::pin(apply::main(&common, args)).await,
             Command::Run(args) => Box::pin(run::main(&common, args)).await,
             Command::Approve(args) => Box::pin(approve::main(&common, args)).await,
+            Command::Replay(args) => Box::pin(replay::main(&common, args)).await,
             Command::Event(args) => Box::pin(event::main(&common, args)).await,
             Command::Daemon(args) => Box::pin(daemon::main(&common, args)).await,
             Command::Status(args) => Box::pin(status::main(&common, args)).await,

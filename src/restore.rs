@@ -27,6 +27,24 @@ pub struct Known {
 }
 
 impl Known {
+    /// The same after a restore that was seen to: the store is known by what is seen there, and the marker that is written
+    /// next is one that never was, also not in what the restore has undone.
+    #[must_use]
+    pub fn released(&self, seen: &Sight, released_at: Option<Timestamp>) -> Known {
+        let there = match seen.mark {
+            Mark::There { number, .. } => Some(number),
+            _ => None,
+        };
+        let last = self.marker.max(self.pending).max(there);
+        Known {
+            server: seen.server.clone().or_else(|| self.server.clone()),
+            timeline: seen.timeline.or(self.timeline),
+            marker: there,
+            pending: last.map(|last| last.saturating_add(1)),
+            released_at: released_at.or(self.released_at),
+        }
+    }
+
     /// The marker that comes next.
     pub fn next_marker(&self) -> i64 {
         self.pending.unwrap_or_else(|| self.marker.unwrap_or(0).saturating_add(1))
@@ -214,6 +232,20 @@ mod tests {
             let unmarked = Sight { mark: Mark::NotLooked, ..seen };
             prop_assert!(matches!(judge(&known, &unmarked, moment(0)), Verdict::Restored(_)));
         }
+    }
+
+    #[test]
+    fn after_a_release_the_store_is_known_again_and_no_number_comes_twice() {
+        let known = Known { marker: Some(7), pending: Some(8), ..Known::default() };
+        let mark = Mark::There { number: 5, written_at: None };
+        let seen = Sight { mark, timeline: Some(2), ..Sight::default() };
+        let released = known.released(&seen, None);
+        assert_eq!(judge(&released, &seen, moment(0)), Verdict::Same);
+        assert_eq!((released.next_marker(), released.timeline), (9, Some(2)));
+        let gone = Sight { mark: Mark::NoRow, ..Sight::default() };
+        let released = known.released(&gone, Some(moment(1)));
+        assert_eq!(judge(&released, &gone, moment(0)), Verdict::Same);
+        assert_eq!((released.next_marker(), released.released_at), (9, Some(moment(1))));
     }
 
     #[test]

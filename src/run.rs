@@ -14,6 +14,7 @@ mod holds;
 mod prepare;
 mod readback;
 mod recovery;
+mod replay;
 mod restores;
 mod sources;
 mod underway;
@@ -45,12 +46,14 @@ use events::EventRun;
 use execution::Execution;
 use prepare::{Prepared, Refusal};
 use readback::Taken;
+use replay::Replaying;
 use restores::LookError;
 use underway::Underway;
 
 pub use events::{Call, Inboxes};
 pub use holds::{Coverage, Extent, Held, HoldError, InForce};
 pub use recovery::Recovered;
+pub use replay::{ReplayError, ReplayPlan, Replayed, RuleReplay};
 pub use sources::{Depth, Sources};
 
 /// What a run needs.
@@ -78,6 +81,8 @@ enum Errand<'a> {
     Events,
     /// What a saved plan names.
     Plan(&'a Planned<'a>),
+    /// What tombstones name, where it is there again.
+    Replay(&'a Replaying<'a>),
 }
 
 /// How far a run has come.
@@ -111,6 +116,9 @@ pub struct RunResult {
     pub remaining: Option<u64>,
     /// Batches carried out.
     pub batches: u64,
+    /// Of a replay, files and objects that are gone again and belonged to records which are not there.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attachments: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
     /// What went wrong.
@@ -334,7 +342,7 @@ impl Runner {
         if !self.ledger.is_open(request).await? {
             return Ok(result(rule, RunState::Busy, watch));
         }
-        let held = match self.clear_the_way(rule, now).await? {
+        let held = match self.clear_the_way(rule, errand, now).await? {
             Ok(held) => held,
             Err(refusal) => return self.refuse(rule, request, refusal, now, watch).await,
         };
@@ -366,6 +374,8 @@ impl Runner {
                 let digest = planned.digest.to_owned();
                 (Start::Planned { digest, cutoff: prepared.bounds.cutoff }, false)
             }
+            // Somebody has asked for just this, and has seen the numbers.
+            Errand::Replay(_) => (Start::Unasked, false),
             Errand::Due | Errand::Events => {
                 match self.permission(rule, request, errand, &prepared, now).await? {
                     (Permission::Given(start), was_seen) => (start, was_seen),
@@ -375,7 +385,9 @@ impl Runner {
                 }
             }
         };
+        let is_replay = matches!(errand, Errand::Replay(_));
         if prepared.due > 0
+            && !is_replay
             && let Err(error) = self.mark_stores(rule, now).await
         {
             let refusal = Refusal::new("the store's marker could not be written", &error);
@@ -393,6 +405,8 @@ impl Runner {
             lock,
             underway: Underway::default(),
             events: EventRun { are_taken: takes_events, ..EventRun::default() },
+            replays: matches!(errand, Errand::Replay(_)),
+            attachments: 0,
             taken: Taken::new(),
             records: 0,
             left: 0,
@@ -408,6 +422,7 @@ impl Runner {
         .await?;
         // A backup that was begun before now lacks what was taken last: by its marker it is an older one.
         if ended.records > 0
+            && !is_replay
             && let Err(error) = self.mark_stores(rule, clock::now()).await
         {
             tracing::warn!(rule = %rule.name, %error, "the store's marker could not be written after the run");
@@ -419,6 +434,7 @@ impl Runner {
     async fn clear_the_way(
         &self,
         rule: &Rule,
+        errand: &Errand<'_>,
         now: Timestamp,
     ) -> Result<Result<Held, Refusal>, LedgerError> {
         match self.recover_locked(rule, now).await {
@@ -428,7 +444,12 @@ impl Runner {
                 return Ok(Err(Refusal::new("an earlier run could not be resolved", &error)));
             }
         }
-        match self.look_before(rule, now).await {
+        // A replay is what a frozen store waits for.
+        let looked = match errand {
+            Errand::Replay(_) => Ok(()),
+            _ => self.look_before(rule, now).await,
+        };
+        match looked {
             Ok(()) => {}
             Err(LookError::Ledger(error)) => return Err(error),
             Err(LookError::Refused(refusal)) => return Ok(Err(refusal)),
@@ -507,6 +528,11 @@ impl Runner {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 fn result(rule: &Rule, state: RunState, watch: Stopwatch) -> RunResult {
     RunResult {
         rule: rule.name.clone(),
@@ -518,6 +544,7 @@ fn result(rule: &Rule, state: RunState, watch: Stopwatch) -> RunResult {
         lives_on: None,
         remaining: None,
         batches: 0,
+        attachments: 0,
         seconds: watch.elapsed().as_secs_f64(),
         error: None,
     }

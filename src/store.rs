@@ -36,7 +36,7 @@ pub use error::{StoreError, explain};
 pub use paths::{PathTarget, kept_by, path_of};
 pub use registry::Stores;
 pub use sight::PathsAgain;
-pub use sql::{Access, Again, Explained};
+pub use sql::{Access, Explained, Fate};
 pub use tables::{Removed, Tables};
 
 /// So many files are taken at once.

@@ -51,7 +51,7 @@ CREATE TABLE frozen_store (
 
 -- By what a store is known to be the one it was: the identity and the timeline of its server, and the marker that was
 -- last written into it. `pending` is the marker that is about to be written. What was deleted before `released_at` is no
--- reason to freeze the store when it is there: somebody has said so.
+-- reason to freeze the store when it is there: somebody has said so, and `release` is why, sealed.
 CREATE TABLE store_identity (
     store       TEXT NOT NULL PRIMARY KEY,
     server      TEXT,
@@ -60,5 +60,6 @@ CREATE TABLE store_identity (
     marked_at   TEXT,
     pending     BIGINT,
     seen_at     TEXT NOT NULL,
-    released_at TEXT
+    released_at TEXT,
+    release     BYTEA
 );

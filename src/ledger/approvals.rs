@@ -113,7 +113,9 @@ impl Ledger {
         .doing("reading what a rule has done")?;
         let rows = sqlx::query(
             "SELECT records, started_at FROM run WHERE rule = $1 AND mode = 'enforce' \
-             AND state IN ('done', 'stopped', 'failed') ORDER BY started_at DESC LIMIT $2",
+             AND state IN ('done', 'stopped', 'failed') \
+             AND NOT EXISTS (SELECT 1 FROM request WHERE id = request_id AND cause = 'replay') \
+             ORDER BY started_at DESC LIMIT $2",
         )
         .bind(rule.name.as_str())
         .bind(REMEMBERED)

@@ -237,7 +237,8 @@ impl Ledger {
         Ok(true)
     }
 
-    /// Has the rules of a store run again; from now on it is known by this. Nothing where it is not frozen.
+    /// Has the rules of a store run again; from now on it is known by this. `by` is who said so, and why. Says whether it
+    /// was frozen.
     ///
     /// # Errors
     /// When the database does not answer; it is still frozen then.
@@ -245,16 +246,24 @@ impl Ledger {
         &self,
         store: &Name,
         known: &Known,
-        (reason, by): (&'static str, Option<&str>),
+        (reason, by): (&'static str, Option<(&str, &str)>),
         now: Timestamp,
     ) -> Result<bool, LedgerError> {
         let mut tx = self.begin().await?;
         put_identity(&mut tx, store, known, now).await?;
+        if let Some((_, why)) = by {
+            sqlx::query("UPDATE store_identity SET release = $1 WHERE store = $2")
+                .bind(self.keys.seal(why.as_bytes(), format!("release\0{store}").as_bytes()))
+                .bind(store.as_str())
+                .execute(&mut *tx)
+                .await
+                .doing("releasing a store")?;
+        }
         let deleted = sqlx::query("DELETE FROM frozen_store WHERE store = $1");
         let deleted = deleted.bind(store.as_str()).execute(&mut *tx).await;
         let deleted = deleted.doing("releasing a store")?;
         if deleted.rows_affected() > 0 {
-            let by = by.map(str::to_owned);
+            let by = by.map(|(by, _)| by.to_owned());
             let event =
                 Event::StoreReleased { store: store.clone(), reason: Reason::from(reason), by };
             audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;

@@ -200,7 +200,10 @@ impl Ledger {
             .await
             .doing("beginning a run")?;
         let is_for_events = request.cause == Cause::Event;
-        approvals::end_wait(&mut tx, &rule.name, run.id, is_for_events).await?;
+        // A replay answers nothing that anybody was asked.
+        if request.cause != Cause::Replay {
+            approvals::end_wait(&mut tx, &rule.name, run.id, is_for_events).await?;
+        }
         let event = Event::RunStarted {
             run: run.id,
             rule: run.rule.clone(),

@@ -256,22 +256,24 @@ impl Ledger {
         Ok(records)
     }
 
-    /// Tombstones of a store after this place, in order, at most so many, of what was deleted at or after a moment where
-    /// one is given.
+    /// Tombstones of a store after this place, in order, at most so many: of one rule where it is named, and of what was
+    /// deleted at or after a moment where one is given.
     ///
     /// # Errors
     /// When the database does not answer, or one cannot be opened with this installation's keys.
     pub async fn tombstones_after(
         &self,
-        store: &Name,
+        (store, rule): (&Name, Option<&Name>),
         since: Option<Timestamp>,
         after: i64,
         limit: u32,
     ) -> Result<Vec<Tombstone>, LedgerError> {
         let since = since.map_or_else(String::new, to_text);
+        let rule = rule.map_or("", Name::as_str);
         self.read_tombstones(
-            "tombstone.store = $1 AND gone_at >= $2 AND tombstone.seq > $3 ORDER BY tombstone.seq LIMIT $4",
-            (store, &since, after, limit),
+            "tombstone.store = $1 AND gone_at >= $2 AND tombstone.seq > $3 AND ($5 = '' OR tombstone.rule = $5) \
+             ORDER BY tombstone.seq LIMIT $4",
+            (store, &since, after, limit, rule),
         )
         .await
     }
@@ -288,8 +290,9 @@ impl Ledger {
     ) -> Result<Vec<Tombstone>, LedgerError> {
         let since = since.map_or_else(String::new, to_text);
         self.read_tombstones(
-            "tombstone.store = $1 AND gone_at >= $2 AND tombstone.seq > $3 ORDER BY gone_at DESC LIMIT $4",
-            (store, &since, -1, limit),
+            "tombstone.store = $1 AND gone_at >= $2 AND tombstone.seq > $3 AND $5 = '' \
+             ORDER BY gone_at DESC LIMIT $4",
+            (store, &since, -1, limit, ""),
         )
         .await
     }
@@ -305,8 +308,9 @@ impl Ledger {
     ) -> Result<Option<Tombstone>, LedgerError> {
         let since = to_text(at);
         let found = self.read_tombstones(
-            "tombstone.store = $1 AND gone_at >= $2 AND tombstone.seq > $3 ORDER BY gone_at LIMIT $4",
-            (store, &since, -1, 1),
+            "tombstone.store = $1 AND gone_at >= $2 AND tombstone.seq > $3 AND $5 = '' \
+             ORDER BY gone_at LIMIT $4",
+            (store, &since, -1, 1, ""),
         );
         Ok(found.await?.pop())
     }
@@ -314,7 +318,7 @@ impl Ledger {
     async fn read_tombstones(
         &self,
         which: &'static str,
-        (store, since, after, limit): (&Name, &str, i64, u32),
+        (store, since, after, limit, rule): (&Name, &str, i64, u32, &str),
     ) -> Result<Vec<Tombstone>, LedgerError> {
         // Put together from constants.
         let statement = format!(
@@ -325,7 +329,7 @@ impl Ledger {
         );
         let mut tx = self.snapshot().await?;
         let query = sqlx::query(AssertSqlSafe(statement)).bind(store.as_str()).bind(since);
-        let query = query.bind(after).bind(i64::from(limit));
+        let query = query.bind(after).bind(i64::from(limit)).bind(rule);
         let rows = query.fetch_all(&mut *tx).await.doing(READING)?;
         rows.iter().map(|row| self.open_tombstone(row)).collect()
     }

@@ -14,7 +14,7 @@ use crate::ledger::Attached;
 use crate::path::Template;
 use crate::rule::{Attachment, Rule};
 use crate::store::sql::{Access, Locked, Pace, Replace};
-use crate::store::{Batch, LockedBatch, StoreError, Stores, kept_by, path_of};
+use crate::store::{Batch, LockedBatch, PathsAgain, Store, StoreError, Stores, kept_by, path_of};
 use crate::types::{Key, Name};
 
 /// Files and objects, with their stores, that could not be deleted: the rows that name them stay.
@@ -41,8 +41,29 @@ pub(super) struct Attachments(Vec<Group>);
 
 struct Group {
     store: Name,
-    templates: Vec<Template>,
+    by: By,
     batch: Batch,
+}
+
+/// How what belongs to records is looked for again.
+#[derive(Clone)]
+enum By {
+    /// By what the records name.
+    Templates(Vec<Template>),
+    /// By its own keys: the records are gone.
+    Keys(PathsAgain, Vec<Key>),
+}
+
+impl By {
+    /// What is there still.
+    async fn still(&self, store: &Store) -> Result<Batch, StoreError> {
+        match self {
+            By::Templates(templates) => {
+                store.take_attached(templates, &[]).await.map(|(left, _)| left)
+            }
+            By::Keys(again, keys) => store.take_paths(again, keys).await,
+        }
+    }
 }
 
 impl Group {
@@ -60,6 +81,16 @@ impl Group {
 }
 
 impl Attachments {
+    /// What belonged to records that are gone, and is there again.
+    pub(super) fn again(
+        store: Name,
+        again: PathsAgain,
+        keys: Vec<Key>,
+        batch: Batch,
+    ) -> Attachments {
+        Attachments(vec![Group { store, by: By::Keys(again, keys), batch }])
+    }
+
     /// By name, for the intent.
     pub(super) fn named(&self) -> Vec<Attached> {
         self.0.iter().flat_map(Group::named).collect()
@@ -77,8 +108,8 @@ impl Attachments {
     ) -> Result<(), (Vec<Attached>, RunError)> {
         let mut gone = Vec::new();
         for group in self.0 {
-            let Group { store: name, templates, batch } = &group;
-            let (name, templates, names) = (name.clone(), templates.clone(), group.named());
+            let Group { store: name, by, batch } = &group;
+            let (name, by, names) = (name.clone(), by.clone(), group.named());
             let all = batch.keys.len();
             let deleted = match group.batch.commit().await {
                 Ok(committed) => committed,
@@ -93,12 +124,10 @@ impl Attachments {
             };
             let places = deleted.gone.unwrap_or_else(|| (0..all).collect());
             gone.extend(places.iter().filter_map(|place| names.get(*place).cloned()));
-            let again = async {
-                stores.get(&name, Access::ReadWrite)?.take_attached(&templates, &[]).await
-            };
+            let again = async { by.still(&stores.get(&name, Access::ReadWrite)?).await };
             match again.await {
-                Ok((left, _)) if left.keys.is_empty() => {}
-                Ok((left, _)) => {
+                Ok(left) if left.keys.is_empty() => {}
+                Ok(left) => {
                     stuck.extend(left.keys.iter().map(|key| (name.clone(), key.clone())));
                     let left = left.keys.len() as u64;
                     let until = deleted.left.blocked_until;
@@ -158,6 +187,8 @@ pub(super) async fn take(
     let locked = match next {
         Next::OfWalk(walk) => store.lock(target, *bounds, walk, pace).await?,
         Next::In(window) => Some(store.lock_window(target, *bounds, window.clone()).await?),
+        // What belongs to rows is taken with them, and never rows by a path.
+        Next::Again { .. } => None,
         Next::Named(events) => {
             let window = target.rows().map(|rows| rows.window_of(events.iter().copied()));
             match window {
@@ -219,7 +250,7 @@ async fn find(
                 fits[named[place].0] = false;
                 is_settled = false;
             }
-            groups.push(Group { store: (*name).clone(), templates, batch });
+            groups.push(Group { store: (*name).clone(), by: By::Templates(templates), batch });
         }
         if is_settled {
             break;

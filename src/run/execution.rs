@@ -23,7 +23,8 @@ use crate::plan::Verification;
 use crate::rule::Rule;
 use crate::store::sql::catalogue::{Column, ColumnKind};
 use crate::store::sql::{Pace, Window};
-use crate::store::{Effected, Left, StoreError, Walk};
+use crate::store::{Effected, Left, PathsAgain, StoreError, Target, Walk};
+use crate::types::Key;
 
 /// Walks over one table in one run: rows that moved under the first are found by the second.
 const MOST_WALKS: u32 = 3;
@@ -50,6 +51,10 @@ pub(super) struct Execution<'a> {
     /// Batches that took effect and have no outcome yet.
     pub(super) underway: Underway,
     pub(super) events: EventRun,
+    /// Whether it takes again what a restore brought back, so that its store may be frozen.
+    pub(super) replays: bool,
+    /// Files and objects that belonged to records and went with them.
+    pub(super) attachments: u64,
     pub(super) taken: Taken,
     pub(super) records: u64,
     /// Records of a saved plan that were not taken.
@@ -78,6 +83,8 @@ pub(super) enum Next<'a> {
     In(Window),
     /// What these events name.
     Named(&'a [&'a BTreeMap<String, String>]),
+    /// Files or objects that were taken before and are there again.
+    Again { keys: &'a [Key], by_event: bool },
 }
 
 /// What ended the batches of a run.
@@ -103,6 +110,7 @@ impl Execution<'_> {
                 ended => ended,
             },
             Errand::Plan(planned) => self.take_planned(planned).await,
+            Errand::Replay(replaying) => self.take_again(replaying).await,
         };
         // Whatever ended it, what took effect gets its outcome.
         let ended = match (ended, self.flush().await) {
@@ -120,6 +128,8 @@ impl Execution<'_> {
         // Read back: that a statement succeeded is weak evidence. What cannot be read is not known, and
         // somebody who asked to stop does not wait for it.
         let remaining = match &ended {
+            // Whoever replays looks at all of it at the end.
+            _ if self.replays => None,
             Ok(Ended::Stopped) if matches!(errand, Errand::Events) => {
                 let pending = self.runner.ledger.pending_events(&self.rule.name, 1).await;
                 pending.ok().map(|pending| Ok(Some(pending.len() as u64)))
@@ -192,6 +202,7 @@ impl Execution<'_> {
             lives_on: self.lives_on.in_words(),
             remaining,
             batches: self.batches,
+            attachments: if self.replays { self.attachments } else { 0 },
             error,
             ..result(self.rule, state, watch)
         })
@@ -296,7 +307,9 @@ impl Execution<'_> {
         let mut gate = self.runner.ledger.gate().await?;
         // Freezing a store has batches taken again as holds do: this is where they learn of it.
         let stores: Vec<_> = taken_from(self.rule).into_iter().collect();
-        if let Some(store) = gate.frozen_of(&stores).await? {
+        if !self.replays
+            && let Some(store) = gate.frozen_of(&stores).await?
+        {
             return Err(RunError::Frozen { store });
         }
         let Prepared { store, target, held, .. } = &mut self.prepared;
@@ -410,6 +423,13 @@ impl Execution<'_> {
                     Next::Named(events) => {
                         store.take_named(target, *bounds, events, &replace).await.map(Some)
                     }
+                    Next::Again { keys, by_event } => match target {
+                        Target::Paths(paths) => {
+                            let again = PathsAgain::of(paths, *bounds, *by_event);
+                            store.take_paths(&again, keys).await.map(Some)
+                        }
+                        Target::Rows(_) => Ok(None),
+                    },
                 };
                 taken.map(|batch| batch.map(Taking::alone))
             } else {

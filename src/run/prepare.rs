@@ -111,7 +111,7 @@ impl Runner {
         let mut target = fitting(&store, rule).await?;
         store.hold_back(&mut target, rule, &held.holds).await?;
         let cutoff = match errand {
-            Errand::Due | Errand::Events => rule.cutoff(now),
+            Errand::Due | Errand::Events | Errand::Replay(_) => rule.cutoff(now),
             Errand::Plan(planned) if target.schema_digest() != planned.part.schema_digest => {
                 let error = "columns, key, references or triggers of its table are others now";
                 return Err(Refusal::new("the schema has changed", &error));
@@ -122,6 +122,9 @@ impl Runner {
         let mut survey = match errand {
             // Events say what goes. One stands for all of them where somebody is asked.
             Errand::Events => Survey { due: 1, total: 1, ..Survey::default() },
+            Errand::Replay(again) => {
+                Survey { due: again.due, total: again.due, ..Survey::default() }
+            }
             _ => store.survey(&target, bounds, SurveyDepth::Due).await?,
         };
         // An estimate may be old, and a table much smaller by now.
@@ -129,7 +132,7 @@ impl Runner {
             survey.total = store.count(&target).await?;
         }
         let taken_before = match errand {
-            Errand::Due | Errand::Events => 0,
+            Errand::Due | Errand::Events | Errand::Replay(_) => 0,
             Errand::Plan(planned) => self.hold_against(planned, rule, survey.due).await?,
         };
         Ok(Prepared {

@@ -16,7 +16,7 @@ use crate::ledger::{Frozen, LedgerError, Tombstone};
 use crate::restore::{Evidence, Known, Mark, Sight, Verdict, judge};
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Bounds};
-use crate::store::{Again, PathsAgain, Store, StoreError, Target};
+use crate::store::{Fate, PathsAgain, Store, StoreError, Target};
 use crate::types::{Key, Name, TableName};
 
 /// So many of the newest batches are looked for, and as many at random.
@@ -51,6 +51,11 @@ impl<'a> Places<'a> {
         Places { store, holds, targets: BTreeMap::new() }
     }
 
+    /// Says where a rule's place is, with the holds heeded.
+    pub(super) fn know(&mut self, rule: &Rule, target: Target) {
+        self.targets.insert(rule.name.clone(), target);
+    }
+
     /// The rule's place in the store, with the holds heeded.
     pub(super) async fn target(&mut self, rule: &Rule) -> Result<&Target, StoreError> {
         if !self.targets.contains_key(&rule.name) {
@@ -64,14 +69,14 @@ impl<'a> Places<'a> {
             .ok_or_else(|| StoreError::NoStore { store: rule.store.clone() })
     }
 
-    /// Counts what is there again of some keys of a tombstone.
+    /// What is there again of some keys of a tombstone, with what becomes of each.
     pub(super) async fn again(
         &mut self,
         rule: &Rule,
         tombstone: &Tombstone,
         keys: &[Key],
         now: Timestamp,
-    ) -> Result<Again, StoreError> {
+    ) -> Result<Vec<(Key, Fate)>, StoreError> {
         let bounds = Bounds { cutoff: bound(tombstone), now };
         if tombstone.attached {
             let again = PathsAgain::attached(&self.store, rule, self.holds, bounds);
@@ -317,7 +322,8 @@ impl Places<'_> {
             }
         }
         let keys = some_of(&tombstone.keys);
-        Ok(self.again(rule, tombstone, &keys, now).await?.due > 0)
+        let found = self.again(rule, tombstone, &keys, now).await?;
+        Ok(found.iter().any(|(_, fate)| *fate == Fate::Goes))
     }
 }
 

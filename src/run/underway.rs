@@ -66,7 +66,7 @@ impl Known {
             Some(gone) => intended.only(&gone),
             None => intended,
         };
-        let outcome = if taken.keys.is_empty() {
+        let outcome = if taken.keys.is_empty() && taken.attached.is_empty() {
             Outcome::Undone("the store kept all of it")
         } else {
             Outcome::Done
@@ -361,6 +361,7 @@ impl Execution<'_> {
         self.lives_on.add(known.left);
         self.taken.extend(&known.taken.keys);
         self.records += taken;
+        self.attachments += known.taken.attached.len() as u64;
         self.batches += 1;
         tracing::debug!(rule = %self.rule.name, batch = self.batches, records = taken, "a batch is done");
         (self.report)(Progress { records: self.records, due: self.prepared.due });

@@ -76,6 +76,7 @@ pub struct Batch {
 
 /// What committing does.
 enum Effect {
+    Nothing,
     Rows(TakenRows),
     Files { files: Files, search: Arc<Search>, entries: Vec<files::Entry> },
     Objects { objects: Objects, search: Arc<Search>, entries: Vec<objects::Entry> },
@@ -216,6 +217,18 @@ fn still_due<T>(
 }
 
 impl Batch {
+    /// A batch without records: for what belonged to records that are gone.
+    pub fn nothing() -> Batch {
+        Batch {
+            keys: Vec::new(),
+            identities: Vec::new(),
+            told: Vec::new(),
+            transaction_id: None,
+            window: None,
+            effect: Effect::Nothing,
+        }
+    }
+
     pub(super) fn of_rows(mut taken: TakenRows) -> Batch {
         Batch {
             keys: taken.records.keys.clone(),
@@ -266,7 +279,7 @@ impl Batch {
     pub fn table(&self) -> TableName {
         match self.effect {
             Effect::Objects { .. } => TableName::objects(),
-            Effect::Files { .. } | Effect::Rows(_) => TableName::files(),
+            Effect::Files { .. } | Effect::Rows(_) | Effect::Nothing => TableName::files(),
         }
     }
 
@@ -286,6 +299,7 @@ impl Batch {
     /// As for [`Batch::commit`].
     pub async fn take_effect(self) -> Result<Effected, StoreError> {
         let committed = match self.effect {
+            Effect::Nothing => Committed::default(),
             Effect::Rows(taken) => taken.commit().await.map(|()| Committed::default())?,
             Effect::Files { files, search, entries } => {
                 let unlinked = files.unlink(&search, entries).await?;
@@ -318,7 +332,7 @@ impl Batch {
         match self.effect {
             Effect::Rows(taken) => taken.rollback().await,
             // Nothing was touched.
-            Effect::Files { .. } | Effect::Objects { .. } => Ok(()),
+            Effect::Files { .. } | Effect::Objects { .. } | Effect::Nothing => Ok(()),
         }
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::error::StoreError;
 use super::paths::{self, PathTarget, kept_by};
 use super::search::{Search, Verdict};
-use super::sql::{Again, Bounds};
+use super::sql::{Bounds, Fate};
 use super::{Batch, Store, Target, files, objects};
 use crate::hold::Holds;
 use crate::path::Template;
@@ -79,7 +79,7 @@ impl Store {
         self.tables()?.write_marker(marker, number, now).await
     }
 
-    /// Counts what is there again of rows that were taken. Cannot write.
+    /// Those of these rows that are there again, with what becomes of each. Cannot write.
     ///
     /// # Errors
     /// When the store cannot be asked; when it holds no rows.
@@ -88,7 +88,7 @@ impl Store {
         target: &Target,
         bounds: Bounds,
         keys: &[Key],
-    ) -> Result<Again, StoreError> {
+    ) -> Result<Vec<(Key, Fate)>, StoreError> {
         match (self, target) {
             (Store::Tables(tables), Target::Rows(target)) => {
                 tables.again(target, bounds, keys).await
@@ -97,36 +97,57 @@ impl Store {
         }
     }
 
-    /// Counts what is there again under the paths of files or objects that were taken. Of objects, whatever their
-    /// version: a restored one has a new version.
+    /// What is there again under the paths of files or objects that were taken, with what becomes of each. Of objects,
+    /// whatever their version: a restored one has a new version.
     ///
     /// # Errors
     /// When the store cannot be asked; when it holds tables.
-    pub async fn paths_again(&self, again: &PathsAgain, keys: &[Key]) -> Result<Again, StoreError> {
-        let mut found = Again::default();
-        let mut judge = |path: &[u8], modified| {
-            let verdict = again.0.judge(path, modified);
-            found.there += u64::from(verdict != Verdict::Other);
-            match verdict {
-                Verdict::Due(_) => found.due += 1,
-                Verdict::Kept(KeptReason::Held) => found.held += 1,
-                Verdict::Young(_) | Verdict::Kept(_) => found.newer += 1,
-                Verdict::Other => {}
-            }
+    pub async fn paths_again(
+        &self,
+        again: &PathsAgain,
+        keys: &[Key],
+    ) -> Result<Vec<(Key, Fate)>, StoreError> {
+        let mut found = Vec::new();
+        let mut judge = |path: &[u8], version: Option<&str>, modified| {
+            let fate = match again.0.judge(path, modified) {
+                Verdict::Due(_) => Fate::Goes,
+                Verdict::Kept(KeptReason::Held) => Fate::Held,
+                Verdict::Young(_) | Verdict::Kept(_) => Fate::Newer,
+                Verdict::Other => Fate::Changed,
+            };
+            found.push((paths::key_of(path, version), fate));
         };
         match self.there(keys).await? {
             There::Files(entries) => {
                 for entry in &entries {
-                    judge(&entry.path, entry.modified);
+                    judge(&entry.path, None, entry.modified);
                 }
             }
             There::Objects(entries) => {
                 for entry in &entries {
-                    judge(&entry.path, entry.modified);
+                    judge(&entry.path, entry.version.as_deref(), entry.modified);
                 }
             }
         }
         Ok(found)
+    }
+
+    /// How many records of these keys are there, whatever they are. Cannot write.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn present(&self, table: &str, keys: &[Key]) -> Result<u64, StoreError> {
+        let Store::Tables(tables) = self else {
+            return Ok(match self.there(keys).await? {
+                There::Files(entries) => entries.len() as u64,
+                There::Objects(entries) => entries.len() as u64,
+            });
+        };
+        match table.parse() {
+            Ok(table) => tables.present(&table, keys).await,
+            // A table of that name cannot be asked for: in doubt they are there.
+            Err(_) => Ok(keys.len() as u64),
+        }
     }
 
     /// Takes what is there again under such paths and goes, without touching it; those of the rule's own target are told

@@ -97,8 +97,8 @@ use tokio::time::timeout;
 use crate::rule::Dialect;
 use crate::types::TableName;
 
-pub use again::Again;
-pub(super) use again::again;
+pub use again::Fate;
+pub(super) use again::{again, present};
 pub(crate) use batch::TakeError;
 pub use batch::{Interrupted, Locked, Records, Replace, Resolution};
 pub(super) use batch::{lock, resolve, take, take_locked, try_told};

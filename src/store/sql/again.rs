@@ -1,40 +1,26 @@
 //! Records that were taken and are there again, by their keys.
 
-use super::Transaction;
+use super::catalogue::Table;
 use super::statement::Statement;
 use super::target::{Bounds, Target};
-use super::window::{Window, inside};
+use super::window::{Window, inside, read_key, select_key};
+use super::{Row, Transaction};
 use crate::types::Key;
 
 /// Keys that are asked for in one statement.
 const CHUNK: usize = 500;
 
-/// What is there again of records that were taken.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Again {
-    /// Records under these keys; of those that were anonymized, the ones that are not any more.
-    pub there: u64,
-    /// Of these, those that go.
-    pub due: u64,
-    /// Those that legal holds keep.
-    pub held: u64,
-    /// Those that are others: their starting point lies after the bound, or cannot be read.
-    pub newer: u64,
-}
-
-impl Again {
-    /// Those that the rule does not mean any more.
-    pub fn changed(&self) -> u64 {
-        self.there.saturating_sub(self.due + self.held + self.newer)
-    }
-
-    /// Adds what is there of others.
-    pub fn add(&mut self, other: Again) {
-        self.there += other.there;
-        self.due += other.due;
-        self.held += other.held;
-        self.newer += other.newer;
-    }
+/// What becomes of a record that is there again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It goes again.
+    Goes,
+    /// A legal hold keeps it.
+    Held,
+    /// It is another one of that key: its starting point lies after the bound, or cannot be read.
+    Newer,
+    /// The rule does not mean it as it is now.
+    Changed,
 }
 
 impl Target {
@@ -43,9 +29,9 @@ impl Target {
         Window::Matching { columns: self.table.key.clone(), keys: keys.to_vec() }
     }
 
-    /// Whether a key has as many values as the table's has columns: it may be another table by now.
+    /// Whether keys have as many values as the table's has columns: it may be another table by now.
     pub(crate) fn fits_keys(&self, keys: &[Key]) -> bool {
-        keys.iter().all(|key| key.0.len() == self.table.key.len())
+        fits(&self.table, keys)
     }
 
     /// Whether a record that was anonymized says so by itself, so that one which does not is as it was before.
@@ -54,29 +40,64 @@ impl Target {
     }
 }
 
-/// Counts what is there again of these keys.
+fn fits(table: &Table, keys: &[Key]) -> bool {
+    keys.iter().all(|key| key.0.len() == table.key.len())
+}
+
+/// Those of these keys that are there again, with what becomes of each. Of anonymized records, those that are as they were
+/// before.
 pub(crate) async fn again(
     tx: &mut Transaction,
     target: &Target,
     bounds: Bounds,
     keys: &[Key],
-) -> Result<Again, sqlx::Error> {
-    let mut all = Again::default();
+) -> Result<Vec<(Key, Fate)>, sqlx::Error> {
+    let columns = &target.table.key;
+    let mut found = Vec::new();
     for keys in keys.chunks(CHUNK) {
-        let mut s = Statement::new(target.dialect(), "SELECT count(*), count(CASE WHEN ");
+        let mut s = Statement::new(target.dialect(), "SELECT ");
+        select_key(&mut s, columns);
+        s.push(", CASE WHEN ");
         target.due(&mut s, bounds);
-        s.push(" THEN 1 END), count(CASE WHEN ");
+        s.push(" THEN 1 ELSE 0 END, CASE WHEN ");
         target.due_but_held(&mut s, bounds);
-        s.push(" THEN 1 END), count(CASE WHEN ");
+        s.push(" THEN 1 ELSE 0 END, CASE WHEN ");
         target.start.is_before_cutoff(&mut s, bounds);
-        s.push(" THEN 1 END) FROM ").table(&target.table).push(" WHERE ");
+        s.push(" THEN 1 ELSE 0 END FROM ").table(&target.table).push(" WHERE ");
         inside(&mut s, target, &target.window_of_keys(keys));
         target.is_fresh(&mut s);
-        let row = tx.fetch_row(&s).await?;
-        let count = |place| u64::try_from(row.int(place).unwrap_or_default()).unwrap_or_default();
-        let there = count(0);
-        let newer = there.saturating_sub(count(3));
-        all.add(Again { there, due: count(1), held: count(2), newer });
+        let read = |row: &Row| {
+            let says = |place: usize| row.int(columns.len() + place) == Some(1);
+            let fate = match (says(0), says(1), says(2)) {
+                (true, ..) => Fate::Goes,
+                (false, true, _) => Fate::Held,
+                (false, false, false) => Fate::Newer,
+                (false, false, true) => Fate::Changed,
+            };
+            Ok::<_, sqlx::Error>((read_key(target.dialect(), row, columns)?, fate))
+        };
+        for row in tx.fetch(&s).await? {
+            found.push(read(&row)?);
+        }
     }
-    Ok(all)
+    Ok(found)
+}
+
+/// How many rows of a table have one of these keys, whatever they are. Where the keys are not of this table's kind, all of
+/// them count: in doubt they are there.
+pub(crate) async fn present(
+    tx: &mut Transaction,
+    table: &Table,
+    keys: &[Key],
+) -> Result<u64, sqlx::Error> {
+    if !fits(table, keys) {
+        return Ok(keys.len() as u64);
+    }
+    let mut found = 0;
+    for keys in keys.chunks(CHUNK) {
+        let mut s = Statement::new(tx.dialect(), "SELECT count(*) FROM ");
+        s.table(table).push(" WHERE ").key_in(&table.key, keys);
+        found += tx.fetch_row(&s).await?.int(0).unwrap_or_default();
+    }
+    Ok(u64::try_from(found).unwrap_or_default())
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::super::error::StoreError;
 use super::super::sql::catalogue::Table;
-use super::super::sql::{self, Access, Again, Bounds, Target};
+use super::super::sql::{self, Access, Bounds, Fate, Target};
 use super::{Tables, failed};
 use crate::restore::{Mark, Sight};
 use crate::types::{Key, TableName};
@@ -68,7 +68,7 @@ impl Tables {
         }
     }
 
-    /// Counts what is there again of records that were taken. Cannot write.
+    /// Those of these keys that are there again, with what becomes of each. Cannot write.
     ///
     /// # Errors
     /// As for [`Tables::survey`].
@@ -77,10 +77,21 @@ impl Tables {
         target: &Target,
         bounds: Bounds,
         keys: &[Key],
-    ) -> Result<Again, StoreError> {
+    ) -> Result<Vec<(Key, Fate)>, StoreError> {
         let mut tx = self.begin(Access::ReadOnly).await?;
         sql::again(&mut tx, target, bounds, keys)
             .await
             .map_err(failed(&self.name, "looking for what is there again"))
+    }
+
+    /// How many rows of a table have one of these keys; none where there is no such table. Cannot write.
+    ///
+    /// # Errors
+    /// As for [`Tables::survey`].
+    pub async fn present(&self, table: &TableName, keys: &[Key]) -> Result<u64, StoreError> {
+        let failed = failed(&self.name, "looking for what is there again");
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        let Some(table) = tx.table(table).await.map_err(&failed)? else { return Ok(0) };
+        sql::present(&mut tx, &table, keys).await.map_err(failed)
     }
 }
