@@ -300,7 +300,16 @@ fn what_is_no_template_is_refused() {
     {
         assert!(text.parse::<Template>().is_err(), "{text}");
     }
-    for text in ["{a}{b}", "{a}*", "*{a}", "{a}?", "{a}/{a}", "{date:%Y-%m}", "{date:%Y//%m/%d}"] {
+    for text in [
+        "{a}{b}",
+        "{a}*",
+        "*{a}",
+        "{a}?",
+        "{a}/{a}",
+        "{date:%Y-%m}",
+        "{date:%Y//%m/%d}",
+        "{date:%%Ym%m%d}",
+    ] {
         assert!(text.parse::<Template>().is_err(), "{text}");
     }
     // Each could be read in two ways: for another person, or for another day.

@@ -35,8 +35,8 @@ impl Expressions {
         let number =
             |unit| std::str::from_utf8(found.name(unit)?.as_bytes()).unwrap().parse::<i16>().ok();
         let day = number("date.y").and_then(|year| {
-            let [month, day] = ["date.m", "date.d"].map(|unit| number(unit).unwrap() as i8);
-            jiff::civil::Date::new(year, month, day).ok()
+            let (month, day) = (number("date.m").unwrap(), number("date.d").unwrap());
+            jiff::civil::Date::new(year, month.try_into().unwrap(), day.try_into().unwrap()).ok()
         });
         let value = name.and_then(|name| found.name(name)).map(|value| value.as_bytes().to_vec());
         Some(Captures { day, value })
@@ -47,19 +47,19 @@ impl Expressions {
             return true;
         }
         let names: Vec<&[u8]> = folder.split(|byte| *byte == b'/').collect();
-        match self.folders.get(names.len() - 1) {
-            Some(known) => known.is_match(folder),
-            None => {
-                let begins = |last: &Regex| last.is_match(&names[..self.folders.len()].join(&b'/'));
-                self.is_deep && self.folders.last().is_none_or(begins)
-            }
+        if let Some(known) = self.folders.get(names.len() - 1) {
+            return known.is_match(folder);
         }
+        let begins = |last: &Regex| last.is_match(&names[..self.folders.len()].join(&b'/'));
+        self.is_deep && self.folders.last().is_none_or(begins)
     }
 }
 
 fn of_part(part: &Part) -> String {
     match part {
-        Part::Literal(bytes) => bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect(),
+        Part::Literal(bytes) => {
+            bytes.iter().flat_map(|byte| ["\\x".to_owned(), hex::encode([*byte])]).collect()
+        }
         Part::One => "[^/]".to_owned(),
         Part::Any => "[^/]*".to_owned(),
         // Any number of whole names; at the end, one at least.
