@@ -4,9 +4,10 @@
 //! None is issued for a run that is not complete and verified, or while a recipient of its has not done what it
 //! was told. It says what the audit log says, and where the ledger's own columns say otherwise there is none
 //! either. It speaks of what expunged knows: of copies in backups and at recipients it says what is registered,
-//! and that it knows of no others.
+//! and that it knows of no others. Backups rotate long after, so a certificate says of each set what it still has, and
+//! until when; whether all of it is over is [`Certificate::complete`], and another can be issued then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use jiff::Timestamp;
@@ -18,11 +19,13 @@ use crate::audit::entry::{ActionKind, Reason, RunEnd};
 use crate::audit::record::show;
 use crate::audit::{Entry, Event};
 use crate::clock;
+use crate::config::BackupConfig;
 use crate::keys::Hand;
 use crate::ledger::audit::AuditFilter;
 use crate::ledger::{Ledger, LedgerError, RunReport};
 use crate::notice::State;
 use crate::plan::{Replica, Verification};
+use crate::residue::Residue;
 use crate::rule::{Action, Rule};
 use crate::types::Name;
 
@@ -76,6 +79,8 @@ pub struct Certificate {
     pub recipients: Vec<Told>,
     /// What is left, as far as is known.
     pub residuals: Residuals,
+    /// Whether nothing is left in any registered set of backups, none of which is only assumed to be free of it.
+    pub complete: bool,
     /// Where the log says so.
     pub log: Logged,
 }
@@ -118,8 +123,24 @@ pub struct Residuals {
     pub recipients: &'static str,
     /// In backups.
     pub backups: &'static str,
-    /// When the last copy in a backup is gone; `None` where no backups are registered.
+    /// When the last copy in a backup is gone, as far as that can be said.
     pub backup_clearance: Option<Timestamp>,
+    /// What each set of backups still has that covers the store, or one of what belongs to its records.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub backup_sets: Vec<InBackups>,
+}
+
+/// What a set of backups still has of deleted records.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct InBackups {
+    /// The set.
+    pub backup: Name,
+    /// What it has.
+    #[serde(flatten)]
+    pub residue: Residue,
+    /// The position of the entry that says that it has nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry: Option<u64>,
 }
 
 /// Where the audit log vouches for a certificate.
@@ -160,6 +181,7 @@ pub async fn issue(
     ledger: &Ledger,
     run: Uuid,
     rule: Option<&Rule>,
+    backups: &BTreeMap<Name, BackupConfig>,
     now: Timestamp,
 ) -> Result<Certificate, CertificateError> {
     let report = ledger.run_report(run).await?.ok_or(CertificateError::NoRun(run))?;
@@ -173,6 +195,11 @@ pub async fn issue(
     let logged = logged(ledger, &account).await?;
     let authority = authority(ledger, &account).await?;
     let rule = rule.filter(|rule| rule.digest() == account.rule_digest);
+    let attached = rule.iter().flat_map(|rule| rule.attachments());
+    let stores: BTreeSet<&Name> =
+        attached.map(|attached| &attached.store).chain([&account.store]).collect();
+    let sets = in_backups(ledger, backups, &stores, account.finished_at, now).await?;
+    let is_over = |set: &InBackups| set.residue == Residue::Clear { assumed: false };
     let certificate = Certificate {
         id: clock::new_id(),
         issued_at: now,
@@ -207,9 +234,11 @@ pub async fn issue(
             } else {
                 "each that was told has completed or is exempt"
             },
-            backups: "none are registered: copies in backups are not known, and not covered",
-            backup_clearance: None,
+            backups: backups_in_words(&sets),
+            backup_clearance: clearance(&sets),
+            backup_sets: sets.clone(),
         },
+        complete: sets.iter().all(is_over),
         recipients,
         log: logged,
     };
@@ -295,6 +324,66 @@ async fn told(
         });
     }
     Ok(told)
+}
+
+/// What each set of backups still has of what was deleted from these stores up to a moment.
+async fn in_backups(
+    ledger: &Ledger,
+    configured: &BTreeMap<Name, BackupConfig>,
+    stores: &BTreeSet<&Name>,
+    deleted_at: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<InBackups>, CertificateError> {
+    let mut found = Vec::new();
+    for set in ledger.backup_sets().await? {
+        if !set.stores.iter().any(|store| stores.contains(store)) {
+            continue;
+        }
+        let terms = configured.get(&set.name).map(|config| &config.terms);
+        let mut residue = set.residue(terms, deleted_at, now);
+        let mut entry = None;
+        if residue == (Residue::Clear { assumed: false }) {
+            // The ledger's own columns can be changed without a trace.
+            entry = ledger.cleared_by(&set.name, deleted_at).await?;
+            if entry.is_none() {
+                let awaits = "the ledger says that it is clear, and the audit log does not";
+                residue = Residue::Pending {
+                    until: None,
+                    awaits: Some(awaits.to_owned()),
+                    backups: 0,
+                    assumed: false,
+                };
+            }
+        }
+        found.push(InBackups { backup: set.name, residue, entry });
+    }
+    Ok(found)
+}
+
+fn backups_in_words(sets: &[InBackups]) -> &'static str {
+    if sets.is_empty() {
+        return "none are registered: copies in backups are not known, and not covered";
+    }
+    let is_proven = |set: &InBackups| set.residue == Residue::Clear { assumed: false };
+    if sets.iter().all(is_proven) {
+        "none of the registered sets has a copy"
+    } else if sets.iter().all(|set| set.residue.is_clear()) {
+        "none of the registered sets has a copy, of some of which that is assumed"
+    } else if sets.iter().any(|set| matches!(set.residue, Residue::Unbounded { .. })) {
+        "copies are kept without an end"
+    } else {
+        "copies remain, put beyond use, until the backups have rotated"
+    }
+}
+
+/// When the last copy is gone; `None` where there is none, or nobody can say.
+fn clearance(sets: &[InBackups]) -> Option<Timestamp> {
+    let open = sets.iter().filter(|set| !set.residue.is_clear());
+    let ends = open.map(|set| match set.residue {
+        Residue::Pending { until, .. } => until,
+        _ => None,
+    });
+    ends.collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
 /// Says which recipients are awaited, and where that can be seen.

@@ -6,6 +6,7 @@ mod account;
 mod apply;
 mod approve;
 mod audit;
+mod backups;
 mod certificate;
 mod check;
 mod daemon;
@@ -79,6 +80,7 @@ enum Command {
     Metrics(metrics::Args),
     Why(why::Args),
     Certificate(certificate::Args),
+    Backups(backups::Args),
     #[command(subcommand)]
     Notices(notices::Command),
     #[command(subcommand)]
@@ -222,6 +224,7 @@ impl Cli {
             Command::Metrics(args) => Box::pin(metrics::main(&common, args)).await,
             Command::Why(args) => Box::pin(why::main(&common, args)).await,
             Command::Certificate(args) => Box::pin(certificate::main(&common, args)).await,
+            Command::Backups(args) => Box::pin(backups::main(&common, args)).await,
             Command::Notices(command) => Box::pin(notices::main(&common, command)).await,
             Command::Recipients(command) => Box::pin(recipients::main(&common, command)).await,
             Command::Hold(command) => Box::pin(hold::main(&common, command)).await,

@@ -369,6 +369,14 @@ impl Config {
         for store in self.stores.values() {
             hasher.update(format!("{}\0{}\n", store.name, store.kind().as_str()));
         }
+        for backup in self.backups.values() {
+            let (kind, rotation) = (backup.catalogue.as_str(), &backup.terms.rotation);
+            hasher.update(format!("{}\0{kind}\0{rotation}\0", backup.name));
+            for store in &backup.stores {
+                hasher.update(format!("{store}\0"));
+            }
+            hasher.update("\n");
+        }
         for recipient in self.recipients.values() {
             let (protocol, ack) = (recipient.protocol.as_str(), recipient.ack.as_str());
             let (due, at_once) = (recipient.due.as_secs(), recipient.at_once);
@@ -462,6 +470,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
     let audit = section(&mut reader, "audit", |reader| Some(audit::read(reader)));
     let api = section(&mut reader, "api", |reader| Some(api::read(reader)));
     let stores = named(&mut reader, "store");
+    let backups = named(&mut reader, "backup");
     let recipients = named(&mut reader, "recipient");
     let rules = named(&mut reader, "rule");
     let limits =
@@ -487,6 +496,10 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         kinds.insert(name.clone(), kind);
         known.extend(store.map(|store| (name, store)));
     }
+    let read = |(name, table): (Name, &Table)| {
+        backups::read(context, &name, table, &kinds, &known).map(|backup| (name, backup))
+    };
+    let backups = backups.into_iter().filter_map(read).collect();
     let recipient_tables = recipients;
     let read = |(name, table): &(Name, &Table)| {
         (name.clone(), recipients::read(context, name, table, &kinds))
@@ -518,7 +531,7 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         daemon: daemon.unwrap_or_default(),
         audit,
         stores: known,
-        backups: BTreeMap::new(),
+        backups,
         recipients,
         rules,
         files,
@@ -538,7 +551,7 @@ fn section<T>(
     value
 }
 
-/// The tables of `[store.NAME]`, `[recipient.NAME]`, `[rule.NAME]` or `[source.NAME]`.
+/// The tables of `[store.NAME]`, `[backup.NAME]`, `[recipient.NAME]`, `[rule.NAME]` or `[source.NAME]`.
 fn named<'a>(reader: &mut Reader<'a>, key: &'static str) -> Vec<(Name, &'a Table)> {
     let context = reader.context;
     let Some((_, table)) = reader.table(key, "{ NAME = { … } }") else { return Vec::new() };

@@ -33,6 +33,7 @@ use crate::ledger::{Ledger, LedgerError, Loaded};
 use crate::lifecycle::{Ask, Received, Signals, systemd};
 use crate::propagate::Propagation;
 use crate::publish::Publishing;
+use crate::rotate::Rotation;
 use crate::rule::{Mode, Rule};
 use crate::run::{Call, Depth, RunError};
 use crate::schedule::Schedule;
@@ -111,6 +112,8 @@ pub struct Daemon {
     publishing: Option<Publishing>,
     /// Tells recipients.
     propagation: Option<Propagation>,
+    /// Lists backups.
+    rotation: Option<Rotation>,
     /// Where events come in.
     api: Option<Api>,
     /// Looks at the tables in which applications write events down.
@@ -139,6 +142,7 @@ impl Daemon {
             picked_up: false,
             publishing: None,
             propagation: None,
+            rotation: None,
             api: None,
             listening: None,
             wake: Arc::new(Notify::new()),
@@ -159,6 +163,7 @@ impl Daemon {
         }
         self.publishing = Publishing::start(&self.ledger, &self.active.config.audit);
         self.propagation = Some(self.active.propagate());
+        self.rotation = Some(self.active.rotate());
         let wake = self.wake.clone();
         self.ledger.renew_events(self.active.config.rules.keys(), clock::now()).await?;
         let (settings, rules) = (self.active.config.api.clone(), self.active.runner.rules.clone());
@@ -230,6 +235,7 @@ impl Daemon {
             now: clock::now(),
         };
         let changes = self.ledger.load_rules(loaded).await?;
+        self.ledger.load_backup_sets(&config.backups, clock::now()).await?;
         Ok(changes.iter().map(ToString::to_string).collect())
     }
 
@@ -586,6 +592,9 @@ impl Daemon {
         if let Some(before) = self.propagation.replace(propagation) {
             tokio::spawn(before.stop());
         }
+        if let Some(before) = self.rotation.replace(self.active.rotate()) {
+            tokio::spawn(before.stop());
+        }
         self.listening = Some(Listening::start(&self.active, &self.wake));
         if let Some(api) = &mut self.api {
             api.heed(self.active.recipients());
@@ -621,6 +630,9 @@ impl Daemon {
         systemd::stopping(deadline + 5 * LAST_STEPS);
         self.soft.cancel();
         self.listening = None;
+        if let Some(rotation) = self.rotation.take() {
+            timeout(LAST_STEPS, rotation.stop()).await.ok();
+        }
         let propagation = self.propagation.take().map(|couriers| tokio::spawn(couriers.stop()));
         if let Some(api) = &mut self.api {
             timeout(LAST_STEPS, api.close()).await.ok();

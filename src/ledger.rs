@@ -18,6 +18,7 @@ use crate::keys::Keys;
 
 mod approvals;
 pub mod audit;
+mod backups;
 mod change_keys;
 mod error;
 mod events;
@@ -44,6 +45,7 @@ mod verify;
 pub(crate) use crate::audit::entry::moment::to_text;
 pub use crate::audit::review::{Problem, Verification};
 pub use approvals::{Approval, Approved, Permission};
+pub use backups::{BackupSet, DeletedDay, Noted, Trouble};
 pub(crate) use error::Doing;
 pub use error::LedgerError;
 pub use events::{Backlog, Pending, Received};

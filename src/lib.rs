@@ -80,13 +80,16 @@
 //! | [`keys`] | expunged's own secrets |
 //! | [`outbound`] | the way out over HTTP, and where it does not lead |
 //! | [`store`] | tables, files and objects: surveys, walks and batches |
+//! | [`program`] | programs of the operator's: started without a shell, bounded, ended with all they started |
 //! | [`recipient`] | who is told: Standard Webhooks, OpenDSR, calls over HTTP, programs, tables |
+//! | [`backup`] | what the catalogues of backups list: restic, pgBackRest, Borg, barman, paths, programs |
 //! | [`ledger`] | expunged's own database: requests, runs, batches, audit log |
 //! | [`archive`] | an exported audit log, which anyone can verify |
 //! | [`certificate`] | deletion certificates with their proof |
 //! | [`check`] | a rule held against its live store |
 //! | [`run`] | the pass: request -> plan -> intent -> apply -> outcome -> read back |
 //! | [`propagate`] | recipients are told, and asked how far they are |
+//! | [`rotate`] | sets of backups are listed, and what nobody can bring back is forgotten |
 //! | [`publish`] | signed checkpoints leave the machine |
 //! | [`lifecycle`] | signals and systemd |
 //! | [`http`] | events and receipts come in over a Unix socket, and over TCP where that is wanted |
@@ -141,6 +144,7 @@
 pub mod anonymize;
 pub mod archive;
 pub mod audit;
+pub mod backup;
 pub mod breaker;
 pub mod certificate;
 pub mod check;
@@ -159,11 +163,13 @@ pub mod notice;
 pub mod outbound;
 pub mod path;
 pub mod plan;
+pub mod program;
 pub mod propagate;
 pub mod publish;
 pub mod recipient;
 pub mod residue;
 pub mod restore;
+pub mod rotate;
 pub mod rule;
 pub mod run;
 pub mod schedule;

@@ -168,8 +168,8 @@ pub enum Residue {
     /// Backups that will rotate.
     Pending {
         /// When the last of them is gone, as far as can be said.
-        until: Timestamp,
-        /// Why it is not over, although no listed backup holds it.
+        until: Option<Timestamp>,
+        /// What it waits for, where no listed backup holds it.
         #[serde(skip_serializing_if = "Option::is_none")]
         awaits: Option<String>,
         /// How many hold it.
@@ -188,6 +188,34 @@ impl Residue {
     /// Whether nothing is left.
     pub fn is_clear(&self) -> bool {
         matches!(self, Residue::Clear { .. })
+    }
+
+    /// The same for people.
+    pub fn in_words(&self) -> String {
+        let day = |at: &Timestamp| at.strftime("%Y-%m-%d").to_string();
+        match self {
+            Residue::Clear { assumed: false } => "no backup holds it".to_owned(),
+            Residue::Clear { assumed: true } => {
+                "gone by the declared rotation, which is an assumption".to_owned()
+            }
+            Residue::Pending { until: Some(until), assumed: true, .. } => format!(
+                "gone by {} if the declared rotation holds, which is an assumption",
+                day(until)
+            ),
+            Residue::Pending { awaits: Some(awaits), .. } => {
+                format!("no listed backup holds it, but that is not proven: {awaits}")
+            }
+            Residue::Pending { until: Some(until), backups, .. } => format!(
+                "{backups} backup{} it, the last copy is gone by {}",
+                if *backups == 1 { " holds" } else { "s hold" },
+                day(until)
+            ),
+            Residue::Pending { .. } => "not known".to_owned(),
+            Residue::Unbounded { kept } => {
+                let kept: Vec<_> = kept.iter().map(|(id, why)| format!("{id} ({why})")).collect();
+                format!("kept without an end in {}", kept.join(", "))
+            }
+        }
     }
 }
 
@@ -241,14 +269,15 @@ impl Standing {
     fn doubt(&self, listing: &Listing, skew: Duration) -> Option<Doubt> {
         let newest = |listing: &Listing| listing.backups.iter().map(|one| one.started_at).max();
         let Some(new) = newest(listing) else { return Some(Doubt::Empty) };
+        let last = self.listing.as_ref();
+        if let Some(last) = last.filter(|last| listing.at <= last.at && !self.confirmed) {
+            return Some(Doubt::ClockSetBack(last.at));
+        }
         let latest = later(listing.at, skew);
         if let Some(future) = listing.backups.iter().find(|one| one.started_at > latest) {
             return Some(Doubt::Future(future.id.clone()));
         }
-        let last = self.listing.as_ref()?;
-        if listing.at <= last.at && !self.confirmed {
-            return Some(Doubt::ClockSetBack(last.at));
-        }
+        let last = last?;
         if newest(last).is_some_and(|old| new < old) && !self.confirmed {
             return Some(Doubt::WentBack);
         }
@@ -288,10 +317,11 @@ impl Standing {
         let latest = later(deleted_at, terms.skew);
         let gone_at_last = terms.rotation.due_at(latest, &terms.zone);
         if terms.is_declared {
+            let until = Some(gone_at_last);
             return if now >= gone_at_last {
                 Residue::Clear { assumed: true }
             } else {
-                Residue::Pending { until: gone_at_last, awaits: None, backups: 0, assumed: true }
+                Residue::Pending { until, awaits: None, backups: 0, assumed: true }
             };
         }
         if self.clear_before.is_some_and(|before| deleted_at < before) {
@@ -304,7 +334,7 @@ impl Standing {
             assumed: false,
         };
         let Some(listing) = &self.listing else {
-            return pending(gone_at_last, 0, Some("the set was not listed yet"));
+            return pending(None, 0, Some("the set was not listed yet"));
         };
         let ends = ends(&listing.backups, terms);
         let holding = listing.backups.iter().filter(|one| one.started_at <= latest);
@@ -315,7 +345,7 @@ impl Standing {
             return Residue::Unbounded { kept };
         }
         if let Some(until) = holding.iter().map(|end| end.gone_at).max() {
-            return pending(until, holding.len() as u64, None);
+            return pending(Some(until), holding.len() as u64, None);
         }
         let why = match &listing.purge {
             Purge::Owed(words) => words.as_str(),
@@ -328,7 +358,16 @@ impl Standing {
             }
             _ => "one more listing has to confirm it",
         };
-        pending(now, 0, Some(why))
+        pending(None, 0, Some(why))
+    }
+
+    /// What was deleted before this moment is in no backup of the set; of one without a catalogue, as far as its
+    /// rotation can be believed. `None` where nothing is known.
+    pub fn clear_until(&self, terms: &Terms, now: Timestamp) -> Option<Timestamp> {
+        if terms.is_declared {
+            return Some(earlier(terms.rotation.cutoff(now, &terms.zone), terms.skew));
+        }
+        self.clear_before
     }
 
     /// The backup that should have rotated away the longest time ago.

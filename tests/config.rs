@@ -12,6 +12,8 @@ use expunged::rule::{Action, Mode, Rule};
 use jiff::civil::Date;
 use proptest::prelude::*;
 
+#[path = "config/backups.rs"]
+mod backups;
 #[path = "config/events.rs"]
 mod events;
 #[path = "config/recipients.rs"]

@@ -2,8 +2,9 @@
 
 -- Sets of backups. `stores` is a JSON list of the stores that it covers, `standing` is what its listings have proven, as
 -- JSON; `clear_before` repeats of it the moment before which deletions are clear, to be looked up. `doubt` is why the
--- last listing proves nothing, and `doubted_since` since when that is so. A set that is no longer configured stays,
--- with what is owed to it, until somebody forgets it.
+-- last listing proves nothing, `doubt_kind` the same in the words of the audit log, and `doubted_since` since when that
+-- is so. A set that is no longer configured stays, with what is owed to it, until somebody forgets it; then it covers
+-- nothing.
 CREATE TABLE backup_set (
     backup        TEXT NOT NULL PRIMARY KEY,
     stores        TEXT NOT NULL,
@@ -15,8 +16,12 @@ CREATE TABLE backup_set (
     clear_before  TEXT,
     standing      TEXT NOT NULL,
     doubt         TEXT,
+    doubt_kind    TEXT,
     doubted_since TEXT,
-    stalled_since TEXT
+    stalled_since TEXT,
+    forgotten_at  TEXT,
+    forgotten_by  TEXT,
+    forgotten_why TEXT
 );
 
 -- What could come back from a backup: the keys of records that a batch took, sealed, by store, until no backup can bring

@@ -83,6 +83,7 @@ pub(crate) async fn load_rules(config: &Config, ledger: &Ledger) -> Result<(), C
         now: clock::now(),
     };
     ledger.load_rules(loaded).await?;
+    ledger.load_backup_sets(&config.backups, clock::now()).await?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
-use crate::certificate::{Certificate, Told, issue};
+use crate::certificate::{Certificate, InBackups, Told, issue};
 use crate::clock;
 use crate::ledger::Ledger;
 use crate::types::Name;
@@ -19,7 +19,8 @@ use super::{CliError, Common, Exit, open_ledger};
 /// Print the deletion certificate of a run, with the proof that the audit log says so
 ///
 /// None is issued for a run that is not complete and verified, or while a recipient has neither completed
-/// what it was told of the run nor is exempt from it. As text, or with `--json`; `--out` writes
+/// what it was told of the run nor is exempt from it. Of backups it says which sets still have copies and until
+/// when; `complete` in its JSON is true once none has, and another certificate says so then. As text, or with `--json`; `--out` writes
 /// both and the proof into files. `expunged audit verify-proof` checks the proof with nothing but the
 /// public key. Exit code 0 when it was issued, otherwise 1.
 #[derive(clap::Args, Debug)]
@@ -47,7 +48,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     let run = find(&ledger, &args.run).await?;
     let report = ledger.run_report(run).await?;
     let rule = report.and_then(|report| config.rules.get(&report.rule));
-    let certificate = issue(&ledger, run, rule, clock::now()).await;
+    let certificate = issue(&ledger, run, rule, &config.backups, clock::now()).await;
     ledger.close().await;
     let certificate = certificate?;
     let mut text = text(&certificate);
@@ -95,6 +96,12 @@ fn told(told: &Told) -> String {
     };
     let completed = output::number(*completed);
     format!("{recipient}: {completed} completed{exempt}, by entry {entry}")
+}
+
+/// What a set of backups still has.
+fn set(set: &InBackups) -> String {
+    let entry = set.entry.map(|entry| format!(", by entry {entry}"));
+    format!("{}: {}{}", set.backup, set.residue.in_words(), entry.unwrap_or_default())
 }
 
 /// The certificate as people read it.
@@ -149,6 +156,7 @@ fn text(certificate: &Certificate) -> String {
         ("recipients", certificate.residuals.recipients.to_owned()),
         ("told", certificate.recipients.iter().map(told).collect::<Vec<_>>().join("; ")),
         ("backups", certificate.residuals.backups.to_owned()),
+        ("sets", certificate.residuals.backup_sets.iter().map(set).collect::<Vec<_>>().join("; ")),
         ("log", format!("entry {} of {}", certificate.log.entry, certificate.issuer)),
     ];
     let mut text = "Deletion certificate\n\n".to_owned();

@@ -23,7 +23,7 @@ use crate::store::sql::{Access, Bounds};
 use crate::store::{StoreError, Stores};
 use crate::types::Name;
 
-use super::{CliError, Common, Exit, read_ledger, status};
+use super::{CliError, Common, Exit, backups, read_ledger, status};
 
 /// Print what monitoring needs, in the text format of Prometheus (OpenMetrics)
 ///
@@ -56,6 +56,13 @@ struct InState {
 }
 
 type PerRecipient = Family<ForRecipient, Gauge<f64, AtomicU64>>;
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfSet {
+    backup: String,
+}
+
+type PerSet = Family<OfSet, Gauge<f64, AtomicU64>>;
 
 /// The measures of each rule.
 #[derive(Default)]
@@ -112,6 +119,7 @@ pub(crate) async fn main(common: &Common, _: Args) -> Result<Exit, CliError> {
         set(&measures.records, count(ledger.records_taken(&rule.name).await?));
     }
     recipients(&mut registry, &config, &ledger, now).await?;
+    in_backups(&mut registry, &config, &ledger, now).await?;
     whole(&mut registry, &ledger, now).await?;
     ledger.close().await;
     let mut text = String::new();
@@ -236,6 +244,49 @@ async fn recipients(
     Ok(())
 }
 
+/// The measures of each set of backups.
+async fn in_backups(
+    registry: &mut Registry,
+    config: &Config,
+    ledger: &Ledger,
+    now: Timestamp,
+) -> Result<(), CliError> {
+    let sets = backups::measure(config, ledger, now).await?;
+    if sets.is_empty() {
+        return Ok(());
+    }
+    let [listed, doubted, stalled, records, oldest] = std::array::from_fn(|_| PerSet::default());
+    for one in sets {
+        let labels = OfSet { backup: one.backup.to_string() };
+        let set = |family: &PerSet, value: f64| {
+            family.get_or_create(&labels).set(value);
+        };
+        let age = |since: Option<Timestamp>| {
+            seconds(since.map_or(0, |since| now.duration_since(since).as_secs().max(0)))
+        };
+        set(&listed, one.listed_at.map_or(0.0, |at| seconds(at.as_second())));
+        set(&doubted, flag(one.is_doubted));
+        set(&stalled, age(one.stalled_since));
+        set(&records, count(one.records));
+        set(&oldest, age(one.oldest));
+    }
+    let families = [
+        (
+            "backup_last_listed_timestamp_seconds",
+            "When the set was last listed, and believed, in seconds since 1970",
+            listed,
+        ),
+        ("backup_doubted", "Whether the last listing of the set failed or proves nothing", doubted),
+        ("backup_stalled_seconds", "For how long a backup has outstayed the rotation", stalled),
+        ("backup_held_records", "Deleted records that may still be in the set", records),
+        ("backup_oldest_held_age_seconds", "For how long the oldest of them is deleted", oldest),
+    ];
+    for (name, help, family) in families {
+        registry.register(name, help, family);
+    }
+    Ok(())
+}
+
 /// The measures that belong to no rule.
 async fn whole(
     registry: &mut Registry,
@@ -244,7 +295,13 @@ async fn whole(
 ) -> Result<(), LedgerError> {
     let (_, holds) = ledger.held().await?;
     let holds = holds.iter().filter(|hold| hold.is_in_force(now)).count() as u64;
+    let frozen = ledger.frozen_stores().await?.len() as u64;
     let measures = [
+        (
+            "frozen_stores",
+            "Stores that seem to have been restored, and whose rules do not run",
+            frozen,
+        ),
         ("holds_in_force", "Legal holds in force", holds),
         ("open_batches", "Batches whose outcome is not known", ledger.open_batch_count().await?),
         ("audit_log_entries", "Entries of the audit log", ledger.audit_size().await?),

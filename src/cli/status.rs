@@ -15,13 +15,14 @@ use crate::schedule::Schedule;
 use crate::types::Name;
 
 use super::output::{self, DIM, RED, RESET, YELLOW};
-use super::{CliError, Common, Exit, approve, read_ledger, recipients, select};
+use super::{CliError, Common, Exit, approve, backups, read_ledger, recipients, select};
 
 /// Show the rules, their last and next runs, and what is overdue
 ///
 /// A rule is overdue from the first slot that no complete run has answered, a continuous one from its
 /// first failure. Without rules it also says which recipients have not done yet what they were told, and
-/// which fail; `expunged recipients list` shows all of them.
+/// which fail, and which sets of backups may still hold what was deleted, and cannot be listed or have outstayed
+/// their rotation; `expunged recipients list` and `expunged backups` show all of them.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.
@@ -76,7 +77,6 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         status.waits_for_approval =
             waiting.iter().find(|approval| approval.rule == status.rule).cloned();
     }
-    ledger.close().await;
     if common.json {
         output::json(&all);
     } else {
@@ -84,6 +84,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         print_events(&config.rules, &backlogs);
         if args.rules.is_empty() {
             recipients::print_open(&config, &recipients);
+            backups::print_open(&config, &ledger, now).await?;
         }
         let waiting: Vec<_> =
             all.iter().filter_map(|status| status.waits_for_approval.clone()).collect();
@@ -92,6 +93,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
             approve::print(&waiting);
         }
     }
+    ledger.close().await;
     Ok(Exit::Fine)
 }
 

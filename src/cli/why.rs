@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use crate::audit::Event;
 use crate::clock;
-use crate::ledger::{Ledger, RunReport};
+use crate::config::BackupConfig;
+use crate::ledger::{BackupSet, Ledger, RunReport};
 use crate::notice::State;
 use crate::plan::KeptReason;
+use crate::residue::Residue;
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Bounds, Explained};
 use crate::store::{Store, Target};
@@ -23,7 +25,8 @@ use super::{CliError, Common, Exit, has_ledger, holds, read_ledger, select, stor
 /// Explain one record: what a rule makes of it, until when it is kept, and what happened to it
 ///
 /// It looks into the store, read-only, and into the ledger, which knows records by their commitments. Of
-/// recipients it says which were told of the batch that took the record, and how far they are with it.
+/// recipients it says which were told of the batch that took the record, and how far they are with it; of backups,
+/// which sets still hold it, and until when.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// The rule.
@@ -49,6 +52,8 @@ struct Answer {
     not_found: Option<String>,
     /// What is known of copies.
     copies: Vec<String>,
+    /// What each set of backups still has of it.
+    backups: BTreeMap<Name, Residue>,
 }
 
 #[derive(Serialize)]
@@ -110,7 +115,11 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         Some(_) => None,
         None => Some("there is no ledger yet, so nothing was taken".to_owned()),
     };
-    let copies = copies(&happened);
+    let in_backups = match &ledger {
+        Some(ledger) => in_backups(ledger, &config.backups, rule, &happened).await?,
+        None => BTreeMap::new(),
+    };
+    let copies = copies(&happened, &in_backups);
     let answer = Answer {
         rule: rule.name.clone(),
         store: rule.store.clone(),
@@ -121,6 +130,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         happened,
         not_found,
         copies,
+        backups: in_backups,
     };
     if common.json {
         output::json(&answer);
@@ -185,8 +195,27 @@ async fn happened(ledger: &Ledger, rule: &Rule, keys: &[Key]) -> Result<Vec<Happ
     Ok(happened)
 }
 
+/// What each set of backups still has of the record, as it was when it was last taken.
+async fn in_backups(
+    ledger: &Ledger,
+    configured: &BTreeMap<Name, BackupConfig>,
+    rule: &Rule,
+    happened: &[Happened],
+) -> Result<BTreeMap<Name, Residue>, CliError> {
+    let Some(last) = happened.first() else { return Ok(BTreeMap::new()) };
+    let now = clock::now();
+    let covers = |set: &BackupSet| set.stores.contains(&rule.store);
+    let sets = ledger.backup_sets().await?.into_iter().filter(covers);
+    let residue = |set: BackupSet| {
+        let terms = configured.get(&set.name).map(|config| &config.terms);
+        let residue = set.residue(terms, last.at, now);
+        (set.name, residue)
+    };
+    Ok(sets.map(residue).collect())
+}
+
 /// Where copies may remain, as far as is known.
-fn copies(happened: &[Happened]) -> Vec<String> {
+fn copies(happened: &[Happened], in_backups: &BTreeMap<Name, Residue>) -> Vec<String> {
     if happened.is_empty() {
         return Vec::new();
     }
@@ -196,16 +225,29 @@ fn copies(happened: &[Happened]) -> Vec<String> {
         None => "in the store: unknown, it was not looked at again".to_owned(),
     };
     let told: Vec<_> = happened.iter().flat_map(|taken| &taken.told).collect();
-    if told.is_empty() {
+    if told.is_empty() && in_backups.is_empty() {
         let elsewhere = "in backups and at recipients: none are registered, so nothing is known";
         return vec![in_store, elsewhere.to_owned()];
     }
-    let told = told.into_iter().map(|(recipient, states)| {
+    let at_recipients = told.iter().map(|(recipient, states)| {
         let all = output::notices(states.values().sum());
         format!("at {recipient}: {all} for its batch, {}", in_states(states))
     });
-    let backups = "in backups: none are registered, so nothing is known".to_owned();
-    [in_store].into_iter().chain(told).chain([backups]).collect()
+    let none = |what: &str| format!("{what}: none are registered, so nothing is known");
+    let mut copies = vec![in_store];
+    copies.extend(at_recipients);
+    if told.is_empty() {
+        copies.push(none("at recipients"));
+    }
+    copies.extend(
+        in_backups
+            .iter()
+            .map(|(set, residue)| format!("in backup set {set}: {}", residue.in_words())),
+    );
+    if in_backups.is_empty() {
+        copies.push(none("in backups"));
+    }
+    copies
 }
 
 fn print(answer: &Answer) {

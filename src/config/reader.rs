@@ -281,6 +281,18 @@ impl<'a> Reader<'a> {
         duration.map(|duration| duration.value)
     }
 
+    /// A length of time within bounds, which may be told in days and weeks of 24 hours each.
+    pub(super) fn days(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        bounds: &RangeInclusive<Duration>,
+        in_words: &str,
+    ) -> Option<Duration> {
+        let parse = |text: &str| length(text, (key, example), bounds, in_words);
+        self.parsed(key, example, parse).map(|length| length.value)
+    }
+
     /// `true` or `false`. From the environment, these words.
     pub(super) fn boolean(&mut self, key: &'static str) -> Option<Located<bool>> {
         let entry = self.entry(key)?;
@@ -444,6 +456,28 @@ impl<'a> Reader<'a> {
     fn is_variable(&self, entry: &Entry) -> bool {
         self.context.texts.variable(entry.place).is_some()
     }
+}
+
+/// A length of time within bounds, which `in_words` tells; a day is taken for 24 hours, and months and years are of no
+/// fixed length.
+pub(super) fn length(
+    text: &str,
+    (key, example): (&str, &str),
+    bounds: &RangeInclusive<Duration>,
+    in_words: &str,
+) -> Result<Duration, Wrong> {
+    let wrong = || {
+        Wrong::new(format!("{} is not a length of time", quoted(text)))
+            .help(format!("write such as `{key} = {example}`"))
+    };
+    let span = text.parse::<jiff::Span>().map_err(|_| wrong())?;
+    let length =
+        span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    let length = Duration::try_from(length).ok();
+    length.filter(|length| bounds.contains(length)).ok_or_else(|| {
+        let message = format!("`{key}` is out of bounds");
+        Wrong::new(message).help(format!("write a time from {in_words}"))
+    })
 }
 
 /// Not blank, and without control characters.

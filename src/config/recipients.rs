@@ -1,12 +1,11 @@
 //! `[recipient.NAME]`: who is told of deletions, and how.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::diagnostic::Problem;
-use super::reader::{Context, Located, Reader, Wrong, quoted};
+use super::reader::{Context, Located, Reader, Wrong, length, quoted};
 use super::rules::Stores;
 use super::text::Table;
 use super::{Secret, sharing, stores};
@@ -245,11 +244,11 @@ impl General {
     fn read(reader: &mut Reader<'_>, kind: Option<Kind>) -> General {
         let ack = ack(reader, kind);
         let bounds = Duration::from_mins(1)..=DAY * 3_653;
-        let due = days(reader, "due", "\"30 days\"", &bounds, "1 minute to 3653 days");
+        let due = reader.days("due", "\"30 days\"", &bounds, "1 minute to 3653 days");
         let at_once = at_once(reader, kind);
         let bounds = Duration::from_secs(1)..=DAY;
         let example = "\"15 minutes\"";
-        let poll_every = days(reader, "poll_every", example, &bounds, "1 second to 1 day");
+        let poll_every = reader.days("poll_every", example, &bounds, "1 second to 1 day");
         General {
             ack,
             due: due.unwrap_or(30 * DAY),
@@ -341,7 +340,7 @@ fn retries(reader: &mut Reader<'_>) -> Vec<Duration> {
     let Some(words) = reader.words("retries", example) else { return notice::DELAYS.to_vec() };
     let mut delays = Vec::new();
     for word in words {
-        match time(word.value, ("retries", example), &bounds, "10 milliseconds to 7 days") {
+        match length(word.value, ("retries", example), &bounds, "10 milliseconds to 7 days") {
             Ok(delay) => delays.push(delay),
             Err(Wrong { message, help }) => {
                 let message = format!("{}: {message}", reader.what);
@@ -351,39 +350,6 @@ fn retries(reader: &mut Reader<'_>) -> Vec<Duration> {
         }
     }
     delays
-}
-
-/// A length of time that may be told in days.
-fn days(
-    reader: &mut Reader<'_>,
-    key: &'static str,
-    example: &str,
-    bounds: &RangeInclusive<Duration>,
-    in_words: &str,
-) -> Option<Duration> {
-    let parse = |text: &str| time(text, (key, example), bounds, in_words);
-    reader.parsed(key, example, parse).map(|time| time.value)
-}
-
-fn time(
-    text: &str,
-    (key, example): (&str, &str),
-    bounds: &RangeInclusive<Duration>,
-    in_words: &str,
-) -> Result<Duration, Wrong> {
-    let wrong = || {
-        Wrong::new(format!("{} is not a length of time", quoted(text)))
-            .help(format!("write such as `{key} = {example}`"))
-    };
-    let span = text.parse::<jiff::Span>().map_err(|_| wrong())?;
-    // Months and years are of no fixed length; a day is taken for 24 hours.
-    let relative = jiff::SpanRelativeTo::days_are_24_hours();
-    let time = span.to_duration(relative).map_err(|_| wrong())?;
-    let time = Duration::try_from(time).ok();
-    time.filter(|time| bounds.contains(time)).ok_or_else(|| {
-        let message = format!("`{key}` is out of bounds");
-        Wrong::new(message).help(format!("write a time from {in_words}"))
-    })
 }
 
 /// Reports recipients that are tables which a rule works on: what goes there goes by the rule, with its holds, its
@@ -424,7 +390,7 @@ pub(super) fn check(
 // --- what several protocols read --------------------------------------------------------------------
 
 /// A file of the configuration's, by its absolute path.
-fn file(reader: &mut Reader<'_>, key: &'static str, example: &str) -> Option<PathBuf> {
+pub(super) fn file(reader: &mut Reader<'_>, key: &'static str, example: &str) -> Option<PathBuf> {
     let file = reader.word(key, example)?;
     if file.value.starts_with('~') {
         let message = format!("{}: `~` is not expanded", reader.what);

@@ -263,7 +263,7 @@ fn way_to(context: Context<'_>, way: usize, value: &Located<&str>) -> Option<Sec
 }
 
 /// A name that shells can set.
-fn is_variable_name(text: &str) -> bool {
+pub(super) fn is_variable_name(text: &str) -> bool {
     let rest = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.chars().all(rest) && !text.starts_with(|c: char| c.is_ascii_digit())
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
-use crate::config::{Config, StoreConfig};
+use crate::config::{BackupConfig, Config, StoreConfig};
 use crate::rule::{Rows, Rule, Selection};
 use crate::types::Name;
 
@@ -15,6 +15,7 @@ pub(super) fn changes(before: &Config, after: &Config) -> Vec<String> {
     let mut found = Vec::new();
     pairs(&before.stores, &after.stores, "store", &mut found, store_changes);
     pairs(&before.rules, &after.rules, "rule", &mut found, rule_changes);
+    pairs(&before.backups, &after.backups, "backup", &mut found, backup_changes);
     let (old, new) = (&before.daemon, &after.daemon);
     differs(
         &mut found,
@@ -80,6 +81,18 @@ fn store_changes(old: &StoreConfig, new: &StoreConfig) -> Vec<String> {
         &seconds(old.connect_timeout),
         &seconds(new.connect_timeout),
     );
+    found
+}
+
+fn backup_changes(old: &BackupConfig, new: &BackupConfig) -> Vec<String> {
+    let mut found = Vec::new();
+    let stores = |set: &BackupConfig| {
+        let stores: Vec<_> = set.stores.iter().map(Name::as_str).collect();
+        stores.join(", ")
+    };
+    differs(&mut found, "kind", &old.catalogue.as_str(), &new.catalogue.as_str());
+    differs(&mut found, "stores", &stores(old), &stores(new));
+    differs(&mut found, "rotation", &old.terms.rotation, &new.terms.rotation);
     found
 }
 

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::ledger::{Ledger, Request};
 use crate::propagate::Propagation;
 use crate::recipient::Recipients;
+use crate::rotate::Rotation;
 use crate::rule::{Mode, Rule};
 use crate::run::{Depth, Inboxes, RunError, RunResult, RunState, Runner, Sources};
 use crate::schedule::Schedule;
@@ -81,6 +82,11 @@ impl Active {
     /// Sends couriers to the recipients.
     pub(super) fn propagate(&self) -> Propagation {
         Propagation::start(&self.runner.ledger, &self.recipients, &self.runner.rules)
+    }
+
+    /// Has the sets of backups listed.
+    pub(super) fn rotate(&self) -> Rotation {
+        Rotation::start(&self.runner, &self.config.backups)
     }
 
     /// The recipients of the configuration.

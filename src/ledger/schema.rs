@@ -23,7 +23,7 @@ const VERSIONS: &str = "ledger_version";
 const KNOWN: i64 = 6;
 
 /// Each migration's name, and its text for SQLite and for PostgreSQL; the first brings version 1.
-const MIGRATIONS: [(&str, &str, &str); 5] = [
+const MIGRATIONS: [(&str, &str, &str); 6] = [
     (
         "ledger",
         include_str!("../../migrations/sqlite/0001_ledger.sql"),
@@ -48,6 +48,11 @@ const MIGRATIONS: [(&str, &str, &str); 5] = [
         "notices",
         include_str!("../../migrations/sqlite/0005_notices.sql"),
         include_str!("../../migrations/postgres/0005_notices.sql"),
+    ),
+    (
+        "backups",
+        include_str!("../../migrations/sqlite/0006_backups.sql"),
+        include_str!("../../migrations/postgres/0006_backups.sql"),
     ),
 ];
 

@@ -47,7 +47,8 @@ fn a_deletion_is_clear_once_two_listings_show_nothing_that_started_before_it() {
     let deleted = day(2) + hours(12);
     standing.note(listing(2, 0..=2), SKEW).unwrap();
     standing.note(listing(3, 1..=3), SKEW).unwrap();
-    let last_copy = Residue::Pending { until: day(5), awaits: None, backups: 2, assumed: false };
+    let last_copy =
+        Residue::Pending { until: Some(day(5)), awaits: None, backups: 2, assumed: false };
     assert_eq!(standing.residue(&terms(), deleted, day(4)), last_copy);
     standing.note(listing(4, 2..=4), SKEW).unwrap();
     assert!(
@@ -110,7 +111,7 @@ fn parents_last_as_long_as_what_needs_them_and_strangers_leave_everything_open()
         vec![backup("full", day(1)), incremental("i1", "full", 7), incremental("i2", "i1", 8)];
     let mut standing = Standing::default();
     standing.note(list.clone(), SKEW).unwrap();
-    let until = Residue::Pending { until: day(11), awaits: None, backups: 1, assumed: false };
+    let until = Residue::Pending { until: Some(day(11)), awaits: None, backups: 1, assumed: false };
     assert_eq!(standing.residue(&terms(), day(2), day(9)), until);
     assert_eq!(standing.stalled(&terms(), day(9)), None, "it is needed");
     list.at += hours(1);
@@ -213,14 +214,22 @@ fn without_a_catalogue_the_rotation_alone_speaks_and_says_so() {
     let terms = Terms { is_declared: true, ..terms() };
     let standing = Standing::default();
     let until = day(3) + SKEW;
-    let pending = Residue::Pending { until, awaits: None, backups: 0, assumed: true };
+    let pending = Residue::Pending { until: Some(until), awaits: None, backups: 0, assumed: true };
     assert_eq!(standing.residue(&terms, day(0), day(2)), pending);
     assert_eq!(standing.residue(&terms, day(0), until), Residue::Clear { assumed: true });
+    assert_eq!(
+        standing.clear_until(&terms, until),
+        Some(day(0)),
+        "the same seen from the other side"
+    );
     // Calendar days of the set's zone.
     let zone = TimeZone::get("Europe/Berlin").unwrap();
     let terms = Terms { zone: zone.clone(), skew: Duration::ZERO, ..terms };
     let before = "2026-10-24T12:00:00+02:00".parse::<Timestamp>().unwrap();
-    let Residue::Pending { until, .. } = standing.residue(&terms, before, before) else { panic!() };
+    let Residue::Pending { until: Some(until), .. } = standing.residue(&terms, before, before)
+    else {
+        panic!()
+    };
     assert_eq!(until, before.to_zoned(zone).checked_add(3.days()).unwrap().timestamp());
 }
 

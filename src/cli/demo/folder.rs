@@ -29,6 +29,8 @@ pub(super) const PLAN: &str = "plan";
 pub(super) const SECRET: &str = "newsletter.secret";
 /// The folder of uploads, and what is in it: photos, and a folder of thumbnails for each.
 pub(super) const UPLOADS: &str = "uploads";
+/// The folder of copies of the database.
+pub(super) const BACKUPS: &str = "backups";
 const LOCKS: &str = "ledger.db.locks";
 const KEYS: &str = "keys";
 
@@ -144,6 +146,15 @@ fn own_files(path: &Path) -> Result<Owned, CliError> {
                 owned.files.push(file);
             }
             owned.folders.push(entry);
+        } else if name == BACKUPS && is_folder(&entry) {
+            for inner in list(&entry)? {
+                let file = entry.join(&inner);
+                if !inner.starts_with("app-") || !inner.ends_with(".db") || !is_file(&file) {
+                    return Err(foreign(path, &file));
+                }
+                owned.files.push(file);
+            }
+            owned.folders.push(entry);
         } else if name == UPLOADS && is_folder(&entry) {
             own_uploads(path, &entry, &mut owned)?;
         } else {
@@ -157,12 +168,14 @@ fn own_files(path: &Path) -> Result<Owned, CliError> {
     Ok(owned)
 }
 
+fn foreign(path: &Path, entry: &Path) -> CliError {
+    let inside = entry.strip_prefix(path).unwrap_or(entry);
+    refuse(path, &format!("it holds `{}`, and the demo did not make it", inside.display()))
+}
+
 /// The uploads: `faces/KEY` and `thumbs/KEY/SIZE.jpg`, of names that the demo gives.
 fn own_uploads(path: &Path, uploads: &Path, owned: &mut Owned) -> Result<(), CliError> {
-    let foreign = |entry: &Path| {
-        let inside = entry.strip_prefix(path).unwrap_or(entry);
-        refuse(path, &format!("it holds `{}`, and the demo did not make it", inside.display()))
-    };
+    let foreign = |entry: &Path| foreign(path, entry);
     let is_key = |name: &str| name.starts_with("lost-") || name.starts_with("face-");
     for name in list(uploads)? {
         let folder = uploads.join(&name);
