@@ -8,8 +8,9 @@ use crate::support::{TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 /// With a recipient, who is told once.
 fn told() -> String {
-    let recipients = "subject = \"id\"\nrecipients = [\"crm\"]\n";
-    let crm = "[recipient.crm]\nprotocol = \"http\"\nurl = \"https://crm.example/users/{id}\"\nmethod = \"DELETE\"\n";
+    let recipients = "subject = \"id\"\nrecipients = { crm = { identify = { id = \"id\" } } }\n";
+    let crm = "[recipient.crm]\nprotocol = \"http\"\nurl = \"https://crm.example/users\"\n\
+               body = '{\"ids\": [\"{{id:id}}\"]}'\nat_once = 100\n";
     format!("{crm}{}", RULES.replace("subject = \"id\"\n", recipients))
 }
 
@@ -21,6 +22,7 @@ async fn what_came_back_goes_again(house: &House, rules: &str) {
     house.done(&["p1", "p2"]);
     house.takes("features", 2);
     let notices = house.ledger_count("SELECT count(*) FROM notice").await;
+    assert_eq!(notices > 0, rules.contains("crm"));
 
     house.restore().await;
     let seen = days_ago(1);

@@ -173,10 +173,12 @@ impl House {
     pub(crate) async fn ids(&self, table: &str, condition: &str) -> Vec<i32> {
         let text = if self.store.kind == Kind::MySql { "CHAR" } else { "text" };
         let pool = self.pool().await;
-        let sql = format!("SELECT CAST(id AS {text}) FROM {table} WHERE {condition} ORDER BY id");
+        let sql = format!("SELECT CAST(id AS {text}) FROM {table} WHERE {condition}");
         let ids = pool.strings(&sql).await;
         pool.close().await;
-        ids.iter().map(|id| id.parse().unwrap()).collect()
+        let mut ids: Vec<i32> = ids.iter().map(|id| id.parse().unwrap()).collect();
+        ids.sort_unstable();
+        ids
     }
 
     pub(crate) async fn ledger_count(&self, sql: &str) -> i64 {
