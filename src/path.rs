@@ -14,12 +14,12 @@
 //! Pure: a path is a sequence of bytes between slashes, as file systems and object stores have it, and
 //! never a string to be opened.
 
+mod matching;
+
 use std::fmt;
 use std::str::FromStr;
-use std::sync::OnceLock;
 
 use jiff::civil::Date;
-use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 /// A template of paths.
@@ -29,17 +29,6 @@ pub struct Template {
     parts: Vec<Part>,
     /// How much of what it begins with is folders that are the same whatever is filled in.
     fixed: usize,
-    /// Made when it is first needed: what an event fills in mostly names one path, and needs none.
-    matcher: OnceLock<Matcher>,
-}
-
-/// How paths are matched.
-#[derive(Clone)]
-struct Matcher {
-    whole: Regex,
-    /// For each folder on the way to what it means: whether anything below a folder so deep can be.
-    folders: Vec<Regex>,
-    is_deep: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -220,7 +209,8 @@ fn vague(parts: &[Part]) -> Option<&str> {
 fn placeholder(inside: &str) -> Option<Result<Part, InvalidTemplate>> {
     if let Some(format) = inside.strip_prefix("date:") {
         let once = |unit: &str| format.matches(unit).count() == 1;
-        let rest = format.replace("%Y", "").replace("%m", "").replace("%d", "");
+        // Something stays in place of each: what is left is not to make another.
+        let rest = format.replace("%Y", "-").replace("%m", "-").replace("%d", "-");
         let plain = rest.chars().all(|c| "-_./".contains(c));
         let good = once("%Y") && once("%m") && once("%d") && plain && !format.contains("//");
         return Some(if good {
@@ -242,32 +232,6 @@ impl Part {
             _ => None,
         }
     }
-
-    /// The part as a regular expression over bytes. A date's groups have names that no placeholder has.
-    fn expression(&self, out: &mut String) {
-        match self {
-            Part::Literal(bytes) => {
-                for byte in bytes {
-                    out.push_str("\\x");
-                    out.push_str(&hex::encode([*byte]));
-                }
-            }
-            Part::One => out.push_str("[^/]"),
-            Part::Any => out.push_str("[^/]*"),
-            // Any number of whole names; at the end, one at least.
-            Part::Deep => out.push_str("(?:[^/]+/)*"),
-            Part::Placeholder(name) => out.extend(["(?P<", name, ">[^/]+)"]),
-            Part::Date(format) => {
-                // No placeholder has a dot in its name.
-                let expression = regex::escape(format)
-                    .replace('/', "\\x2f")
-                    .replace("%Y", "(?P<date.y>[0-9]{4})")
-                    .replace("%m", "(?P<date.m>[0-9]{2})")
-                    .replace("%d", "(?P<date.d>[0-9]{2})");
-                out.push_str(&expression);
-            }
-        }
-    }
 }
 
 impl Template {
@@ -276,35 +240,9 @@ impl Template {
             Some(Part::Literal(bytes)) => bytes.iter().rposition(|byte| *byte == b'/'),
             _ => None,
         };
-        Template { text, parts, fixed: fixed.unwrap_or_default(), matcher: OnceLock::new() }
+        Template { text, parts, fixed: fixed.unwrap_or_default() }
     }
 
-    fn matcher(&self) -> &Matcher {
-        self.matcher.get_or_init(|| Matcher::of(&self.parts))
-    }
-}
-
-impl Matcher {
-    fn of(parts: &[Part]) -> Matcher {
-        let mut expression = String::new();
-        for part in parts {
-            part.expression(&mut expression);
-        }
-        if parts.last() == Some(&Part::Deep) {
-            expression.push_str("[^/]+");
-        }
-        let is_deep = parts.contains(&Part::Deep);
-        // Up to the first `**` the folders on the way are known one by one.
-        let known: String = expression.split("(?:[^/]+/)*").next().unwrap_or_default().to_owned();
-        let mut folders = Vec::new();
-        for (end, _) in slashes(&known) {
-            folders.push(compile(&known[..end]));
-        }
-        Matcher { whole: compile(&expression), folders, is_deep }
-    }
-}
-
-impl Template {
     /// The template as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -327,43 +265,19 @@ impl Template {
     pub fn means(&self, path: &[u8]) -> bool {
         match self.one_path() {
             Some(one) => one == path,
-            None => path.starts_with(self.prefix()) && self.matcher().whole.is_match(path),
+            None => path.starts_with(self.prefix()) && matching::means(&self.parts, path),
         }
     }
 
     /// What a path says in place of the date, and of `name`; `None` if the template does not mean it.
     pub fn read(&self, path: &[u8], name: Option<&str>) -> Option<Captures> {
-        let found = self.matcher().whole.captures(path)?;
-        let number = |unit: &str| {
-            std::str::from_utf8(found.name(unit)?.as_bytes()).ok()?.parse::<i16>().ok()
-        };
-        let day = number("date.y").and_then(|year| {
-            let (month, day) = (number("date.m")?, number("date.d")?);
-            Date::new(year, month.try_into().ok()?, day.try_into().ok()?).ok()
-        });
-        let value = name.and_then(|name| found.name(name)).map(|value| value.as_bytes().to_vec());
-        Some(Captures { day, value })
+        matching::read(&self.parts, path, name)
     }
 
     /// Whether anything below a folder can be meant. A folder is given without a slash at its end, and
     /// the root as nothing.
     pub fn enters(&self, folder: &[u8]) -> bool {
-        if folder.is_empty() {
-            return true;
-        }
-        let depth = folder.split(|byte| *byte == b'/').count();
-        let Matcher { folders, is_deep, .. } = self.matcher();
-        match folders.get(depth - 1) {
-            Some(known) => known.is_match(folder),
-            None => {
-                // Deeper than what is known one by one: only below a `**`.
-                *is_deep
-                    && folders.last().is_none_or(|last| {
-                        let names = folder.split(|byte| *byte == b'/').take(folders.len());
-                        last.is_match(&names.collect::<Vec<_>>().join(&b'/'))
-                    })
-            }
-        }
+        folder.is_empty() || matching::enters(&self.parts, folder)
     }
 
     /// What every path that it means begins with.
@@ -429,27 +343,6 @@ fn push(parts: &mut Vec<Part>, part: Part) {
         (_, part) => parts.push(part),
     }
 }
-
-/// Where the slashes of an expression stand; a slash is always written as its number.
-fn slashes(expression: &str) -> impl Iterator<Item = (usize, &str)> {
-    expression.match_indices("\\x2f")
-}
-
-fn compile(expression: &str) -> Regex {
-    let built = RegexBuilder::new(&format!("^{expression}$"))
-        .unicode(false)
-        .dot_matches_new_line(true)
-        .build();
-    // Made of escaped bytes and a few fixed pieces; were it too large, nothing is meant.
-    built.unwrap_or_else(|_| NOTHING.clone())
-}
-
-/// Matches nothing at all.
-static NOTHING: std::sync::LazyLock<Regex> = std::sync::LazyLock::new(|| {
-    #[expect(clippy::unwrap_used, reason = "a constant, which the tests compile")]
-    let nothing = Regex::new("[^\\s\\S]").unwrap();
-    nothing
-});
 
 impl PartialEq for Template {
     fn eq(&self, other: &Template) -> bool {

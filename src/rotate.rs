@@ -163,7 +163,7 @@ async fn watch(runner: Runner, sets: Sets, stop: CancellationToken) {
     loop {
         let round = async {
             runner.look_for_restores(clock::now()).await?;
-            sweep(&runner.ledger, &sets, clock::now()).await
+            sweep(&runner.ledger, &sets, clock::now()).await.map(drop)
         };
         let done = tokio::select! {
             done = round => done,
@@ -179,11 +179,16 @@ async fn watch(runner: Runner, sets: Sets, stop: CancellationToken) {
     }
 }
 
-/// Destroys the kept keys of deleted records that no backup can bring back.
+/// Destroys the kept keys of deleted records that no backup can bring back; gives of how many records of each store.
 ///
 /// # Errors
 /// When the ledger does not answer.
-pub async fn sweep(ledger: &Ledger, sets: &Sets, now: Timestamp) -> Result<(), LedgerError> {
+pub async fn sweep(
+    ledger: &Ledger,
+    sets: &Sets,
+    now: Timestamp,
+) -> Result<BTreeMap<Name, u64>, LedgerError> {
+    let mut destroyed = BTreeMap::new();
     let known = ledger.backup_sets().await?;
     let frozen: BTreeSet<Name> =
         ledger.frozen_stores().await?.into_iter().map(|frozen| frozen.store).collect();
@@ -195,10 +200,11 @@ pub async fn sweep(ledger: &Ledger, sets: &Sets, now: Timestamp) -> Result<(), L
             if records == 0 {
                 break;
             }
+            *destroyed.entry(store.clone()).or_default() += records;
             tracing::info!(%store, records, %before, "kept keys are destroyed: no backup can bring their records back");
         }
     }
-    Ok(())
+    Ok(destroyed)
 }
 
 /// The moment before which deletions from a store are clear of every set that covers it; all of them are where none

@@ -4,6 +4,9 @@
 //! has data as well, and says nothing of when: then its id does, the local time of whoever made it, taken for the
 //! earliest moment that this can be.
 //!
+//! That a backup is kept for good stands beside it where the server has a retention policy, and only there; of the others
+//! it is asked.
+//!
 //! barman removes archived log up to the beginning of the oldest backup that is left, so that no log reaches farther
 //! back than the backups do. It shows nothing by which that could be looked at.
 
@@ -22,6 +25,9 @@ use crate::residue::Backup;
 
 const LIST: &str = "`barman -f json list-backup`";
 const SHOW: &str = "`barman -f json show-backup`";
+const KEEP: &str = "`barman -f json keep --status`";
+/// What the list says of a backup where the server has no retention policy.
+const NO_POLICY: &str = "-";
 /// No clock on earth is so far ahead of UTC.
 const FARTHEST_EAST: SignedDuration = SignedDuration::from_hours(14);
 
@@ -58,6 +64,18 @@ struct Place {
     root_backup_id: Option<String>,
 }
 
+/// Whether a backup is kept.
+#[derive(Deserialize)]
+struct Kept {
+    keep_status: Message,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    /// `nokeep`, or what it is kept for.
+    message: String,
+}
+
 /// Lists the backups of a server.
 pub(super) async fn find(barman: &BarmanCatalogue, ask: &Ask) -> Result<Found, Fault> {
     let listed: Vec<Listed> = asked(barman, ask, LIST, &["list-backup", &barman.server]).await?;
@@ -69,7 +87,17 @@ pub(super) async fn find(barman: &BarmanCatalogue, ask: &Ask) -> Result<Found, F
             let why = format!("it showed another backup than `{}`", short(&backup_id));
             return Err(Fault::NotUnderstood { of: SHOW, why });
         }
-        backups.push(read(shown, retention_status)?);
+        // Only what was copied to its end can be kept.
+        let is_whole = shown.base_backup_information.is_some();
+        let is_told = retention_status.as_deref().is_some_and(|status| status != NO_POLICY);
+        let mut backup = read(shown, retention_status)?;
+        if is_whole && !is_told && backup.permanent.is_none() {
+            let command = ["keep", &barman.server, &backup_id, "--status"];
+            let kept: Kept = asked(barman, ask, KEEP, &command).await?;
+            let kept = Some(kept.keep_status.message).filter(|kept| kept != "nokeep");
+            backup.permanent = kept.map(|kept| permanent(&format!("KEEP:{}", kept.to_uppercase())));
+        }
+        backups.push(backup);
     }
     Ok(Found::at_once(backups))
 }
@@ -127,8 +155,11 @@ fn read(shown: Shown, status: Option<String>) -> Result<Backup, Fault> {
     };
     let kept =
         place.retention_policy.into_iter().chain(status).find(|status| status.starts_with("KEEP"));
-    let permanent = kept.map(|status| format!("barman keeps it ({})", short(&status)));
-    Ok(Backup { id, started_at, parents, permanent })
+    Ok(Backup { id, started_at, parents, permanent: kept.as_deref().map(permanent) })
+}
+
+fn permanent(status: &str) -> String {
+    format!("barman keeps it ({})", short(status))
 }
 
 /// The earliest moment that `20261128T191256` can be.

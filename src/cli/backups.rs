@@ -31,6 +31,13 @@ pub(crate) struct Args {
     command: Option<Command>,
 }
 
+impl Args {
+    /// Lists all sets now.
+    pub(super) fn check() -> Args {
+        Args { command: Some(Command::Check(Names::default())) }
+    }
+}
+
 #[derive(clap::Subcommand, Debug)]
 enum Command {
     /// Show the sets and their timelines, as `expunged backups` alone does
@@ -221,7 +228,7 @@ async fn check(common: &Common, config: &Config, names: &[Name]) -> Result<Exit,
             doubted.insert(set.name.clone(), trouble.words);
         }
     }
-    rotate::sweep(&ledger, &config.backups, clock::now()).await?;
+    let destroyed = rotate::sweep(&ledger, &config.backups, clock::now()).await?;
     let all = listed(config, &ledger, clock::now()).await?;
     let wanted = |set: &Listed| names.is_empty() || names.contains(&set.backup);
     let all: Vec<_> = all.into_iter().filter(wanted).collect();
@@ -231,6 +238,13 @@ async fn check(common: &Common, config: &Config, names: &[Name]) -> Result<Exit,
         output::json(&all);
     } else {
         print(&all, clock::now());
+        for (store, records) in destroyed {
+            let text = format!(
+                "the kept keys of {} of {store} are destroyed: no backup can bring them back",
+                output::records(records)
+            );
+            anstream::println!("{GREEN}keys{RESET}  {}", output::hanging(&text, 6));
+        }
     }
     Ok(if doubted.is_empty() { Exit::Fine } else { Exit::Two })
 }
@@ -410,17 +424,13 @@ fn in_short(day: &Day) -> String {
 }
 
 fn print_trouble(set: &Listed, now: Timestamp) {
-    let since = |at: Option<Timestamp>| {
-        at.map(|at| format!(" since {}", output::moment(at, &TimeZone::UTC))).unwrap_or_default()
-    };
     let say = |word: &str, text: &str| {
         anstream::println!("  {RED}{word:<8}{RESET} {}", output::hanging(text, 11));
     };
     if let Some(doubt) = &set.doubt {
-        say(
-            "doubted",
-            &format!("{doubt}{}; what was proven before stands", since(set.doubted_since)),
-        );
+        let since = set.doubted_since.map(|at| output::moment(at, &TimeZone::UTC));
+        let since = since.map(|since| format!("since {since}: ")).unwrap_or_default();
+        say("doubted", &format!("{since}{doubt}; what was proven before stands"));
     }
     if let (Some(backup), Some(at)) = (&set.stalled, set.stalled_since) {
         #[expect(clippy::cast_precision_loss, reason = "an age for people")]

@@ -6,10 +6,15 @@ use jiff::Timestamp;
 
 use crate::clock;
 use crate::config::Config;
+use crate::rotate;
 
 use super::output::{self, BOLD, DIM, GREEN, RED, RESET};
-use super::{CliError, Common, Exit, apply, audit, certificate, check, open_ledger, plan, run};
+use super::{
+    CliError, Common, Exit, apply, audit, certificate, check, open_ledger, plan, replay, run,
+    stores,
+};
 
+mod backups;
 mod data;
 mod folder;
 mod newsletter;
@@ -17,7 +22,8 @@ mod photos;
 mod proof;
 mod random;
 
-use folder::{CONFIG, DATABASE, Folder, PLAN, SECRET, UPLOADS};
+use backups::Copies;
+use folder::{BACKUPS, CONFIG, DATABASE, Folder, PLAN, SECRET, UPLOADS};
 use proof::Count;
 
 /// The configuration that the demo leaves behind.
@@ -57,6 +63,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         database: folder.file(DATABASE),
         uploads: folder.file(UPLOADS),
         secret: folder.file(SECRET),
+        backups: folder.file(BACKUPS),
         now,
     };
     if args.build_only {
@@ -82,12 +89,17 @@ async fn build(folder: &Folder, dir: &Path, now: Timestamp) -> Result<(), CliErr
     let doing = || "upload photos".to_owned();
     photos::build(&folder.file(UPLOADS), now)
         .map_err(|source| CliError::Io { doing: doing(), source })?;
+    let copies = Copies { folder: &folder.file(BACKUPS), database: &folder.file(DATABASE) };
+    copies
+        .build(now)
+        .map_err(|source| CliError::Io { doing: "copy the database".into(), source })?;
     let config = Config::load(&folder.file(CONFIG), std::iter::empty())?;
     open_ledger(&config).await?.close().await;
     let rows = output::number(data::ROWS as u64);
     let text = format!(
         "Built in {}: the database of a small service that turns photos into portraits, with {rows} \
-         rows of invented people over five years, its folder of uploads, and expunged's configuration, ledger and keys.",
+         rows of invented people over five years, its folder of uploads, a copy of the database for each night of \
+         the last week, and expunged's configuration, ledger and keys.",
         dir.display()
     );
     println!("{}", output::hanging(&text, 0));
@@ -110,6 +122,7 @@ struct Tour {
     database: PathBuf,
     uploads: PathBuf,
     secret: PathBuf,
+    backups: PathBuf,
     now: Timestamp,
 }
 
@@ -180,6 +193,14 @@ impl Tour {
         let all_told = newsletter::show(&config, newsletter, &self.secret).await?;
 
         self.heading(
+            "backups check",
+            "What was deleted lives on in the backups that were made before. A copy of the database is made each \
+             night and kept for a week: the set is listed, and the line shows until when it holds what was deleted.",
+        );
+        let exit = super::backups::main(&self.common, super::backups::Args::check()).await?;
+        tell(&exit);
+
+        self.heading(
             "certificate -b inactive-accounts",
             "For the file: what was deleted, how that was verified, and that every recipient is done. Without -b \
              the proof that the audit log says so comes with it. None is issued for a run that is not complete \
@@ -188,6 +209,9 @@ impl Tour {
         let brief = certificate::Args::brief("inactive-accounts");
         let exit = certificate::main(&self.common, brief).await?;
         tell(&exit);
+
+        let none_came_back = self.restore().await?;
+        self.let_backups_rotate().await?;
 
         self.heading(
             "plan --brief",
@@ -213,7 +237,77 @@ impl Tour {
         let exit =
             audit::main(&self.common, audit::Command::Verify(audit::VerifyArgs::default())).await?;
         tell(&exit);
-        Ok(all_gone && all_told)
+        Ok(all_gone && all_told && none_came_back)
+    }
+
+    fn copies(&self) -> Copies<'_> {
+        Copies { folder: &self.backups, database: &self.database }
+    }
+
+    /// Somebody puts an old copy back. Says whether nobody came back by that in the end.
+    async fn restore(&self) -> Result<bool, CliError> {
+        let failed = |source| CliError::Io { doing: "put a copy back".to_owned(), source };
+        let command = self.copies().put_back(self.now).map_err(failed)?;
+        shell(
+            &command,
+            "Somebody restores last week's copy, for a reason of their own. With it everybody is back who had \
+             been deleted since.",
+        );
+        for count in self.overdue().await?.iter().filter(|count| count.enforced && count.rows > 0) {
+            println!("{:>7}  {}", output::number(count.rows), count.what);
+        }
+        self.heading(
+            "run inactive-accounts",
+            "expunged notices: the keys of what was deleted are kept until the backups have rotated, sealed, and \
+             some of them are there again. The rules of the store do not run until somebody has looked.",
+        );
+        let rule = "inactive-accounts".parse().map_err(|_| CliError::NoRules)?;
+        let exit = run::main(&self.common, run::Args::of(rule)).await?;
+        tell(&exit);
+        self.heading(
+            "replay app --yes",
+            "What had been deleted is deleted again, and what had been anonymized is anonymized again: by the same \
+             rules, announced in the ledger as any other run, with legal holds heeded.",
+        );
+        let store = "app".parse().map_err(|_| CliError::NoRules)?;
+        let exit = replay::main(&self.common, replay::Args::of(store)).await?;
+        tell(&exit);
+        let back: u64 =
+            self.overdue().await?.iter().filter(|one| one.enforced).map(|one| one.rows).sum();
+        println!();
+        let (style, verdict) = match back {
+            0 => (
+                GREEN,
+                "Counted again with SQL that shares nothing with expunged's own: nobody came back."
+                    .to_owned(),
+            ),
+            back => (RED, format!("{back} records are still there: please report it.")),
+        };
+        anstream::println!("{style}{}{RESET}", output::hanging(&verdict, 0));
+        Ok(back == 0)
+    }
+
+    /// Nights go by, until no copy is left that was made before the deletions.
+    async fn let_backups_rotate(&self) -> Result<(), CliError> {
+        let failed = |source| CliError::Io { doing: "copy the database".to_owned(), source };
+        self.copies().make_another(clock::now()).map_err(failed)?;
+        let config = self.common.load()?;
+        let ledger = open_ledger(&config).await?;
+        while self.copies().rotate(self.now).map_err(failed)? {
+            for set in config.backups.values() {
+                rotate::list(&ledger, &stores(&config), set).await?;
+            }
+        }
+        ledger.close().await;
+        self.heading(
+            "backups check",
+            "Nights go by; the demo lets them pass at once, and lists the set each night. The copies from before the \
+             deletions rotate away one by one. That the last of them is not listed any more proves nothing yet: the \
+             next listing confirms it. Then the kept keys are destroyed.",
+        );
+        let exit = super::backups::main(&self.common, super::backups::Args::check()).await?;
+        tell(&exit);
+        Ok(())
     }
 
     fn heading(&self, command: &str, text: &str) {
@@ -245,6 +339,7 @@ impl Tour {
                 "expunged hold place --subject 4711 --authority Counsel --reference 26-1"
                     .to_owned(),
             ),
+            ("See what the backups still hold of what was deleted.", "expunged backups".to_owned()),
             ("Ask what became of one record.", "expunged why inactive-accounts 4711".to_owned()),
             ("Ask the log.", "expunged audit log --kind batch_done".to_owned()),
             ("Let the rules run on their schedules; Ctrl-C ends it.", "expunged daemon".to_owned()),
@@ -271,6 +366,15 @@ impl Tour {
         let later = self.now + jiff::SignedDuration::from_hours(24 * 30);
         later.strftime("%Y-%m-%d").to_string()
     }
+}
+
+/// A command that is none of expunged's, and what it is about.
+fn shell(command: &str, text: &str) {
+    anstream::println!("\n\n{BOLD}$ {command}{RESET}");
+    for line in output::wrap(text, 0) {
+        anstream::println!("{DIM}{line}{RESET}");
+    }
+    println!();
 }
 
 /// Says the exit code, which scripts go by.

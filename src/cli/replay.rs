@@ -42,6 +42,13 @@ pub(crate) struct Args {
     why: Option<String>,
 }
 
+impl Args {
+    /// Of all that is known of a store, without a question.
+    pub(super) fn of(store: Name) -> Args {
+        Args { store, restored_to: None, dry_run: false, yes: true, dismiss: false, why: None }
+    }
+}
+
 #[derive(Serialize)]
 struct Dismissed<'a> {
     store: &'a Name,

@@ -25,6 +25,13 @@ pub(crate) struct Args {
     rules: Vec<Name>,
 }
 
+impl Args {
+    /// One rule.
+    pub(super) fn of(rule: Name) -> Args {
+        Args { rules: vec![rule] }
+    }
+}
+
 pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> {
     let config = common.load()?;
     select(&config, &args.rules)?;

@@ -3,6 +3,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
+use expressions::Expressions;
+
+mod expressions;
 
 fn template(text: &str) -> Template {
     text.parse().unwrap()
@@ -139,6 +142,145 @@ proptest! {
     }
 }
 
+/// Names that say more than those above: dates, and what would mean something to a regular expression.
+const MORE_PIECES: [&str; 22] = [
+    "a",
+    "ab",
+    "x2f",
+    "\\x2f",
+    "^",
+    "$",
+    "(b|a)+",
+    "[^/]*",
+    "\n",
+    "ü",
+    "*",
+    "*",
+    "?",
+    "?",
+    "{k}",
+    "{k2}",
+    "{date_y}",
+    "{date:%Y-%m-%d}",
+    "{date:%Y/%m/%d}",
+    "{date:/%d.%m/%Y_}",
+    "{date:%m%d%Y}",
+    ".",
+];
+
+fn rich_pattern() -> impl Strategy<Value = String> {
+    let name = prop_oneof![
+        5 => vec(select(&MORE_PIECES[..]), 1..4).prop_map(|pieces| pieces.concat()),
+        2 => Just("**".to_owned()),
+    ];
+    vec(name, 1..6).prop_map(|names| names.join("/"))
+}
+
+/// A template, or one with some of its placeholders' values filled in.
+fn rich_template() -> impl Strategy<Value = Template> {
+    let value = vec(select(&b"a*?{}x2f\\.\n$\xff\xc3"[..]), 1..4);
+    let parsed =
+        rich_pattern().prop_filter_map("no template", |text| text.parse::<Template>().ok());
+    (parsed, prop::option::weighted(0.4, value)).prop_map(|(template, value)| {
+        let filled = value.map(|value| template.fill(|_| Some(&value)));
+        filled.and_then(Result::ok).unwrap_or(template)
+    })
+}
+
+/// What a part may stand for, by a number: mostly what it means, and seldom what it hardly does not.
+fn bytes_for(part: &Part, is_last: bool, choice: u32) -> Vec<u8> {
+    let pick = |from: &[&[u8]]| from[choice as usize % from.len()].to_vec();
+    match part {
+        Part::Literal(bytes) => bytes.clone(),
+        Part::One => pick(&[b"a", b".", b"\n", b"\xff", b"?", b"b", b"\xc3", "ü".as_bytes(), b"/"]),
+        Part::Any => pick(&[b"", b"a", b"ab", b"\n\xff", b"", b".", b"a.b-a", b"a/"]),
+        Part::Placeholder(_) => pick(&[b"a", b"ab", b"\n\xff", b"{k}", b".b", b"x2f", b"", b"/"]),
+        Part::Deep if is_last => pick(&[b"a", b"a/b", b"\xff/\n/a", b"a", b"", b"a//b", b"a/"]),
+        Part::Deep => pick(&[b"", b"a/", b"ab/a/", b"", b"x2f/\n/\xff/", b"/", b"a//", b"a"]),
+        Part::Date(format) => {
+            let days = [["2024", "02", "29"], ["0000", "12", "31"], ["9999", "13", "01"]];
+            let near = [["2023", "2", "29"], ["2024", "02", "3a"], ["02024", "02", "28"]];
+            let [year, month, day] =
+                *days.iter().chain(&days).chain(&near).nth(choice as usize % 9).unwrap();
+            format.replace("%Y", year).replace("%m", month).replace("%d", day).into_bytes()
+        }
+    }
+}
+
+/// Paths that a template means, or nearly.
+fn near(
+    template: &Template,
+    choices: &[u32],
+    change: Option<(prop::sample::Index, u8)>,
+) -> Vec<u8> {
+    let last = template.parts.len() - 1;
+    let parts = template.parts.iter().zip(choices.iter().cycle()).enumerate();
+    let mut path: Vec<u8> =
+        parts.flat_map(|(place, (part, choice))| bytes_for(part, place == last, *choice)).collect();
+    if let Some((place, byte)) = change
+        && !path.is_empty()
+    {
+        let place = place.index(path.len());
+        match byte % 3 {
+            0 => path[place] = byte,
+            1 => path.insert(place, if byte > 128 { byte } else { b'/' }),
+            _ => drop(path.remove(place)),
+        }
+    }
+    path
+}
+
+/// For each template some paths that it means, or nearly: what the parts stand for, and a change.
+type Near = (Vec<u32>, Option<(prop::sample::Index, u8)>);
+
+fn choices() -> impl Strategy<Value = Vec<Near>> {
+    let change = prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>()));
+    vec((vec(any::<u32>(), 1..9), change), 12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_template_means_and_reads_what_its_regular_expression_does(
+        template in rich_template(),
+        choices in choices(),
+        stranger in path(),
+    ) {
+        let expressions = Expressions::of(&template);
+        let near = choices.into_iter().map(|(choices, change)| near(&template, &choices, change));
+        let names: Vec<String> = template.placeholders().map(str::to_owned).collect();
+        for path in near.chain([stranger, Vec::new()]) {
+            let says = || format!("{template:?} {:?} {:?}", template.parts, path.escape_ascii());
+            prop_assert_eq!(template.means(&path), expressions.means(&path), "{}", says());
+            for name in names.iter().map(|name| Some(name.as_str())).chain([None, Some("other")]) {
+                let (read, expected) = (template.read(&path, name), expressions.read(&path, name));
+                prop_assert!(read == expected, "{name:?} {}", says());
+            }
+        }
+    }
+
+    #[test]
+    fn a_template_enters_the_folders_that_its_regular_expressions_do(
+        template in rich_template(),
+        choices in choices(),
+        stranger in path(),
+    ) {
+        let expressions = Expressions::of(&template);
+        let near = choices.into_iter().map(|(choices, change)| near(&template, &choices, change));
+        for path in near.chain([stranger]) {
+            let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+            let is_meant = template.means(&path);
+            for folder in slashes.map(|(slash, _)| &path[..slash]).chain([&path[..], b""]) {
+                let says = || format!("{template:?} {:?} {:?}", template.parts, folder.escape_ascii());
+                let enters = template.enters(folder);
+                prop_assert_eq!(enters, expressions.enters(folder), "{}", says());
+                prop_assert!(enters || !is_meant || folder == path, "cut off: {}", says());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_placeholder_may_have_any_name_beside_a_date() {
     let template = template("{date_y}/{date:%Y-%m-%d}/{k}");
@@ -158,7 +300,16 @@ fn what_is_no_template_is_refused() {
     {
         assert!(text.parse::<Template>().is_err(), "{text}");
     }
-    for text in ["{a}{b}", "{a}*", "*{a}", "{a}?", "{a}/{a}", "{date:%Y-%m}", "{date:%Y//%m/%d}"] {
+    for text in [
+        "{a}{b}",
+        "{a}*",
+        "*{a}",
+        "{a}?",
+        "{a}/{a}",
+        "{date:%Y-%m}",
+        "{date:%Y//%m/%d}",
+        "{date:%%Ym%m%d}",
+    ] {
         assert!(text.parse::<Template>().is_err(), "{text}");
     }
     // Each could be read in two ways: for another person, or for another day.

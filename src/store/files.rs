@@ -561,12 +561,21 @@ impl Files {
             // Another thread costs more than it helps where little is to be looked through.
             let is_narrow = scan::starts(&patterns).iter().all(|folder| !folder.is_empty());
             let threads = if is_narrow { 1 } else { scan::THREADS };
-            let see = |found: &mut Vec<Entry>, seen: scan::Found<'_>| {
-                found.extend(seen.due());
+            let see = |(found, unseen): &mut (Vec<Entry>, u64), seen: scan::Found<'_>| {
+                match seen.due() {
+                    Some(entry) => found.push(entry),
+                    // Nobody may say that it is not there.
+                    None => *unseen += 1,
+                }
                 ControlFlow::Continue(())
             };
-            let (parts, unread) = scan_by(threads, root, &patterns, stop, see);
-            found.extend(parts.into_iter().flatten());
+            let (parts, mut unread) = scan_by(threads, root, &patterns, stop, see);
+            for (some, unseen) in parts {
+                found.extend(some);
+                if unseen > 0 {
+                    unread.add("a file in it cannot be looked at");
+                }
+            }
             Ok((found, unread))
         });
         let (mut found, unread) = found.await??;

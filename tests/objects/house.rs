@@ -357,6 +357,12 @@ impl Moto {
         version_of(&self.send("DELETE", &encoded(key), &[], "").await)
     }
 
+    /// Deletes one version for good.
+    pub(crate) async fn remove(&self, key: &str, version: &str) {
+        let rest = format!("{}?versionId={version}", encoded(key));
+        self.send("DELETE", &rest, &[], "").await;
+    }
+
     /// Whether a person would find it.
     pub(crate) async fn has(&self, key: &str) -> bool {
         let url = format!("{}/{}/{}", self.url, self.bucket, encoded(key));

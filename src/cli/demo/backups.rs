@@ -27,8 +27,8 @@ impl Copies<'_> {
         Ok(())
     }
 
-    /// Puts the copy of a night in the place of the database; gives the commands that would.
-    pub(super) fn put_back(&self, now: Timestamp) -> io::Result<Vec<String>> {
+    /// Puts the copy of a night in the place of the database; gives the command that would.
+    pub(super) fn put_back(&self, now: Timestamp) -> io::Result<String> {
         let copy = self.of(ago(now, PUT_BACK));
         // What SQLite keeps beside a database belongs to that alone.
         for companion in ["-journal", "-wal", "-shm"] {
@@ -40,16 +40,21 @@ impl Copies<'_> {
             }
         }
         fs::copy(&copy, self.database)?;
-        Ok(vec![format!("cp {} {}", copy.display(), self.database.display())])
+        Ok(format!("cp {} {}", copy.display(), self.database.display()))
     }
 
-    /// Nights go by: a copy is made now, and those of before rotate away.
-    pub(super) fn let_nights_go_by(&self, now: Timestamp) -> io::Result<()> {
-        self.make(now)?;
-        for night in 1..=NIGHTS {
-            fs::remove_file(self.of(ago(now, night)))?;
+    /// A night's copy is made now.
+    pub(super) fn make_another(&self, now: Timestamp) -> io::Result<()> {
+        self.make(now)
+    }
+
+    /// The oldest of the copies of before rotates away, where one is left.
+    pub(super) fn rotate(&self, now: Timestamp) -> io::Result<bool> {
+        let copies = (1..=NIGHTS).rev().map(|night| self.of(ago(now, night)));
+        match copies.into_iter().find(|copy| copy.exists()) {
+            Some(oldest) => fs::remove_file(oldest).map(|()| true),
+            None => Ok(false),
         }
-        Ok(())
     }
 
     fn make(&self, at: Timestamp) -> io::Result<()> {

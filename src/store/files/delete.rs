@@ -117,8 +117,7 @@ pub(super) fn unlink(
     let mut all = Unlinked::default();
     let threads = if entries.len() <= FEW { 1 } else { THREADS };
     for jobs in jobs.chunks(OPEN) {
-        let done =
-            together(threads, search, jobs, |search, job| unlink_in(root, search, entries, job));
+        let done = together(threads, jobs, |job| unlink_in(root, search, entries, job));
         for (job, done) in jobs.iter().zip(done) {
             all.deleted.gone.extend(done.deleted.gone);
             all.deleted.kept.extend(done.deleted.kept);
@@ -194,24 +193,17 @@ pub(super) fn sync_folders<'a>(
 }
 
 /// Does all of these, by several threads where there are many; gives the results in order.
-fn together<T: Sync, R: Send>(
-    threads: usize,
-    search: &Search,
-    items: &[T],
-    act: impl Fn(&Search, &T) -> R + Sync,
-) -> Vec<R> {
+fn together<T: Sync, R: Send>(threads: usize, items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
     if items.len() < 2 || threads < 2 {
-        return items.iter().map(|item| act(search, item)).collect();
+        return items.iter().map(act).collect();
     }
     let next = AtomicUsize::new(0);
     let work = || {
-        // A copy of its own, because threads that share a regular expression wait for each other.
-        let search = search.clone();
         let mut done = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(index) else { return done };
-            done.push((index, act(&search, item)));
+            done.push((index, act(item)));
         }
     };
     let mut done = thread::scope(|scope| {

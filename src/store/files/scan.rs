@@ -226,8 +226,6 @@ impl<'b> Scan<'b> {
     }
 
     fn work<T>(&self, kept: &mut T, see: &impl Fn(&mut T, Found<'_>) -> ControlFlow<()>) {
-        // A copy of its own, because threads that share a regular expression wait for each other.
-        let search = self.search.clone();
         let mut buffer = Buffer::default();
         while let Some((folder, turn)) = self.next() {
             let mut names = Vec::new();
@@ -236,14 +234,15 @@ impl<'b> Scan<'b> {
                 names.extend_from_slice(name);
                 names.push(0);
             };
-            let listed = list(self.root, &search, &folder, &mut buffer, &mut enter, &mut |found| {
-                flow = if self.stop.load(Ordering::Relaxed) {
-                    ControlFlow::Break(())
-                } else {
-                    see(kept, found)
-                };
-                flow
-            });
+            let listed =
+                list(self.root, self.search, &folder, &mut buffer, &mut enter, &mut |found| {
+                    flow = if self.stop.load(Ordering::Relaxed) {
+                        ControlFlow::Break(())
+                    } else {
+                        see(kept, found)
+                    };
+                    flow
+                });
             let mut queue = self.lock();
             if let Err(error) = listed {
                 queue.unread.add(reason(error));
