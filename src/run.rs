@@ -447,7 +447,7 @@ impl Runner {
         // A replay is what a frozen store waits for.
         let looked = match errand {
             Errand::Replay(_) => Ok(()),
-            _ => self.look_before(rule, now).await,
+            _ => self.look_before(rule, errand, now).await,
         };
         match looked {
             Ok(()) => {}

@@ -13,7 +13,9 @@ use uuid::Uuid;
 
 use super::error::Doing;
 use super::row::{Columns, to_integer};
-use super::{Attached, Intended, Ledger, LedgerError, Run, Transaction, audit, commit, to_text};
+use super::{
+    Attached, Intended, Ledger, LedgerError, Run, Transaction, audit, commit, restores, to_text,
+};
 use crate::audit::entry::ActionKind;
 use crate::audit::{Entry, Event};
 use crate::keys::Keys;
@@ -202,7 +204,7 @@ impl Ledger {
 
     /// Destroys tombstones of a store that are older than a moment, the oldest first, with an audit entry in the same
     /// transaction, and gives how many records they named. One call destroys a bounded number: it is to be called again
-    /// until there are none.
+    /// until there are none. Those of a frozen store stay.
     ///
     /// # Errors
     /// When the database does not answer; nothing is destroyed then.
@@ -216,6 +218,10 @@ impl Ledger {
             return Ok(0);
         }
         let mut tx = self.begin().await?;
+        // What came back with a restore is still to be deleted again, by these keys.
+        if restores::frozen_of(&mut tx, &[store]).await?.is_some() {
+            return Ok(0);
+        }
         // What the entry says has to be true of all that is older: so the bound is a moment, not a number.
         let beyond = sqlx::query(
             "SELECT gone_at FROM tombstone WHERE store = $1 AND gone_at < $2 AND gone_at > \

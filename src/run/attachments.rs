@@ -122,14 +122,17 @@ impl Attachments {
                     return Err((gone, error.into()));
                 }
             };
+            // What belonged to records that are gone is known by its keys alone: all of it has to be, or it is not said.
+            let stays = matches!(by, By::Keys(..))
+                && deleted.gone.as_ref().is_some_and(|gone| gone.len() < all);
             let places = deleted.gone.unwrap_or_else(|| (0..all).collect());
             gone.extend(places.iter().filter_map(|place| names.get(*place).cloned()));
             let again = async { by.still(&stores.get(&name, Access::ReadWrite)?).await };
             match again.await {
-                Ok(left) if left.keys.is_empty() => {}
+                Ok(left) if left.keys.is_empty() && !stays => {}
                 Ok(left) => {
                     stuck.extend(left.keys.iter().map(|key| (name.clone(), key.clone())));
-                    let left = left.keys.len() as u64;
+                    let left = left.keys.len().max(1) as u64;
                     let until = deleted.left.blocked_until;
                     return Err((gone, RunError::AttachmentsStay { store: name, left, until }));
                 }

@@ -53,7 +53,7 @@ pub(super) struct Execution<'a> {
     pub(super) events: EventRun,
     /// Whether it takes again what a restore brought back, so that its store may be frozen.
     pub(super) replays: bool,
-    /// Files and objects that belonged to records and went with them.
+    /// Files and objects that went and belonged to records which are not there.
     pub(super) attachments: u64,
     pub(super) taken: Taken,
     pub(super) records: u64,

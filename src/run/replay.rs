@@ -196,7 +196,12 @@ impl Runner {
             upto = last.seq;
             for tombstone in &some {
                 let rule = self.rules.get(&tombstone.rule);
-                let left = left(rule, tombstone);
+                let left = match (left(rule, tombstone), rule) {
+                    (None, Some(rule)) if !tombstone.attached => {
+                        places.misfit(rule, tombstone).await?
+                    }
+                    (left, _) => left,
+                };
                 let counts = rules.entry((tombstone.rule.clone(), left)).or_insert_with(|| {
                     RuleReplay { rule: tombstone.rule.to_string(), left, ..RuleReplay::default() }
                 });

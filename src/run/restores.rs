@@ -5,11 +5,12 @@
 //! that lags behind shows an old marker and records that are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::prepare::Refusal;
-use super::{RunError, Runner};
+use super::{Errand, RunError, Runner};
 use crate::clock;
 use crate::hold::Holds;
 use crate::ledger::{Frozen, LedgerError, Tombstone};
@@ -23,6 +24,8 @@ use crate::types::{Key, Name, TableName};
 const BATCHES: u32 = 3;
 /// So many keys of each.
 const KEYS: usize = 200;
+/// How long a look is good enough for what events name.
+const GOOD_FOR: Duration = Duration::from_mins(1);
 
 /// What a look came to.
 enum Looked {
@@ -67,6 +70,26 @@ impl<'a> Places<'a> {
         self.targets
             .get(&rule.name)
             .ok_or_else(|| StoreError::NoStore { store: rule.store.clone() })
+    }
+
+    /// Why a rule cannot say what is there; `None` where it can.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub(super) async fn misfit(
+        &mut self,
+        rule: &Rule,
+        tombstone: &Tombstone,
+    ) -> Result<Option<&'static str>, StoreError> {
+        let misfit = "the rule does not fit its table";
+        match self.target(rule).await {
+            Ok(target) => {
+                let fits = target.rows().is_none_or(|rows| rows.fits_keys(&tombstone.keys));
+                Ok((!fits).then_some(misfit))
+            }
+            Err(StoreError::Mismatch { .. } | StoreError::NoTable { .. }) => Ok(Some(misfit)),
+            Err(error) => Err(error),
+        }
     }
 
     /// What is there again of some keys of a tombstone, with what becomes of each.
@@ -116,7 +139,7 @@ impl Runner {
             if self.stores.configuration(store).is_err() {
                 continue;
             }
-            match self.look_at(store, now).await {
+            match self.look_at(store, Duration::ZERO, now).await {
                 Ok(Looked::Noticed(frozen)) => noticed.push(frozen),
                 Ok(Looked::Fine | Looked::Frozen(_)) => {}
                 Err(RunError::Ledger(error)) => return Err(error),
@@ -128,10 +151,20 @@ impl Runner {
         Ok(noticed)
     }
 
-    /// Looks before a run at the stores that it would take from.
-    pub(super) async fn look_before(&self, rule: &Rule, now: Timestamp) -> Result<(), LookError> {
+    /// Looks before a run at the stores that it would take from. What events name need not wait for a look where one was
+    /// taken a moment ago; that a store is frozen is known in any case.
+    pub(super) async fn look_before(
+        &self,
+        rule: &Rule,
+        errand: &Errand<'_>,
+        now: Timestamp,
+    ) -> Result<(), LookError> {
+        let good_for = match errand {
+            Errand::Events => GOOD_FOR,
+            _ => Duration::ZERO,
+        };
         for store in taken_from(rule) {
-            match self.look_at(store, now).await {
+            match self.look_at(store, good_for, now).await {
                 Ok(Looked::Fine) => {}
                 Ok(Looked::Frozen(frozen) | Looked::Noticed(frozen)) => {
                     return Err(LookError::Refused(is_frozen(&frozen)));
@@ -174,13 +207,21 @@ impl Runner {
         Ok(configured.tables().and_then(|tables| tables.marker.clone()))
     }
 
-    async fn look_at(&self, store: &Name, now: Timestamp) -> Result<Looked, RunError> {
+    async fn look_at(
+        &self,
+        store: &Name,
+        good_for: Duration,
+        now: Timestamp,
+    ) -> Result<Looked, RunError> {
         let marker = self.marker_of(store)?;
         let watch = self.ledger.watch(store).await?;
         if let Some(frozen) = watch.frozen {
             return Ok(Looked::Frozen(frozen));
         }
         if marker.is_none() && watch.known.is_none() && !watch.has_tombstones && !watch.is_covered {
+            return Ok(Looked::Fine);
+        }
+        if self.stores.last_look(store).is_some_and(|ago| ago < good_for) {
             return Ok(Looked::Fine);
         }
         let mut evidence = None;
@@ -190,7 +231,10 @@ impl Runner {
                 break;
             }
         }
-        let Some(evidence) = evidence else { return Ok(Looked::Fine) };
+        let Some(evidence) = evidence else {
+            self.stores.note_look(store);
+            return Ok(Looked::Fine);
+        };
         let is_new = self.ledger.freeze(store, &evidence, now).await?;
         let Evidence { words, restored_to } = evidence;
         if is_new {

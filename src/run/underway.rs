@@ -361,7 +361,9 @@ impl Execution<'_> {
         self.lives_on.add(known.left);
         self.taken.extend(&known.taken.keys);
         self.records += taken;
-        self.attachments += known.taken.attached.len() as u64;
+        if taken == 0 {
+            self.attachments += known.taken.attached.len() as u64;
+        }
         self.batches += 1;
         tracing::debug!(rule = %self.rule.name, batch = self.batches, records = taken, "a batch is done");
         (self.report)(Progress { records: self.records, due: self.prepared.due });

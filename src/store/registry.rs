@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
+use crate::clock::Stopwatch;
 use crate::config::{Secret, StoreConfig, System};
 use crate::types::Name;
 
@@ -26,12 +28,14 @@ enum Which {
 pub struct Stores {
     configured: BTreeMap<Name, StoreConfig>,
     opened: Mutex<BTreeMap<(Name, Which), Store>>,
+    /// When each was last looked at, and seemed to be the one that it was.
+    looks: Mutex<BTreeMap<Name, Stopwatch>>,
 }
 
 impl Stores {
     /// Takes the stores of a configuration; none is opened yet.
     pub fn new(configured: BTreeMap<Name, StoreConfig>) -> Stores {
-        Stores { configured, opened: Mutex::default() }
+        Stores { configured, opened: Mutex::default(), looks: Mutex::default() }
     }
 
     /// The configuration of a store.
@@ -40,6 +44,18 @@ impl Stores {
     /// When there is no such store.
     pub fn configuration(&self, name: &Name) -> Result<&StoreConfig, StoreError> {
         self.configured.get(name).ok_or_else(|| StoreError::NoStore { store: name.clone() })
+    }
+
+    /// How long ago a store was last looked at, and seemed to be the one that it was.
+    pub fn last_look(&self, name: &Name) -> Option<Duration> {
+        let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.get(name).map(|look| look.elapsed())
+    }
+
+    /// Notes that a store was looked at just now, and seems to be the one that it was.
+    pub fn note_look(&self, name: &Name) {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.insert(name.clone(), Stopwatch::start());
     }
 
     /// The stores that are to have a marker.

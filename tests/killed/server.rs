@@ -107,6 +107,40 @@ impl Server {
         self.await_readiness().await;
     }
 
+    /// Makes a base backup of a PostgreSQL.
+    #[allow(dead_code, reason = "for one of the binaries that have this")]
+    pub(crate) fn base_backup(&self) -> PathBuf {
+        let backup = self.folder.path().join("backup");
+        fs::remove_dir_all(&backup).ok();
+        run(Command::new(postgres_bin().join("pg_basebackup")).args([
+            "--checkpoint=fast",
+            "--no-sync",
+            &format!("--dbname={}", self.url()),
+            &format!("--pgdata={}", backup.display()),
+        ]));
+        backup
+    }
+
+    /// Puts a base backup in the place of what is there, and starts it: on another timeline, as after any recovery from
+    /// an archive.
+    #[allow(dead_code, reason = "for one of the binaries that have this")]
+    pub(crate) async fn restore(&mut self, backup: &Path) {
+        self.crash();
+        let data = self.folder.path().join("data");
+        fs::remove_dir_all(&data).unwrap();
+        let copied = Command::new("cp").arg("-a").arg(backup).arg(&data).status().unwrap();
+        assert!(copied.success());
+        let signal = data.join("recovery.signal");
+        fs::write(&signal, "").unwrap();
+        give(&signal);
+        let settings = data.join("postgresql.auto.conf");
+        let mut text = fs::read_to_string(&settings).unwrap();
+        // There is no archive, so it ends with what the backup brings.
+        text.push_str("\nrestore_command = 'false'\n");
+        fs::write(&settings, text).unwrap();
+        self.restart().await;
+    }
+
     /// PostgreSQL gives up at once while something of its former self is left; it is started again then.
     async fn await_readiness(&mut self) {
         let watch = Stopwatch::start();

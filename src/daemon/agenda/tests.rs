@@ -121,6 +121,7 @@ fn records_that_stayed_are_looked_for_again_soon() {
         records: 0,
         remaining,
         batches: 0,
+        attachments: 0,
         seconds: 0.0,
         error: None,
     };
