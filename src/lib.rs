@@ -133,6 +133,9 @@
 //!   parsed; what is not heeded is counted, and written down at most once a second (`http/receipts.rs`).
 //! - **A certificate adds up entries of the log**: what a batch owes each recipient, less what is completed or exempt.
 //!   The ledger's columns, which can be changed without a trace, only have to agree.
+//! - **A catalogue of backups is taken for less than it says** ([`backup`]): a vague start is the earliest that it can be,
+//!   what is not understood is no listing. What restic has beyond its snapshots' needs is counted from its index, because
+//!   asking its `prune` takes a lock that backups would run into.
 //! - Deliberately absent so far: erasure requests and backups.
 
 #![warn(clippy::pedantic)]
