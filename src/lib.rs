@@ -148,6 +148,9 @@
 //!   raised with it, so a batch in flight is refused at its intent.
 //! - **A replay takes by tombstone and bound**: the key alone could be somebody else's by now, so the starting point must lie
 //!   before the cutoff of the run that took the record.
+//! - **A catalogue of backups is taken for less than it says** ([`backup`]): a vague start is the earliest that it can be,
+//!   what is not understood is no listing. What restic has beyond its snapshots' needs is counted from its index, because
+//!   asking its `prune` takes a lock that backups would run into.
 //! - Deliberately absent so far: erasure requests.
 
 #![warn(clippy::pedantic)]
