@@ -216,7 +216,7 @@ fn told_apart(catalogue: &Catalogue, found: Found) -> Result<Found, Fault> {
     ids.sort_unstable();
     let twice = ids.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
     let why = match (ids.first(), twice) {
-        (Some(first), _) if first.is_empty() => "a backup has no id".to_owned(),
+        (Some(&""), _) => "a backup has no id".to_owned(),
         (_, Some(twice)) => format!("it lists `{}` twice", short(twice)),
         _ => return Ok(found),
     };

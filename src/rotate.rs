@@ -193,10 +193,10 @@ pub async fn sweep(
     let frozen: BTreeSet<Name> =
         ledger.frozen_stores().await?.into_iter().map(|frozen| frozen.store).collect();
     // What was put back from a backup that has rotated since is still to be deleted again.
-    for store in ledger.tombstoned_stores().await?.difference(&frozen).cloned() {
-        let Some(before) = clear_until(&store, &known, sets, now) else { continue };
+    for store in ledger.tombstoned_stores().await?.difference(&frozen) {
+        let Some(before) = clear_until(store, &known, sets, now) else { continue };
         loop {
-            let records = ledger.destroy_tombstones(&store, before, now).await?;
+            let records = ledger.destroy_tombstones(store, before, now).await?;
             if records == 0 {
                 break;
             }

@@ -4,6 +4,9 @@
 //! whether that has run: so a file does, whose modification time is when the last one that succeeded began. An archive
 //! that was broken off is a *checkpoint*, which is listed on demand only and has data all the same.
 //!
+//! It is asked with a lock. Without one, Borg would repair what looks like a broken-off commit to it, and that may be
+//! somebody's who is at work.
+//!
 //! Moments are printed in local time and without a zone, so that Borg is told to be in UTC.
 
 use std::io::ErrorKind;

@@ -172,7 +172,8 @@ fn ids(output: &[u8]) -> Result<Vec<&str>, Fault> {
 }
 
 async fn run(restic: &ResticCatalogue, ask: &Ask, mut args: Vec<String>) -> Result<Ended, Fault> {
-    args.extend(["--no-lock".to_owned(), format!("--repo={}", restic.repository)]);
+    args.extend(["--no-lock", "--quiet"].map(str::to_owned));
+    args.push(format!("--repo={}", restic.repository));
     let set = vec![("RESTIC_PASSWORD", restic.password.read()?)];
     let ended = ask.run(&restic.program, args, set).await?;
     if ended.status.success() {
@@ -207,7 +208,9 @@ mod tests {
 
     fn purge(parts: Vec<Index>, needed: (u64, u64), packs: &[&str]) -> Result<Purge, Fault> {
         let mut known = Known::default();
-        parts.into_iter().for_each(|part| known.add(part));
+        for part in parts {
+            known.add(part);
+        }
         let needed = Stats { total_blob_count: needed.0, total_size: needed.1 };
         known.against(&needed, packs.to_vec())
     }

@@ -15,20 +15,30 @@ use crate::support::environment;
 /// It listens on a socket in its folder and nowhere else, so that the port is only a part of a name.
 const PORT: &str = "5432";
 
+#[allow(dead_code, reason = "two test binaries compile this file for themselves")]
 pub(crate) struct Server {
     pub(crate) folder: TempDir,
     process: Child,
 }
 
+#[allow(dead_code, reason = "each uses a part of it")]
 impl Server {
     /// `archive` is its `archive_command`, with `{}` for its folder.
     pub(crate) fn start(archive: &str) -> Server {
+        let initdb = |data: &Path| {
+            let mut initdb = Command::new(bin("initdb"));
+            initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--locale=C.UTF-8"]);
+            run(&mut as_server(initdb.arg("--pgdata").arg(data)));
+        };
+        Server::filled(archive, initdb)
+    }
+
+    /// One whose data somebody else puts into its folder.
+    pub(crate) fn filled(archive: &str, fill: impl FnOnce(&Path)) -> Server {
         let folder = folder();
         give(folder.path());
+        fill(&folder.path().join("data"));
         let data = folder.path().join("data").display().to_string();
-        let mut initdb = Command::new(bin("initdb"));
-        initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--locale=C.UTF-8"]);
-        run(&mut as_server(initdb.arg("--pgdata").arg(&data)));
         let place = folder.path().display().to_string();
         let mut postgres = Command::new(bin("postgres"));
         postgres.args(["-D", &data, "-p", PORT]);
@@ -72,6 +82,41 @@ impl Server {
             psql.args(["-c", statement]);
         }
         run(&mut psql);
+    }
+
+    /// Waits until it has recovered what it was filled with.
+    pub(crate) fn wait_until_it_writes(&self) {
+        let watch = Stopwatch::start();
+        while self.query("SELECT pg_is_in_recovery()") != ["f"] {
+            assert!(watch.elapsed() < Duration::from_secs(60), "it is still recovering");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What a query gives, row by row.
+    pub(crate) fn query(&self, statement: &str) -> Vec<String> {
+        let mut psql = Command::new(bin("psql"));
+        psql.args([
+            "-qAtX",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-U",
+            "postgres",
+            "-p",
+            PORT,
+            "-c",
+            statement,
+        ]);
+        let said = run(psql.arg("-h").arg(self.folder.path()));
+        said.lines().map(str::to_owned).collect()
+    }
+
+    /// How expunged reaches it.
+    pub(crate) fn url(&self) -> String {
+        format!(
+            "postgres://postgres@localhost:{PORT}/postgres?host={}",
+            self.folder.path().display()
+        )
     }
 
     /// How it is reached, in the words of libpq.

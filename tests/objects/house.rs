@@ -358,6 +358,7 @@ impl Moto {
     }
 
     /// Deletes one version for good.
+    #[allow(dead_code, reason = "it is there for tests/backups")]
     pub(crate) async fn remove(&self, key: &str, version: &str) {
         let rest = format!("{}?versionId={version}", encoded(key));
         self.send("DELETE", &rest, &[], "").await;

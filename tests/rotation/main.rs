@@ -7,6 +7,15 @@ mod support;
 #[path = "../daemon/harness.rs"]
 mod harness;
 
+// Servers and tools.
+#[path = "../backups/house.rs"]
+#[allow(dead_code, reason = "only a part of it is used here")]
+mod house;
+
+#[path = "../backups/server.rs"]
+mod server;
+
 mod place;
 mod proven;
 mod shown;
+mod whole;

@@ -22,7 +22,7 @@ fn stanza(backups: Vec<Value>, min: Option<&str>, max: Option<&str>) -> Value {
         "name": "main", "status": {"code": 0, "message": "ok"},
         "repo": [{"cipher": "none", "key": 1, "status": {"code": 0, "message": "ok"}}],
         "archive": [{"id": "15-1", "database": {"id": 1, "repo-key": 1}, "min": min, "max": max}],
-        "backup": backups,
+        "backup": Value::Array(backups),
     })
 }
 

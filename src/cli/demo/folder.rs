@@ -149,7 +149,9 @@ fn own_files(path: &Path) -> Result<Owned, CliError> {
         } else if name == BACKUPS && is_folder(&entry) {
             for inner in list(&entry)? {
                 let file = entry.join(&inner);
-                if !inner.starts_with("app-") || !inner.ends_with(".db") || !is_file(&file) {
+                let is_copy = inner.starts_with("app-")
+                    && file.extension().is_some_and(|extension| extension == "db");
+                if !is_copy || !is_file(&file) {
                     return Err(foreign(path, &file));
                 }
                 owned.files.push(file);

@@ -167,8 +167,7 @@ fn start(
             reader.report(problem.help(help));
             None
         }
-        (Some(by_date), _) if by_date.value => Some(PathStart::Day(zone.clone())),
-        (Some(_), _) => Some(PathStart::Modified),
+        (Some(Located { value: true, .. }), _) => Some(PathStart::Day(zone.clone())),
         (None, _) if reader.has("start") => None,
         (None, Some((_, at))) if has_date == Some(true) => {
             let message =
@@ -177,7 +176,7 @@ fn start(
             reader.report(Problem::new(at.place, message).help(help).absence());
             None
         }
-        (None, _) => Some(PathStart::Modified),
+        (Some(_) | None, _) => Some(PathStart::Modified),
     }
 }
 
