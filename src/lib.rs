@@ -135,6 +135,10 @@
 //!   parsed; what is not heeded is counted, and written down at most once a second (`http/receipts.rs`).
 //! - **A certificate adds up entries of the log**: what a batch owes each recipient, less what is completed or exempt.
 //!   The ledger's columns, which can be changed without a trace, only have to agree.
+//! - **A restored store is frozen as records are held**: the hold epoch is raised, so a batch that was taken before is
+//!   refused at its intent, and who takes it again learns that its store is frozen (`ledger/restores.rs`).
+//! - **A replay is an ordinary run** over kept keys, with the bound of the run that took them first: a record that was made
+//!   since under the same key started later (`run/replay.rs`).
 //! - Deliberately absent so far: erasure requests and backups.
 
 #![warn(clippy::pedantic)]
