@@ -22,6 +22,7 @@ mod backups;
 mod change_keys;
 mod error;
 mod events;
+mod front;
 mod holds;
 mod intent;
 mod lock;

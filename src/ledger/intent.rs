@@ -109,7 +109,7 @@ impl Intended {
         Commitments::new(records.chain(attached).collect())
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         if self.by_event {
             out.push(BY_EVENT);
@@ -146,7 +146,7 @@ impl Intended {
         out
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Intended> {
+    fn decode(bytes: &[u8]) -> Option<Intended> {
         let mut intended = Intended::default();
         let bytes = match bytes.split_first() {
             Some((&BY_EVENT, rest)) => {

@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::error::Doing;
 use super::row::{Columns, to_integer};
 use super::{
-    Attached, Intended, Ledger, LedgerError, Run, Transaction, audit, commit, restores, to_text,
+    Attached, Intended, Ledger, LedgerError, Run, Transaction, audit, commit, front, restores,
+    to_text,
 };
 use crate::audit::entry::ActionKind;
 use crate::audit::{Entry, Event};
@@ -101,7 +102,7 @@ impl Tombs {
                 attached,
                 by_event,
                 records: what.keys.len() as u64,
-                sealed: keys.seal(&what.encode(), place(batch, store, attached).as_bytes()),
+                sealed: keys.seal(&encode(what), place(batch, store, attached).as_bytes()),
             });
         };
         if run.covered.contains(&run.store) && !taken.keys.is_empty() {
@@ -160,6 +161,37 @@ impl Tombs {
         }
         Ok(())
     }
+}
+
+/// The keys, what tells them from others of the same name, and who was told.
+fn encode(what: &Intended) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Names and numbers always have a JSON.
+    let tellings = serde_json::to_vec(&what.tellings).unwrap_or_default();
+    front::put(&mut out, tellings.len());
+    out.extend(tellings);
+    front::put(&mut out, what.identities.len());
+    front::encode(&mut out, what.identities.iter());
+    front::encode(&mut out, what.keys.iter().map(Key::encode));
+    out
+}
+
+fn decode(bytes: &[u8]) -> Option<Intended> {
+    let mut rest = bytes;
+    let length = front::number(&mut rest)?;
+    let (tellings, mut rest) = rest.split_at_checked(length)?;
+    let tellings = serde_json::from_slice(tellings).ok()?;
+    let identities = front::number(&mut rest)?;
+    let identities = front::decode(&mut rest, Some(identities))?.into_iter();
+    let identities =
+        identities.map(|bytes| String::from_utf8(bytes).ok()).collect::<Option<_>>()?;
+    let keys = front::decode(&mut rest, None)?;
+    let key = |bytes: &Vec<u8>| {
+        let mut rest = bytes.as_slice();
+        Key::decode_from(&mut rest).filter(|_| rest.is_empty())
+    };
+    let keys = keys.iter().map(key).collect::<Option<_>>()?;
+    Some(Intended { keys, identities, tellings, ..Intended::default() })
 }
 
 /// What binds a tombstone to its place.
@@ -347,7 +379,7 @@ impl Ledger {
         let plain =
             self.keys.unseal(&row.bytes("sealed")?, place(batch, &store, attached).as_bytes());
         let plain = plain.map_err(|_| damaged("nothing that opens"))?;
-        let what = Intended::decode(&plain).ok_or_else(|| damaged("no keys"))?;
+        let what = decode(&plain).ok_or_else(|| damaged("no keys"))?;
         let seq = row.optional_integer("seq")?;
         Ok(Tombstone {
             seq: seq.ok_or(LedgerError::Damaged { column: "seq", found: "nothing" })?,
@@ -366,5 +398,33 @@ impl Ledger {
             identities: what.identities,
             tellings: what.tellings,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::KeyValue;
+
+    proptest! {
+        #[test]
+        fn tombstones_read_back(
+            keys in prop::collection::vec((any::<i64>(), ".{0,9}"), 0..9),
+            identities in prop::collection::vec(".{0,9}", 0..9),
+        ) {
+            let key = |(number, text): &(i64, String)| {
+                Key(vec![KeyValue::Int((*number).into()), KeyValue::Text(text.clone())])
+            };
+            let keys = keys.iter().map(key).collect();
+            let what = Intended { keys, identities, ..Intended::default() };
+            prop_assert_eq!(decode(&encode(&what)), Some(what));
+        }
+
+        #[test]
+        fn damage_is_no_panic(bytes in any::<Vec<u8>>()) {
+            decode(&bytes);
+        }
     }
 }
