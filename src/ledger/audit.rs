@@ -22,6 +22,9 @@ use crate::types::Name;
 const APPENDING: &str = "appending to the audit log";
 const READING: &str = "reading the audit log";
 
+/// Entries that one statement appends.
+const ROWS: usize = 32;
+
 /// Which entries of the audit log; the default is all of them, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct AuditFilter {
@@ -106,27 +109,27 @@ async fn extend(
     sign: impl FnOnce(&Frontier) -> Option<String>,
 ) -> Result<u64, LedgerError> {
     let before = frontier.size();
-    for entry in entries {
-        let json = entry.to_json()?;
-        let leaf = Hash::leaf(json.as_bytes());
-        let position = frontier.size();
-        frontier.push(leaf);
-        let event = &entry.event;
-        sqlx::query(
-            "INSERT INTO audit_entry (position, at, kind, rule, store, run_id, entry, leaf_hash) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(to_integer(position))
-        .bind(to_text(entry.at))
-        .bind(event.kind())
-        .bind(event.rule().map(Name::as_str))
-        .bind(event.store().map(Name::as_str))
-        .bind(event.run().map(|run| run.to_string()))
-        .bind(json)
-        .bind(leaf.0.as_slice())
-        .execute(&mut **transaction)
-        .await
-        .doing(APPENDING)?;
+    for entries in entries.chunks(ROWS) {
+        // The text is put together from constants.
+        let statement = AssertSqlSafe(insertion(entries.len()));
+        let mut insert = sqlx::query(statement);
+        for entry in entries {
+            let json = entry.to_json()?;
+            let leaf = Hash::leaf(json.as_bytes());
+            let position = frontier.size();
+            frontier.push(leaf);
+            let event = &entry.event;
+            insert = insert
+                .bind(to_integer(position))
+                .bind(to_text(entry.at))
+                .bind(event.kind())
+                .bind(event.rule().map(|rule| rule.as_str().to_owned()))
+                .bind(event.store().map(|store| store.as_str().to_owned()))
+                .bind(event.run().map(|run| run.to_string()))
+                .bind(json)
+                .bind(leaf.0.to_vec());
+        }
+        insert.execute(&mut **transaction).await.doing(APPENDING)?;
     }
     let checkpoint = sign(&frontier).ok_or(HeadError::NoNextKey)?;
     let moved = sqlx::query(
@@ -143,6 +146,19 @@ async fn extend(
         return Err(HeadError::Missing.into());
     }
     Ok(frontier.size() - 1)
+}
+
+/// The statement that appends so many entries.
+fn insertion(rows: usize) -> String {
+    let row = |row: usize| {
+        let values: Vec<String> = (1..=8).map(|value| format!("${}", 8 * row + value)).collect();
+        format!("({})", values.join(", "))
+    };
+    let rows: Vec<_> = (0..rows).map(row).collect();
+    format!(
+        "INSERT INTO audit_entry (position, at, kind, rule, store, run_id, entry, leaf_hash) VALUES {}",
+        rows.join(", ")
+    )
 }
 
 /// Locks the head and gives its frontier if a checkpoint signed by these keys vouches for it, and the key

@@ -50,6 +50,8 @@ pub(super) fn step(run: Uuid, state: State, step: Step) -> Result<State, LedgerE
 pub(super) struct Standing {
     pub(super) state: State,
     pub(super) open: BTreeMap<Uuid, u64>,
+    /// The epoch of the legal holds. On PostgreSQL it may be another by now, unless it is locked.
+    pub(super) epoch: Option<u64>,
 }
 
 /// Where a run stands. Nobody else moves it before the transaction ends: on PostgreSQL its row is
@@ -63,7 +65,7 @@ pub(super) async fn standing(tx: &mut Transaction<'_>, run: Uuid) -> Result<Stan
     // both are found in an index.
     let rows = sqlx::query(
         "SELECT run.state AS state, (SELECT max(seq) FROM batch WHERE run_id = $1) AS last, seq, \
-                batch.id AS batch \
+                batch.id AS batch, (SELECT epoch FROM hold_epoch WHERE id = 1) AS epoch \
          FROM run LEFT JOIN batch ON run_id = run.id AND batch.state = 'intended' WHERE run.id = $1",
     )
     .bind(run.to_string())
@@ -71,8 +73,9 @@ pub(super) async fn standing(tx: &mut Transaction<'_>, run: Uuid) -> Result<Stan
     .await
     .doing(DOING)?;
     let first = rows.first().ok_or(sqlx::Error::RowNotFound).doing(DOING)?;
+    let epoch = first.optional_count("epoch")?;
     if let Some(end) = read_end(first)? {
-        return Ok(Standing { state: State::Ended(end), open: BTreeMap::new() });
+        return Ok(Standing { state: State::Ended(end), open: BTreeMap::new(), epoch });
     }
     let mut open = BTreeMap::new();
     for row in &rows {
@@ -82,7 +85,7 @@ pub(super) async fn standing(tx: &mut Transaction<'_>, run: Uuid) -> Result<Stan
     }
     let next = first.optional_count("last")?.map_or(0, |last| last + 1);
     let state = State::Running { next, open: open.values().copied().collect() };
-    Ok(Standing { state, open })
+    Ok(Standing { state, open, epoch })
 }
 
 /// How a run ended; `None` while it is running.

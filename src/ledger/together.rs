@@ -147,12 +147,20 @@ impl Ledger {
         tx: &mut Transaction<'_>,
         Writing { run, settled, intent }: &Writing,
     ) -> Result<(), LedgerError> {
+        // On SQLite the transaction is the one writer, so the epoch is read with the rest.
+        let is_shared = tx.backend_name() == "PostgreSQL";
         if let Some(intent) = intent
+            && is_shared
             && holds::epoch(tx, holds::Lock::Share).await? != intent.epoch
         {
             return Err(LedgerError::HoldsChanged);
         }
         let mut at = standing(tx, run.id).await?;
+        if let Some(intent) = intent
+            && at.epoch != Some(intent.epoch)
+        {
+            return Err(LedgerError::HoldsChanged);
+        }
         if !settled.is_empty() {
             self.settle_in(tx, run, &mut at, settled).await?;
         }

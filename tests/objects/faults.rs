@@ -52,6 +52,32 @@ async fn connections_that_break_are_made_again_before_and_after_the_deed() {
 }
 
 #[tokio::test]
+async fn where_a_listing_has_failed_nothing_is_listed_while_the_caller_deletes() {
+    let server = filled(5_500);
+    let listings = AtomicUsize::new(0);
+    let fake = Fake::before(&server.url, move |_, _, query| {
+        let is_listing = query.contains("list-type");
+        if is_listing && listings.fetch_add(1, Ordering::SeqCst) == 1 {
+            Act::Answer(500, error_answer("InternalError"))
+        } else {
+            Act::Pass
+        }
+    });
+    let objects = open(settings(&fake.url, BUCKET));
+    let mut walk = objects.walk(older(&["faces/*"], 24));
+    assert_eq!(walk.next(1_000).await.unwrap().unwrap().len(), 1_000);
+    assert_eq!(walk.next(1_000).await.unwrap().unwrap().len(), 1_000);
+    for more in [2_000, 1_500] {
+        let before = fake.requests();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(fake.requests(), before, "nothing is listed ahead");
+        // As much as was asked for is worth waiting for: then many can be deleted at once.
+        assert_eq!(walk.next(2_000).await.unwrap().unwrap().len(), more);
+    }
+    assert_eq!(walk.next(2_000).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_lost_answer_does_not_cost_the_object_that_came_after() {
     let server = Arc::new(filled(2));
     let folder = server.clone();

@@ -20,7 +20,7 @@ const EACH: usize = 16;
 /// A listing on its way.
 pub(super) enum Listing {
     #[cfg(feature = "s3")]
-    S3 { objects: Objects, range: Range, cursor: Option<Cursor> },
+    S3 { objects: Objects, range: Range, cursor: Option<Cursor>, had_failed: bool },
     #[cfg(any(feature = "gcs", feature = "azure"))]
     Cloud(CloudListing),
 }
@@ -30,16 +30,26 @@ impl Listing {
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Item>>, ObjectsError> {
         match *self {
             #[cfg(feature = "s3")]
-            Listing::S3 { ref objects, ref range, ref mut cursor } => {
+            Listing::S3 { ref objects, ref range, ref mut cursor, ref mut had_failed } => {
                 let Some(at) = cursor.take() else { return Ok(None) };
                 #[allow(irrefutable_let_patterns, reason = "other services may be built in")]
                 let Backend::S3(s3) = &objects.inner.backend else { return Ok(None) };
-                let (items, next) = s3.page(range, &at).await?;
-                *cursor = next;
-                Ok(Some(items))
+                let page = s3.page(range, &at).await?;
+                (*cursor, *had_failed) = (page.next, page.had_failed);
+                Ok(Some(page.items))
             }
             #[cfg(any(feature = "gcs", feature = "azure"))]
             Listing::Cloud(ref mut listing) => listing.next().await,
+        }
+    }
+
+    /// Whether the server failed at the last page before it gave it.
+    fn had_failed(&self) -> bool {
+        match self {
+            #[cfg(feature = "s3")]
+            Listing::S3 { had_failed, .. } => *had_failed,
+            #[cfg(any(feature = "gcs", feature = "azure"))]
+            Listing::Cloud(_) => false,
         }
     }
 }
@@ -59,6 +69,7 @@ impl Objects {
                 objects: self.clone(),
                 range: Range { prefix: prefix.to_owned(), versions, most },
                 cursor: Some(Cursor::After(after)),
+                had_failed: false,
             },
             #[cfg(any(feature = "gcs", feature = "azure"))]
             Backend::Cloud(ref cloud) => {
@@ -198,6 +209,8 @@ pub(super) struct Reading {
     previous: String,
     /// The markers of the key that is being read.
     markers: Vec<Item>,
+    /// Whether the server failed at the last page before it gave it.
+    pub(super) had_failed: bool,
 }
 
 impl Reading {
@@ -233,6 +246,7 @@ impl Reading {
             listing: None,
             previous: String::new(),
             markers: Vec::new(),
+            had_failed: false,
         })
     }
 
@@ -259,6 +273,7 @@ impl Reading {
                 self.listing = None;
                 continue;
             };
+            self.had_failed = listing.had_failed();
             let mut judged = Vec::with_capacity(items.len());
             for item in items {
                 let is_new = item.key != self.previous;

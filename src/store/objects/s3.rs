@@ -74,9 +74,20 @@ pub(super) struct Lock {
     pub(super) until: Option<Timestamp>,
 }
 
+/// One answer's worth of a listing.
+pub(super) struct Page {
+    pub(super) items: Vec<Item>,
+    /// Where it goes on.
+    pub(super) next: Option<Cursor>,
+    /// Whether the server failed at it before.
+    pub(super) had_failed: bool,
+}
+
 struct Answer {
     headers: HeaderMap,
     body: Vec<u8>,
+    /// Whether the server failed at the same request before.
+    had_failed: bool,
 }
 
 impl S3 {
@@ -164,12 +175,8 @@ impl S3 {
         }
     }
 
-    /// One answer's worth of a listing, and where it goes on.
-    pub(super) async fn page(
-        &self,
-        range: &Range,
-        cursor: &Cursor,
-    ) -> Result<(Vec<Item>, Option<Cursor>), ObjectsError> {
+    /// One answer's worth of a listing.
+    pub(super) async fn page(&self, range: &Range, cursor: &Cursor) -> Result<Page, ObjectsError> {
         const DOING: &str = "listing objects";
         let most = range.most.clamp(1, MOST).to_string();
         let mut query: Vec<(&str, &str)> = vec![("max-keys", &most), ("prefix", &range.prefix)];
@@ -191,8 +198,10 @@ impl S3 {
         }
         let answer = self.reading(DOING, Method::GET, None, &query).await?;
         let list = xml::parse(&answer.body).filter(|list| list.name == root);
-        list.and_then(|list| read_page(&list))
-            .ok_or_else(|| ObjectsError::Answer { store: self.store.clone(), doing: DOING })
+        let (items, next) = list
+            .and_then(|list| read_page(&list))
+            .ok_or_else(|| ObjectsError::Answer { store: self.store.clone(), doing: DOING })?;
+        Ok(Page { items, next, had_failed: answer.had_failed })
     }
 
     /// Deletes these, at most [`MOST`], by one request: what became of each. It is not tried again here,
@@ -306,13 +315,16 @@ impl S3 {
         key: Option<&str>,
         query: &[(&str, &str)],
     ) -> Result<Answer, ObjectsError> {
-        let mut attempt = 0;
+        let (mut attempt, mut had_failed) = (0, false);
         loop {
             let answer = self.once(doing, method.clone(), key, query, None).await;
             attempt += 1;
             match answer {
-                Err(error) if error.is_transient() && attempt < ATTEMPTS => back_off(attempt).await,
-                answer => return answer,
+                Err(error) if error.is_transient() && attempt < ATTEMPTS => {
+                    had_failed |= matches!(error, ObjectsError::Refused { .. });
+                    back_off(attempt).await;
+                }
+                answer => return answer.map(|answer| Answer { had_failed, ..answer }),
             }
         }
     }
@@ -342,7 +354,7 @@ impl S3 {
         }
         if status.is_success() {
             self.pace.went_well();
-            return Ok(Answer { headers, body });
+            return Ok(Answer { headers, body, had_failed: false });
         }
         let told = xml::parse(&body);
         let code = told.as_ref().and_then(|told| told.get("Code")).unwrap_or_default();
