@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! configuration -> rule -> plan -> run -> ledger -> audit log
-//!                   ^               |        '-> notices -> recipients -> receipts
+//!                   ^               |        |-> notices -> recipients -> receipts
+//!                   |               |        '-> tombstones -> backup rotation
 //!  cron slot, event, command,       '-> stores: tables, files, objects
 //!  restart
 //! ```
@@ -32,6 +33,10 @@
 //! Whom a rule tells of its records is told by *notices*, which are written in the transaction of the outcome, from
 //! values that the deleting statement gave and the intent has kept. A courier for each recipient tells them
 //! ([`propagate`]), and each is over when the recipient says so ([`notice`]).
+//!
+//! What a backup could bring back is kept by its key, a *tombstone*, written with the outcome too, until every set of
+//! backups that covers the store is free of it ([`residue`], [`rotate`]). A store that was restored is noticed and frozen,
+//! and a *replay* has what came back taken again ([`run`], `run/replay.rs`).
 //!
 //! Events wait in the ledger, or are found in an application's own table. The run of an event rule *stands* for a
 //! while and takes them as they come (`run/events.rs`).
@@ -135,11 +140,18 @@
 //!   parsed; what is not heeded is counted, and written down at most once a second (`http/receipts.rs`).
 //! - **A certificate adds up entries of the log**: what a batch owes each recipient, less what is completed or exempt.
 //!   The ledger's columns, which can be changed without a trace, only have to agree.
-//! - **A restored store is frozen as records are held**: the hold epoch is raised, so a batch that was taken before is
-//!   refused at its intent, and who takes it again learns that its store is frozen (`ledger/restores.rs`).
-//! - **A replay is an ordinary run** over kept keys, with the bound of the run that took them first: a record that was made
-//!   since under the same key started later (`run/replay.rs`).
-//! - Deliberately absent so far: erasure requests and backups.
+//! - **One moment says how far a set of backups is clear.** Whatever started earlier is gone earlier, or is named as
+//!   permanent; so there is no row for each deletion and set, and what is owed is computed when somebody asks. Only two
+//!   successive listings that can be believed move it on; one that shows an older backup moves it back at once.
+//! - **A restore is a freeze, not a guess.** Whatever speaks for one (another server or timeline without the marker, an old
+//!   marker, deleted keys that are there again) stops the rules of the store until a person has looked; the hold epoch is
+//!   raised with it, so a batch in flight is refused at its intent.
+//! - **A replay takes by tombstone and bound**: the key alone could be somebody else's by now, so the starting point must lie
+//!   before the cutoff of the run that took the record.
+//! - **A catalogue of backups is taken for less than it says** ([`backup`]): a vague start is the earliest that it can be,
+//!   what is not understood is no listing. What restic has beyond its snapshots' needs is counted from its index, because
+//!   asking its `prune` takes a lock that backups would run into.
+//! - Deliberately absent so far: erasure requests.
 
 #![warn(clippy::pedantic)]
 #![allow(clippy::module_name_repetitions, clippy::must_use_candidate)]

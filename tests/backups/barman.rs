@@ -13,6 +13,9 @@ use jiff::SignedDuration;
 use crate::house::{Set, by_id, ids, now, run, script, text, tool, tried};
 use crate::server::{Server, bin};
 
+/// A mark that nothing else has.
+const MARK: &str = "anna@example.org was here, and nobody else";
+
 struct Barman {
     server: Server,
 }
@@ -62,6 +65,14 @@ impl Barman {
         command
     }
 
+    /// Whether the mark is anywhere in what barman keeps: in a backup, or in the log.
+    fn has_mark(&self) -> bool {
+        let mut grep = Command::new("grep");
+        let status = grep.args(["-rqaF", MARK]).arg(self.server.at("home")).status().unwrap();
+        assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+        status.success()
+    }
+
     fn set(&self, lines: &str) -> Set {
         Set::new("barman", &format!("config = \"{}\"\n{lines}", self.config().display()))
     }
@@ -74,9 +85,12 @@ async fn backups_start_when_they_began_and_those_that_are_kept_never_rotate() {
     let empty = set.listing().await;
     assert_eq!(Standing::default().note(empty, Duration::ZERO), Err(Doubt::Empty));
 
+    let insert = format!("INSERT INTO persons VALUES ('{MARK}')");
+    barman.server.execute(&["CREATE TABLE persons (name text)", &insert]);
     run(&mut barman.barman(&["switch-wal", "--force", "--archive", "main"]));
     let before = now();
     run(&mut barman.barman(&["backup", "main"]));
+    barman.server.execute(&["DELETE FROM persons", "VACUUM persons", "SELECT pg_switch_wal()"]);
     let between = now();
     run(&mut barman.barman(&["backup", "main"]));
     let after = now();
@@ -101,7 +115,10 @@ async fn backups_start_when_they_began_and_those_that_are_kept_never_rotate() {
     assert_eq!(by_id(&listing, &two.id).permanent, None);
     fs::write(barman.config(), config).unwrap();
     run(&mut barman.barman(&["keep", "main", &one.id, "--release"]));
+    assert!(barman.has_mark());
     run(&mut barman.barman(&["delete", "main", &one.id]));
+    // The log from before the next backup goes along, which is why none is listed.
+    assert!(!barman.has_mark());
     set.clears(&mut standing, between).await;
 
     what_failed_has_data_too(&barman, &two.id).await;

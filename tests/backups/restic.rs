@@ -99,10 +99,10 @@ async fn a_deletion_is_clear_once_its_data_was_pruned_and_seen_twice() {
     let personal = repository.blob_of("personal");
     let deleted = now();
     fs::remove_file(repository.at("data/personal")).unwrap();
-    assert_eq!(held_by(&set.stays(&mut standing, deleted).await), 1, "backed up");
+    assert_eq!(held_by(&set.note(&mut standing, deleted).await), 1, "backed up");
     repository.backup();
-    assert_eq!(held_by(&set.stays(&mut standing, deleted).await), 1, "deleted, and in a backup");
-    let listing = set.listing().await;
+    assert_eq!(held_by(&set.note(&mut standing, deleted).await), 1, "deleted, and in a backup");
+    let listing = standing.listing.clone().unwrap();
     assert_eq!((listing.backups.len(), &listing.purge), (2, &Purge::Seen));
     assert!(listing.backups[1].parents.is_empty(), "a snapshot is whole without its parent");
 
@@ -155,6 +155,22 @@ async fn only_what_is_asked_for_is_listed_and_prune_looks_at_all() {
     run(repository.restic().args(["forget", &of_two.backups[0].id]));
     let of_one = repository.set("host = \"db1\"").listing().await;
     assert!(matches!(of_one.purge, Purge::Owed(_)), "{of_one:?}");
+}
+
+/// As a prune leaves it that is broken off between its two last steps.
+#[tokio::test]
+async fn a_pack_that_the_index_does_not_know_has_data_as_well() {
+    let repository = Repository::new();
+    repository.write("a", 1_000);
+    repository.backup();
+    let folder = repository.at("repository/data/ab");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("ab".repeat(32)), "x").unwrap();
+    let listing = repository.set("").listing().await;
+    let Purge::Owed(words) = &listing.purge else { panic!("{listing:?}") };
+    assert!(words.contains("1 packs that its index does not know"), "{words}");
+    run(repository.restic().args(["prune", "--max-unused=0"]));
+    assert_eq!(repository.set("").listing().await.purge, Purge::Seen);
 }
 
 #[tokio::test]
