@@ -71,7 +71,7 @@ mod tests {
             more in any::<Vec<u8>>(),
         ) {
             let mut bytes = Vec::new();
-            encode(&mut bytes, &items, |out, item| out.extend(item));
+            encode(&mut bytes, &items, |out, item| out.extend_from_slice(item));
             let mut rest = bytes.as_slice();
             prop_assert_eq!(decode(&mut rest, None), Some(items.clone()));
             bytes.extend(&more);
