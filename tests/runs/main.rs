@@ -233,7 +233,10 @@ async fn a_stopped_run_keeps_what_it_did(house: House) {
     let rest = house.ask("inactive").await;
     assert_eq!((rest.state, rest.records), (RunState::Done, left));
     let (approved, run) = (result.run.unwrap(), rest.run.unwrap());
-    let certificate = issue(&house.runner.ledger, run, Some(rule), clock::now()).await.unwrap();
+    let certificate =
+        issue(&house.runner.ledger, run, Some(rule), &house.config.backups, clock::now())
+            .await
+            .unwrap();
     let by = format!("or going on with what tester approved as run {approved}");
     assert!(certificate.authority.ends_with(&by), "{}", certificate.authority);
     house.assert_log_is_sound().await;

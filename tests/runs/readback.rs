@@ -36,7 +36,10 @@ async fn what_was_taken_is_looked_for_again_and_certified(house: House) {
 
         let ledger = &house.runner.ledger;
         let run = done.run.unwrap();
-        let certificate = issue(ledger, run, Some(house.rule(rule)), clock::now()).await.unwrap();
+        let certificate =
+            issue(ledger, run, Some(house.rule(rule)), &house.config.backups, clock::now())
+                .await
+                .unwrap();
         assert_eq!((certificate.records, certificate.verification.seen.present), (records, 0));
         assert_eq!(
             certificate.deletion_class.as_deref().unwrap().split(' ').next(),
@@ -92,7 +95,9 @@ async fn what_comes_back_is_found(house: House) {
     assert!(seen.present >= 1, "{seen:?}");
     assert!(run.error.unwrap().contains("look for what puts them back"));
     let refused =
-        issue(&house.runner.ledger, run.run.unwrap(), None, clock::now()).await.unwrap_err();
+        issue(&house.runner.ledger, run.run.unwrap(), None, &house.config.backups, clock::now())
+            .await
+            .unwrap_err();
     assert!(matches!(refused, CertificateError::Incomplete { .. }), "{refused}");
     let finished = house.events("run_finished").await;
     assert!(matches!(finished.last(),
@@ -188,6 +193,9 @@ async fn a_replica_that_cannot_be_asked_hides_nothing() {
 }
 
 async fn refused_for(house: &House, run: Option<uuid::Uuid>, reason: &str) {
-    let refused = issue(&house.runner.ledger, run.unwrap(), None, clock::now()).await.unwrap_err();
+    let refused =
+        issue(&house.runner.ledger, run.unwrap(), None, &house.config.backups, clock::now())
+            .await
+            .unwrap_err();
     assert!(refused.to_string().contains(reason), "{refused}");
 }
