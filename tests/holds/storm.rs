@@ -32,7 +32,7 @@ struct Storm {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_is_held_goes_however_fast_holds_come() {
-    let each = if std::env::var_os("EXPUNGED_LONG").is_some() { 6_000 } else { 510 };
+    let each = if std::env::var_os("EXPUNGED_LONG").is_some() { 6_000 } else { 300 };
     let storms = [
         ("postgres", storm(fresh_postgres().await, false, each).await),
         ("mariadb", storm(fresh_mysql().await, false, each).await),

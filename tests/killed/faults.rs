@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 
 use crate::house::{Act, House, kind_of};
-use crate::random::length;
+use crate::random::{length, side_by_side};
 use crate::support::{TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 /// Steps of a batch, met in the first batch of a run and in later ones.
@@ -124,23 +124,25 @@ async fn die_at_every_step(store: TestDatabase, ledger: Option<TestDatabase>, ac
 }
 
 /// The three databases at once: most of the time goes by in waiting for disks.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn deletions_survive_a_death_at_every_step() {
     let act = Act::Delete;
-    tokio::join!(
+    side_by_side([
         die_at_every_step(fresh_postgres().await, None, act),
         die_at_every_step(fresh_mysql().await, None, act),
         die_at_every_step(fresh_sqlite().await, Some(fresh_postgres().await), act),
-    );
+    ])
+    .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn anonymizations_survive_a_death_at_every_step() {
-    tokio::join!(
+    side_by_side([
         die_at_every_step(fresh_postgres().await, Some(fresh_postgres().await), Act::Pseudonymize),
         die_at_every_step(fresh_mysql().await, Some(fresh_postgres().await), Act::Clear),
         die_at_every_step(fresh_sqlite().await, None, Act::Pseudonymize),
-    );
+    ])
+    .await;
 }
 
 #[tokio::test]
