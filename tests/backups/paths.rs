@@ -135,14 +135,9 @@ async fn a_folder_that_cannot_be_read_is_an_error_and_no_shorter_listing() {
     assert!(matches!(own.fault().await, Fault::NotExecutable { .. }));
 }
 
-fn bucket(url: &str, bucket: &str, lines: &str) -> Set {
-    let secret = |text: &str| {
-        let folder = folder();
-        let secret = crate::house::secret(folder.path(), text);
-        // Read when it is needed, which is after this.
-        let _ = folder.keep();
-        secret
-    };
+/// The secrets are kept in the folder, and read when they are needed.
+fn bucket(folder: &TempDir, url: &str, bucket: &str, lines: &str) -> Set {
+    let secret = |text: &str| crate::house::secret(folder.path(), text);
     let store = format!(
         "[store.dumps]\nkind = \"objects\"\nbucket = \"{bucket}\"\nregion = \"eu-central-1\"\nendpoint = \"{url}\"\n\
          access_key_id = {}\nsecret_access_key = {}\n",
@@ -154,12 +149,13 @@ fn bucket(url: &str, bucket: &str, lines: &str) -> Set {
 
 #[tokio::test]
 async fn each_version_of_an_object_is_a_backup_and_a_marker_is_none() {
+    let folder = folder();
     let server = Moto::versioned().await;
     server.put("app.dump").await;
     let second = server.put("app.dump").await;
     server.hide("app.dump").await;
     server.put("other").await;
-    let set = bucket(&server.url, &server.bucket, "path = \"*.dump\"\nlead = \"0 s\"\n");
+    let set = bucket(&folder, &server.url, &server.bucket, "path = \"*.dump\"\nlead = \"0 s\"\n");
     let listing = set.listing().await;
     assert_eq!(listing.backups.len(), 2, "{listing:?}");
     assert!(ids(&listing).contains(&format!("app.dump version {second}").as_str()));
@@ -169,10 +165,11 @@ async fn each_version_of_an_object_is_a_backup_and_a_marker_is_none() {
 
 #[tokio::test]
 async fn objects_without_versions_are_listed_by_their_names() {
+    let folder = folder();
     let server = Moto::plain().await;
     server.put("2026-11-01/app.dump").await;
     server.put("2026-11-02/app.dump").await;
-    let dated = bucket(&server.url, &server.bucket, DATED);
+    let dated = bucket(&folder, &server.url, &server.bucket, DATED);
     let listing = dated.listing().await;
     assert_eq!(ids(&listing), ["2026-11-01/app.dump", "2026-11-02/app.dump"]);
     let mut standing = Standing::default();
@@ -180,19 +177,20 @@ async fn objects_without_versions_are_listed_by_their_names() {
     dated.stays(&mut standing, deleted).await;
     server.hide("2026-11-01/app.dump").await;
     dated.clears(&mut standing, deleted).await;
-    let gone = bucket(&server.url, "there-is-no-such-bucket", DATED).fault().await;
+    let gone = bucket(&folder, &server.url, "there-is-no-such-bucket", DATED).fault().await;
     assert!(matches!(gone, Fault::Store(_)), "{gone}");
     let lines = format!("{DATED}timeout = \"2 seconds\"\n");
-    let silent = bucket(&nobody(), &server.bucket, &lines).fault().await;
+    let silent = bucket(&folder, &nobody(), &server.bucket, &lines).fault().await;
     assert!(matches!(silent, Fault::Store(_) | Fault::TimedOut(_)), "{silent}");
 }
 
 #[tokio::test]
 async fn a_versioned_bucket_clears_only_when_its_versions_are_gone() {
+    let folder = folder();
     let server = Moto::versioned().await;
     let first = server.put("2026-11-01/app.dump").await;
     server.put("2026-11-02/app.dump").await;
-    let set = bucket(&server.url, &server.bucket, DATED);
+    let set = bucket(&folder, &server.url, &server.bucket, DATED);
     let mut standing = Standing::default();
     let deleted = "2026-11-01T12:00:00Z".parse().unwrap();
     set.stays(&mut standing, deleted).await;
