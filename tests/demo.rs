@@ -214,7 +214,12 @@ fn the_demo_runs_and_runs_again() {
         insta::assert_snapshot!("help", place.run(&["--help"], 0));
         insta::assert_snapshot!("help_of_demo", place.run(&["demo", "--help"], 0));
     });
-    let config = fs::read(place.path("expunged.toml")).unwrap();
+    // Another demo may have the usual port just now.
+    let config = || {
+        let text = fs::read_to_string(place.path("expunged.toml")).unwrap();
+        regex::Regex::new(r"127\.0\.0\.1:\d+").unwrap().replace_all(&text, "[address]").into_owned()
+    };
+    let before = config();
     fs::write(place.path("ledger.db.locks/rule.of-mine.lock"), "").unwrap();
 
     let again = place.command(&["demo", "--dir", "expunged-demo/"]).env("COLUMNS", "80").output();
@@ -226,7 +231,7 @@ fn the_demo_runs_and_runs_again() {
     for line in said.lines().filter(|line| !line.contains(program)) {
         assert!(line.chars().count() <= 80, "{line}");
     }
-    assert_eq!(fs::read(place.path("expunged.toml")).unwrap(), config);
+    assert_eq!(config(), before);
     let verified = place.expunged(&["audit", "verify"], 0);
     assert!(verified.starts_with("valid"), "{verified}");
 }

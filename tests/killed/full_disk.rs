@@ -18,7 +18,7 @@ async fn a_ledger_whose_disk_is_full_loses_nothing() {
         let store = if on_sqlite { fresh_sqlite().await } else { fresh_postgres().await };
         let mut house = House::new(store, None, Act::Delete).await;
         house.add(40_000).await;
-        let most = 280 + random.below(400);
+        let most = 700 + random.below(900);
         let mut limited = Command::new("bash");
         limited.args(["-c", &format!("trap '' XFSZ; ulimit -f {most}; exec \"$0\" \"$@\"")]);
         let whole = house.place.command(&["run"]);
