@@ -10,7 +10,7 @@ use crate::house::{BUCKET, Files, KEY_ID, SECRET, older};
 const OBJECTS: usize = if cfg!(debug_assertions) { 2_000 } else { 10_000 };
 const ROUNDS: usize = if cfg!(debug_assertions) { 1 } else { 5 };
 /// What a run hands over at once.
-const BATCH: usize = 8_000;
+const BATCH: usize = 3_000;
 const LEAST: f64 = 3.0;
 
 #[tokio::test]
