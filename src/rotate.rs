@@ -179,7 +179,8 @@ async fn watch(runner: Runner, sets: Sets, stop: CancellationToken) {
     }
 }
 
-/// Destroys the kept keys of deleted records that no backup can bring back; gives of how many records of each store.
+/// Destroys the kept keys of deleted records that no backup can bring back, but for those of frozen stores, where a replay
+/// needs them yet; gives of how many records of each store.
 ///
 /// # Errors
 /// When the ledger does not answer.
@@ -190,10 +191,7 @@ pub async fn sweep(
 ) -> Result<BTreeMap<Name, u64>, LedgerError> {
     let mut destroyed = BTreeMap::new();
     let known = ledger.backup_sets().await?;
-    let frozen: BTreeSet<Name> =
-        ledger.frozen_stores().await?.into_iter().map(|frozen| frozen.store).collect();
-    // What was put back from a backup that has rotated since is still to be deleted again.
-    for store in ledger.tombstoned_stores().await?.difference(&frozen) {
+    for store in &ledger.tombstoned_stores().await? {
         let Some(before) = clear_until(store, &known, sets, now) else { continue };
         loop {
             let records = ledger.destroy_tombstones(store, before, now).await?;

@@ -290,7 +290,7 @@ impl Tour {
     /// Nights go by, until no copy is left that was made before the deletions.
     async fn let_backups_rotate(&self) -> Result<(), CliError> {
         let failed = |source| CliError::Io { doing: "copy the database".to_owned(), source };
-        self.copies().make_another(clock::now()).map_err(failed)?;
+        self.copies().make(clock::now()).map_err(failed)?;
         let config = self.common.load()?;
         let ledger = open_ledger(&config).await?;
         while self.copies().rotate(self.now).map_err(failed)? {

@@ -21,3 +21,4 @@ mod pgbackrest;
 mod programs;
 mod restic;
 mod server;
+mod stanza;

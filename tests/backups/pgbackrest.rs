@@ -1,56 +1,20 @@
 //! pgBackRest, over a PostgreSQL whose log it archives.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use expunged::backup::Fault;
 use expunged::residue::{Purge, Standing};
 use jiff::SignedDuration;
 
-use crate::house::{Set, awaits, held_by, ids, now, run, script, tool};
-use crate::server::{Server, as_server, give};
+use crate::house::{Set, awaits, held_by, ids, now, script, tool};
+use crate::stanza::Stanza;
 
 /// A mark that nothing else has.
 const MARK: &str = "anna@example.org was here, and nobody else";
 
-struct Stanza {
-    server: Server,
-}
-
 impl Stanza {
-    fn new() -> Stanza {
-        let program = tool("pgbackrest", "pgbackrest");
-        let push = format!(
-            "{} --config={{}}/pgbackrest.conf --stanza=main archive-push %p",
-            program.display()
-        );
-        let server = Server::start(&push);
-        let at = |name: &str| server.make(name).display().to_string();
-        let (repo, log, lock, spool) = (at("repo"), at("log.d"), at("lock"), at("spool"));
-        // Not compressed, so that data can be looked for.
-        let config = format!(
-            "[global]\nrepo1-path={repo}\nlog-path={log}\nlock-path={lock}\nspool-path={spool}\n\
-             repo1-retention-full=9\ncompress-type=none\nstart-fast=y\nlog-level-console=warn\n\
-             [main]\npg1-path={}\npg1-socket-path={}\npg1-port=5432\npg1-user=postgres\n",
-            server.at("data").display(),
-            server.folder.path().display()
-        );
-        fs::write(server.at("pgbackrest.conf"), config).unwrap();
-        give(&server.at("pgbackrest.conf"));
-        Stanza { server }
-    }
-
-    fn config(&self) -> PathBuf {
-        self.server.at("pgbackrest.conf")
-    }
-
-    fn run(&self, args: &[&str]) {
-        let mut command = Command::new(tool("pgbackrest", "pgbackrest"));
-        command.arg(format!("--config={}", self.config().display()));
-        run(&mut as_server(command.arg("--stanza=main").args(args)));
-    }
-
     fn set(&self, lines: &str) -> Set {
         Set::new("pgbackrest", &format!("config = \"{}\"\n{lines}", self.config().display()))
     }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use expunged::clock;
+use expunged::restore::Evidence;
 use jiff::SignedDuration;
 
 use crate::harness::Place;
@@ -43,6 +44,9 @@ async fn no_key_is_readable_in_the_ledger_and_none_is_left_after_its_time() {
     assert_eq!(runner.ledger.destroy_tombstones(&uploads, now, now).await.unwrap(), 0);
     assert_eq!(house.place.entries("tombstones_destroyed"), 1);
     assert_eq!(runner.ledger.tombstones_of(&uploads).await.unwrap().batches, 0);
+    // A store that was put back needs its own until they are replayed.
+    runner.ledger.freeze(&app, &Evidence::records(), now).await.unwrap();
+    assert_eq!(runner.ledger.destroy_tombstones(&app, clock::now(), now).await.unwrap(), 0);
     assert_eq!(runner.ledger.tombstones_of(&app).await.unwrap().records, 20);
     let bytes = sealed_rows(&house).await;
     assert_eq!(bytes, 1, "of the other store alone");

@@ -15,6 +15,9 @@ mod house;
 #[path = "../backups/server.rs"]
 mod server;
 
+#[path = "../backups/stanza.rs"]
+mod stanza;
+
 mod place;
 mod proven;
 mod shown;

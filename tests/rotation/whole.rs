@@ -2,14 +2,15 @@
 //! the command line.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::harness;
 use crate::house::{run, secret, tool};
-use crate::server::{Server, as_server, bin, give};
+use crate::server::{Server, bin, give};
+use crate::stanza::Stanza;
 use crate::support::Pool;
 
 /// Nothing is deleted for their age but the first three.
@@ -135,47 +136,10 @@ fn past_expunged(file: &Path, sql: &str) -> i64 {
 
 // --- pgBackRest ---------------------------------------------------------------------------------------
 
-struct Stanza {
-    server: Server,
-}
-
-impl Stanza {
-    fn new() -> Stanza {
-        let push = format!(
-            "{} --config={{}}/pgbackrest.conf --stanza=main archive-push %p",
-            tool("pgbackrest", "pgbackrest").display()
-        );
-        let server = Server::start(&push);
-        let at = |name: &str| server.make(name).display().to_string();
-        let (repo, log, lock, spool) = (at("repo"), at("log.d"), at("lock"), at("spool"));
-        let config = format!(
-            "[global]\nrepo1-path={repo}\nlog-path={log}\nlock-path={lock}\nspool-path={spool}\n\
-             repo1-retention-full=9\nstart-fast=y\nlog-level-console=warn\n\
-             [main]\npg1-path={}\npg1-socket-path={}\npg1-port=5432\npg1-user=postgres\n",
-            server.at("data").display(),
-            server.folder.path().display()
-        );
-        fs::write(server.at("pgbackrest.conf"), config).unwrap();
-        give(&server.at("pgbackrest.conf"));
-        let stanza = Stanza { server };
-        stanza.run(&["stanza-create"]);
-        stanza
-    }
-
-    fn config(&self) -> PathBuf {
-        self.server.at("pgbackrest.conf")
-    }
-
-    fn run(&self, args: &[&str]) {
-        let mut command = Command::new(tool("pgbackrest", "pgbackrest"));
-        command.arg(format!("--config={}", self.config().display()));
-        run(&mut as_server(command.arg("--stanza=main").args(args)));
-    }
-}
-
 #[test]
 fn pgbackrest_from_the_deletion_to_the_last_copys_end() {
     let stanza = Stanza::new();
+    stanza.run(&["stanza-create"]);
     stanza.server.execute(&[PERSONS]);
     stanza.run(&["--type=full", "backup"]);
     let set = format!(

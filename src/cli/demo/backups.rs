@@ -43,11 +43,6 @@ impl Copies<'_> {
         Ok(format!("cp {} {}", copy.display(), self.database.display()))
     }
 
-    /// A night's copy is made now.
-    pub(super) fn make_another(&self, now: Timestamp) -> io::Result<()> {
-        self.make(now)
-    }
-
     /// The oldest of the copies of before rotates away, where one is left.
     pub(super) fn rotate(&self, now: Timestamp) -> io::Result<bool> {
         let copies = (1..=NIGHTS).rev().map(|night| self.of(ago(now, night)));
@@ -57,7 +52,8 @@ impl Copies<'_> {
         }
     }
 
-    fn make(&self, at: Timestamp) -> io::Result<()> {
+    /// Makes the copy of a night.
+    pub(super) fn make(&self, at: Timestamp) -> io::Result<()> {
         let copy = self.of(at);
         fs::copy(self.database, &copy)?;
         File::options().write(true).open(&copy)?.set_modified(at.into())
