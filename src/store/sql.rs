@@ -72,6 +72,7 @@ mod explain;
 mod happened;
 mod keep;
 mod mysql;
+mod pace;
 mod postgres;
 mod readback;
 mod remove;
@@ -108,6 +109,7 @@ pub(super) use happened::happened;
 pub use happened::{Happened, Watched};
 pub(crate) use keep::KeepError;
 pub(super) use keep::{count_held_of_table, count_held_of_target, keep, try_held_predicate};
+pub use pace::Pace;
 pub(super) use readback::{residue, still_there};
 pub(super) use remove::Removal;
 pub(super) use sight::{MARKER_COLUMNS, mark, server, write_mark};
@@ -117,7 +119,7 @@ pub(super) use survey::{
 };
 pub use target::{Bounds, Mismatch, Target};
 pub(super) use walk::next_window;
-pub use walk::{Pace, Walk, WalkKind};
+pub use walk::{Walk, WalkKind};
 pub use window::Window;
 
 use catalogue::Table;
