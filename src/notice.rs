@@ -9,7 +9,7 @@
 //! One notice is one message to one recipient: about one subject or record, or about as many as the recipient takes
 //! at once. It is *overdue* while it is not over and its due time has passed, whatever its state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -276,41 +276,61 @@ pub fn told(tellings: &[Telling]) -> Vec<&str> {
 }
 
 impl Telling {
-    /// Of what a batch carries, the values that this recipient is told, record by record: in the order of
-    /// [`Telling::identify`], as [`lists`] takes them. `columns` are those of [`told`].
-    pub fn values(
+    /// Of what a batch carries, the values that this recipient is told, record after record: of each in the order
+    /// of [`Telling::identify`], as [`lists`] takes them. `columns` are those of [`told`].
+    pub fn values<'a>(
         &self,
         columns: &[&str],
-        records: &[Vec<Option<String>>],
-    ) -> Vec<Vec<Option<String>>> {
+        records: &'a [Vec<Option<String>>],
+    ) -> Vec<Option<&'a str>> {
         let place = |wanted: &String| columns.iter().position(|column| column == wanted);
         let places: Vec<_> = self.identify.values().map(place).collect();
-        let pick = |record: &Vec<Option<String>>| {
-            let value = |place: &Option<usize>| record.get((*place)?)?.clone();
-            places.iter().map(value).collect()
-        };
-        records.iter().map(pick).collect()
+        let value =
+            |record: &'a Vec<Option<String>>, place: Option<usize>| record.get(place?)?.as_deref();
+        let pick = |record| places.iter().map(move |place| value(record, *place));
+        records.iter().flat_map(pick).collect()
     }
 }
 
-/// The messages that a telling makes of a batch: `values` has, for each record, the values of the columns of
-/// [`Telling::identify`], in its order. Values that are NULL are left out.
+/// What identifies one subject or record to a recipient, as a batch has it. Serialized, it is [`Identities`].
+#[derive(Clone, Copy)]
+pub struct About<'a> {
+    telling: &'a Telling,
+    values: &'a [Option<&'a str>],
+}
+
+impl<'a> About<'a> {
+    /// Its values by their names. Those that are NULL are left out.
+    pub fn named(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let known = self.telling.identify.keys().zip(self.values);
+        known.filter_map(|(name, value)| Some((name.as_str(), (*value)?)))
+    }
+}
+
+impl Serialize for About<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.named())
+    }
+}
+
+/// The messages that a telling makes of a batch: `values` has the values of each record, as [`Telling::values`]
+/// gives them.
 ///
 /// Gives the lists, each for one message, and how many records nothing identifies.
-pub fn lists(telling: &Telling, values: &[Vec<Option<String>>]) -> (Vec<Vec<Identities>>, u64) {
+pub fn lists<'a>(
+    telling: &'a Telling,
+    values: &'a [Option<&'a str>],
+) -> (Vec<Vec<About<'a>>>, u64) {
     let (mut about, mut unnamed) = (Vec::new(), 0);
-    let mut seen = BTreeSet::new();
-    for record in values {
-        let known = telling.identify.keys().zip(record);
-        let named = known.filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
-        let identities = Identities(named.collect());
-        if identities.0.is_empty() {
+    let mut seen = HashSet::new();
+    for values in values.chunks(telling.identify.len().max(1)) {
+        if values.iter().all(Option::is_none) {
             unnamed += 1;
-        } else if telling.per == Per::Record || seen.insert(identities.clone()) {
-            about.push(identities);
+        } else if telling.per == Per::Record || seen.insert(values) {
+            about.push(About { telling, values });
         }
     }
-    let lists = about.chunks(telling.at_once.max(1)).map(<[Identities]>::to_vec).collect();
+    let lists = about.chunks(telling.at_once.max(1)).map(<[About<'_>]>::to_vec).collect();
     (lists, unnamed)
 }
 
@@ -361,8 +381,7 @@ mod tests {
             at_once: 2,
             due_seconds: 60,
         };
-        let value = |text: &str| vec![Some(text.to_owned())];
-        let values = [value("1"), value("2"), value("1"), vec![None], value("3")];
+        let values = [Some("1"), Some("2"), Some("1"), None, Some("3")];
         let sizes = |telling: &Telling| {
             let (lists, unnamed) = lists(telling, &values);
             (lists.iter().map(Vec::len).collect::<Vec<_>>(), unnamed)

@@ -18,6 +18,7 @@ mod replay;
 mod restores;
 mod sources;
 mod underway;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

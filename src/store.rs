@@ -456,6 +456,39 @@ impl Store {
         }
     }
 
+    /// The next window of a walk through a table, which nobody has locked; `None` at the end of the walk. The walk
+    /// does not move until [`sql::Walk::pass`] is called.
+    ///
+    /// # Errors
+    /// As for [`Store::take`]; when it holds no rows.
+    pub async fn next_window(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        walk: &mut sql::Walk,
+        pace: &mut Pace,
+    ) -> Result<Option<Window>, StoreError> {
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                tables.next_window(target, bounds, walk, pace).await
+            }
+            _ => Err(self.foreign()),
+        }
+    }
+
+    /// How many batches of a table may be taken at once.
+    pub fn workers(&self) -> usize {
+        match self {
+            Store::Tables(tables) => tables.workers(),
+            Store::Files(_) | Store::Objects(_) => 1,
+        }
+    }
+
+    /// Whether one transaction at a time may write.
+    pub fn has_one_writer(&self) -> bool {
+        matches!(self, Store::Tables(tables) if tables.has_one_writer())
+    }
+
     /// Takes the due records of the walk's next window, without committing. `None` at the end of the
     /// walk. The walk does not move until [`Walk::advance`] is called.
     ///

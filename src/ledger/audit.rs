@@ -12,7 +12,7 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::error::{Doing, HeadError};
-use super::row::{Columns, to_integer};
+use super::row::{Columns, placeholders, to_integer};
 use super::{Ledger, LedgerError, Transaction, to_text};
 use crate::audit::tree::Frontier;
 use crate::audit::{Checkpoint, Entry, Hash};
@@ -111,7 +111,7 @@ async fn extend(
     let before = frontier.size();
     for entries in entries.chunks(ROWS) {
         // The text is put together from constants.
-        let statement = AssertSqlSafe(insertion(entries.len()));
+        let statement = AssertSqlSafe(insertion(transaction, entries.len()));
         let mut insert = sqlx::query(statement);
         for entry in entries {
             let json = entry.to_json()?;
@@ -149,15 +149,10 @@ async fn extend(
 }
 
 /// The statement that appends so many entries.
-fn insertion(rows: usize) -> String {
-    let row = |row: usize| {
-        let values: Vec<String> = (1..=8).map(|value| format!("${}", 8 * row + value)).collect();
-        format!("({})", values.join(", "))
-    };
-    let rows: Vec<_> = (0..rows).map(row).collect();
+fn insertion(transaction: &Transaction<'_>, rows: usize) -> String {
+    let values = placeholders(transaction, rows, 8);
     format!(
-        "INSERT INTO audit_entry (position, at, kind, rule, store, run_id, entry, leaf_hash) VALUES {}",
-        rows.join(", ")
+        "INSERT INTO audit_entry (position, at, kind, rule, store, run_id, entry, leaf_hash) VALUES {values}"
     )
 }
 

@@ -14,7 +14,7 @@ use sqlx::any::AnyRow;
 
 use super::error::Doing;
 use super::requests::Request;
-use super::row::Columns;
+use super::row::{Columns, placeholders};
 use super::{Ledger, LedgerError, Transaction, commit, to_text};
 use crate::audit::entry::Cause;
 use crate::clock;
@@ -104,7 +104,7 @@ impl Ledger {
         let mut waking = BTreeSet::new();
         let mut tx = self.begin().await?;
         for some in rows.chunks(ROWS) {
-            let mut query = sqlx::query(AssertSqlSafe(insertion(some.len())));
+            let mut query = sqlx::query(AssertSqlSafe(insertion(&tx, some.len())));
             for ((id, rule), position) in some {
                 let event = &events[*position].0;
                 let sealed = self.seal_event(event, rule);
@@ -323,16 +323,11 @@ pub(super) async fn forget_in(
 }
 
 /// The statement that takes in so many rows, and gives those that were new.
-fn insertion(rows: usize) -> String {
-    let row = |row: usize| {
-        let first = 5 * row + 1;
-        format!("(${first}, ${}, ${}, ${}, ${})", first + 1, first + 2, first + 3, first + 4)
-    };
-    let rows: Vec<_> = (0..rows).map(row).collect();
+fn insertion(tx: &Transaction<'_>, rows: usize) -> String {
+    let values = placeholders(tx, rows, 5);
     format!(
-        "INSERT INTO event (id, rule, name, sealed, received_at) VALUES {} \
-         ON CONFLICT (id, rule) DO NOTHING RETURNING id, rule",
-        rows.join(", ")
+        "INSERT INTO event (id, rule, name, sealed, received_at) VALUES {values} \
+         ON CONFLICT (id, rule) DO NOTHING RETURNING id, rule"
     )
 }
 

@@ -15,13 +15,14 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::error::Doing;
-use super::row::{Columns, to_integer};
+use super::intent::Intended;
+use super::row::{Columns, placeholders, to_integer};
 use super::{Ledger, LedgerError, Run, Transaction, audit, commit, to_text};
 use crate::audit::{Commitments, Entry, Event};
 use crate::clock;
 use crate::fault;
 use crate::keys::Keys;
-use crate::notice::{self, Answer, Identities, Message, State, Step, Telling};
+use crate::notice::{self, About, Answer, Identities, Message, State, Step, Telling};
 use crate::types::{Key, KeyValue, Name};
 
 mod desk;
@@ -74,15 +75,12 @@ pub struct Answered {
 pub(super) struct Drafts(Vec<(Telling, Vec<Draft>)>);
 
 impl Drafts {
-    /// What recipients are told of a batch: `values` has for each telling the values of each record, in the order
-    /// of [`Telling::identify`].
-    pub(super) fn of(
-        keys: &Keys,
-        tellings: &[Telling],
-        values: &[Vec<Vec<Option<String>>>],
-    ) -> Drafts {
-        let each = tellings.iter().zip(values).map(|(telling, values)| {
-            let (lists, unnamed) = notice::lists(telling, values);
+    /// What recipients are told of a batch.
+    pub(super) fn of(keys: &Keys, taken: &Intended) -> Drafts {
+        let columns = notice::told(&taken.tellings);
+        let each = taken.tellings.iter().map(|telling| {
+            let values = telling.values(&columns, &taken.told);
+            let (lists, unnamed) = notice::lists(telling, &values);
             let lists = lists.iter().map(|about| Draft::of(keys, telling, about));
             let unnamed = (unnamed > 0).then(|| Draft::unnamed(keys, unnamed));
             (telling.clone(), lists.chain(unnamed).collect())
@@ -145,11 +143,9 @@ struct Draft {
 }
 
 impl Draft {
-    fn of(keys: &Keys, telling: &Telling, about: &[Identities]) -> Draft {
+    fn of(keys: &Keys, telling: &Telling, about: &[About<'_>]) -> Draft {
         let id = clock::new_id();
-        let commitments = about.iter().map(|who| commitment(keys, &telling.recipient, who));
-        let commitments = Commitments::new(commitments.collect());
-        let root = commitments.root().0;
+        let root = commitments(keys, &telling.recipient, about.iter().map(About::named)).root().0;
         // Lists go in order, one after the other; of single messages only those about the same.
         let lane = if telling.at_once > 1 { Vec::new() } else { root[..LANE].to_vec() };
         // Maps of texts always have a JSON.
@@ -179,10 +175,15 @@ impl Draft {
     }
 }
 
-/// The commitment to what identifies somebody to a recipient.
-fn commitment(keys: &Keys, recipient: &Name, who: &Identities) -> [u8; 32] {
-    let parts = who.0.iter().flat_map(|(name, value)| [name.clone(), value.clone()]);
-    keys.commitment(recipient, "recipient", &Key(parts.map(KeyValue::Text).collect()))
+/// The commitments to what identifies some to a recipient, each by names and values.
+fn commitments<'a, W: Iterator<Item = (&'a str, &'a str)>>(
+    keys: &Keys,
+    recipient: &Name,
+    about: impl Iterator<Item = W>,
+) -> Commitments {
+    let parts = |who: W| who.flat_map(|(name, value)| [name, value]).map(str::to_owned);
+    let about: Vec<_> = about.map(|who| Key(parts(who).map(KeyValue::Text).collect())).collect();
+    keys.commitments(recipient, "recipient", &about)
 }
 
 async fn insert(
@@ -193,15 +194,10 @@ async fn insert(
     drafts: &[Draft],
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let row = |row: usize| {
-        let places = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column));
-        format!("({})", places.collect::<Vec<_>>().join(", "))
-    };
-    let rows: Vec<_> = (0..drafts.len()).map(row).collect();
+    let values = placeholders(tx, drafts.len(), COLUMNS);
     let statement = format!(
         "INSERT INTO notice (id, recipient, rule, run_id, batch_id, state, subjects, lane, sealed, commitment, \
-                             created_at, due_at, next_at, ended_at, reason) VALUES {}",
-        rows.join(", ")
+                             created_at, due_at, next_at, ended_at, reason) VALUES {values}"
     );
     let (run_id, batch_id) = (run.id.to_string(), batch.to_string());
     let (now_text, due) = (to_text(now), to_text(notice::due_at(now, telling.due_seconds)));

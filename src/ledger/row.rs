@@ -8,8 +8,8 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use uuid::Uuid;
 
-use super::LedgerError;
 use super::error::Doing;
+use super::{LedgerError, Transaction};
 use crate::audit::entry::moment;
 use crate::types::Name;
 
@@ -18,6 +18,20 @@ const READING: &str = "reading a row";
 /// A count as the database holds it.
 pub(crate) fn to_integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The placeholders of so many rows of so many values, for `VALUES`.
+///
+/// SQLite gets them without numbers: it looks each numbered one up among all of a statement's when it is bound, which
+/// makes a statement of hundreds of values slow by the square of them.
+pub(crate) fn placeholders(tx: &Transaction<'_>, rows: usize, columns: usize) -> String {
+    let is_numbered = tx.backend_name() == "PostgreSQL";
+    let place = |place: usize| if is_numbered { format!("${place}") } else { "?".to_owned() };
+    let row = |row: usize| {
+        let places: Vec<_> = (1..=columns).map(|column| place(row * columns + column)).collect();
+        format!("({})", places.join(", "))
+    };
+    (0..rows).map(row).collect::<Vec<_>>().join(", ")
 }
 
 /// The moment that a text of the ledger names.

@@ -332,7 +332,7 @@ impl Ledger {
             Outcome::Undone(_) => (0, None),
         };
         let notices = match outcome {
-            Outcome::Done => Drafts::of(&self.keys, &taken.tellings, &taken.values()),
+            Outcome::Done => Drafts::of(&self.keys, taken),
             Outcome::Undone(_) => Drafts::default(),
         };
         let tombs = match outcome {

@@ -29,7 +29,7 @@ use crate::types::Key;
 /// Walks over one table in one run: rows that moved under the first are found by the second.
 const MOST_WALKS: u32 = 3;
 /// How often a batch that met a lock is tried again before the run gives up.
-const MOST_ATTEMPTS: u32 = 6;
+pub(super) const MOST_ATTEMPTS: u32 = 6;
 /// How long a run that was asked to stop may take to look again.
 const READ_BACK_WITHIN: Duration = Duration::from_secs(3);
 
@@ -257,10 +257,19 @@ impl Execution<'_> {
             let Prepared { store, target, bounds, total, .. } = &self.prepared;
             let mut walk = store.walk(target, *bounds, due, *total)?;
             let mut pace = walk.pace();
-            while self.batch(&mut walk, &mut pace).await? {
-                self.keep_to_what_was_due()?;
-                if self.stop.is_cancelled() {
-                    return Ok(Ended::Stopped);
+            match &mut walk {
+                Walk::Rows(walk) if self.rule.attachments().is_empty() => {
+                    if let Ended::Stopped = self.walk_with_workers(walk, &mut pace).await? {
+                        return Ok(Ended::Stopped);
+                    }
+                }
+                walk => {
+                    while self.batch(walk, &mut pace).await? {
+                        self.keep_to_what_was_due()?;
+                        if self.stop.is_cancelled() {
+                            return Ok(Ended::Stopped);
+                        }
+                    }
                 }
             }
             self.flush().await?;
@@ -276,7 +285,7 @@ impl Execution<'_> {
 
     /// Clearly more than was due when the run began is more than anybody was asked about: something
     /// changes the table meanwhile. The next run is held against its limits again.
-    fn keep_to_what_was_due(&self) -> Result<(), RunError> {
+    pub(super) fn keep_to_what_was_due(&self) -> Result<(), RunError> {
         let due = self.prepared.due;
         if self.records > due.saturating_add((due / 10).max(FEW)) {
             return Err(RunError::Surge { due, records: self.records });
@@ -469,8 +478,8 @@ impl Execution<'_> {
         let intended = Intended {
             tellings: self.rule.tellings.clone(),
             told: std::mem::take(&mut batch.told),
-            keys: batch.keys.clone(),
-            identities: batch.identities.clone(),
+            keys: std::mem::take(&mut batch.keys),
+            identities: std::mem::take(&mut batch.identities),
             attached: attached.named(),
             by_event: self.events.name_it,
         };
@@ -567,7 +576,7 @@ fn kept_all(due: u64) -> String {
 }
 
 /// The new value of a column that this process computes.
-fn new_value(
+pub(super) fn new_value(
     keys: &Keys,
     scope: &str,
     strategy: &Strategy,

@@ -251,6 +251,15 @@ impl Execution<'_> {
         }
     }
 
+    /// Waits until at most so many batches have no outcome yet.
+    pub(super) async fn leave_unsettled(&mut self, most: usize) -> Result<(), RunError> {
+        while self.underway.open() > most {
+            self.finish_settling().await?;
+            self.begin_to_settle();
+        }
+        Ok(())
+    }
+
     /// Waits for those that are being settled.
     async fn finish_settling(&mut self) -> Result<(), RunError> {
         let Some((_, task)) = &mut self.underway.settling else { return Ok(()) };

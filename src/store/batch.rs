@@ -231,10 +231,10 @@ impl Batch {
 
     pub(super) fn of_rows(mut taken: TakenRows) -> Batch {
         Batch {
-            keys: taken.records.keys.clone(),
+            keys: std::mem::take(&mut taken.records.keys),
             identities: Vec::new(),
             told: std::mem::take(&mut taken.records.told),
-            transaction_id: taken.records.transaction_id.clone(),
+            transaction_id: taken.records.transaction_id.take(),
             window: Some(taken.window.clone()),
             effect: Effect::Rows(taken),
         }

@@ -20,6 +20,9 @@ use crate::types::{Key, Name};
 
 mod sight;
 
+/// Batches of a run that are taken at once.
+const WORKERS: usize = 2;
+
 /// A database of tables.
 #[derive(Clone, Debug)]
 pub struct Tables {
@@ -404,6 +407,30 @@ impl Tables {
         let taken = sql::take_locked(&mut transaction, target, bounds, rows, None, replace).await;
         let records = taken.map_err(|error| self.explain_take(error, target))?;
         Ok(TakenRows { store: self.name.clone(), transaction, records, window })
+    }
+
+    /// The next window of a walk, which nobody has locked.
+    pub(super) async fn next_window(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        walk: &mut Walk,
+        pace: &mut Pace,
+    ) -> Result<Option<Window>, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::next_window(&mut tx, target, bounds, walk, pace)
+            .await
+            .map_err(failed(&self.name, "finding due records"))
+    }
+
+    /// How many batches may be taken at once.
+    pub fn workers(&self) -> usize {
+        if self.has_one_writer() { 1 } else { WORKERS }
+    }
+
+    /// Whether one transaction at a time may write.
+    pub fn has_one_writer(&self) -> bool {
+        matches!(self.database, Database::Sqlite(_))
     }
 
     async fn begin_window(

@@ -208,8 +208,8 @@ async fn a_rule_that_changed_since_resolves_nothing_of_before(house: House) {
 }
 
 async fn a_stopped_run_keeps_what_it_did(house: House) {
-    // More than one window holds.
-    for copy in 1..=9 {
+    // Far more than the windows hold that are taken by the time the first outcome is written.
+    for copy in 1..=39 {
         let copies = format!(
             "INSERT INTO accounts (id, email, status, last_seen_at) \
              SELECT id + {copy} * 10000, email, status, last_seen_at FROM accounts WHERE id <= 1000"
@@ -218,14 +218,15 @@ async fn a_stopped_run_keeps_what_it_did(house: House) {
     }
     let old = "status <> 'staff' AND last_seen_at < '2021-01-01'";
     let due = u64::try_from(house.ids(old).await).unwrap();
-    assert_eq!(due, 4_900);
+    assert_eq!(due, 19_600);
 
     house.approve("inactive").await;
     let stop = CancellationToken::new();
     let report = |_| stop.cancel();
     let rule = house.rule("inactive");
     let result = run_by_command(&house.runner, rule, clock::now(), &stop, &report).await.unwrap();
-    assert_eq!((result.state, result.batches), (RunState::Stopped, 1));
+    assert_eq!(result.state, RunState::Stopped);
+    assert!((1..=6).contains(&result.batches), "{} batches", result.batches);
     let left = u64::try_from(house.ids(old).await).unwrap();
     assert!(left > 0);
     assert_eq!((result.records + left, result.remaining), (due, Some(left)));

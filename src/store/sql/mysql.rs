@@ -20,8 +20,8 @@ use super::catalogue::{
 use super::statement::{Statement, Value};
 use super::{Access, Cell, Row};
 
-/// Connections that are kept at most: the deleting one, and one for looking on.
-const CONNECTIONS: u32 = 2;
+/// Connections that are kept at most: those that delete, and those that look on meanwhile.
+const CONNECTIONS: u32 = 8;
 
 /// Prepares a pool; nothing is connected yet.
 pub(super) fn pool(

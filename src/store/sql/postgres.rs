@@ -18,7 +18,7 @@ use super::statement::{Statement, Value};
 use super::{Access, Cell, Row};
 
 /// Connections that are kept at most: those that delete, and those that look on meanwhile.
-const CONNECTIONS: u32 = 4;
+const CONNECTIONS: u32 = 8;
 
 /// Prepares a pool; nothing is connected yet.
 pub(super) fn pool(

@@ -20,6 +20,10 @@ const COLLECT: u64 = 20_000;
 /// Values in one statement: SQLite takes 32,766, and a window's keys are not all that it holds.
 const MOST_VALUES: usize = 30_000;
 
+/// A window whose rows, due or not, are at most so many times those that a batch takes is not counted before: that would
+/// cost half as much as the deletion. The pace follows what is met, and a page has room for 291 rows at most.
+const AMPLE: u64 = 4;
+
 /// Which way is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WalkKind {
@@ -52,13 +56,15 @@ pub struct Walk {
 /// Where a walk stands, in its own terms.
 #[derive(Debug)]
 enum Position {
-    /// At this page of a heap, of so many.
-    Page { next: u64, end: u64 },
+    /// At this page of a heap, of so many; on each lie about so many rows.
+    Page { next: u64, end: u64, rows: u64 },
     /// After this row in key or rowid order; `done` when the last window has been given.
     Row { after: Option<Key>, done: bool },
     /// Windows collected from the index and not yet given out, and how many times it may be looked
-    /// into again: without a bound, a change that leaves its records due would never end.
-    Index { collected: Vec<Window>, rounds: u64 },
+    /// into again: without a bound, a change that leaves its records due would never end. Rows that were
+    /// found and then were not there to take are others' work: looking again at once could go on forever, so
+    /// what was taken since the last look is counted.
+    Index { collected: Vec<Window>, rounds: u64, taken: u64 },
 }
 
 impl Walk {
@@ -71,10 +77,14 @@ impl Walk {
             WalkKind::choose(due, pages, table.index_on(&target.start.column.name).is_some());
         let position = match (kind, table.shape) {
             (WalkKind::Index, _) => {
-                Position::Index { collected: Vec::new(), rounds: due / COLLECT + 2 }
+                Position::Index { collected: Vec::new(), rounds: due / COLLECT + 2, taken: 1 }
             }
             // The last page may have grown since: one more costs nothing.
-            (WalkKind::Ranges, Shape::Heap) => Position::Page { next: 0, end: pages + 1 },
+            (WalkKind::Ranges, Shape::Heap) => Position::Page {
+                next: 0,
+                end: pages + 1,
+                rows: total.div_ceil(pages.max(1)).max(1),
+            },
             (WalkKind::Ranges, _) => Position::Row { after: None, done: false },
         };
         Walk { kind, position }
@@ -85,24 +95,45 @@ impl Walk {
         Pace::new(matches!(self.position, Position::Page { .. }))
     }
 
+    /// About how many rows lie in a window of this width, due or not.
+    fn rows_in(&self, width: u64) -> u64 {
+        match self.position {
+            Position::Page { rows, .. } => width.saturating_mul(rows),
+            Position::Row { .. } | Position::Index { .. } => width,
+        }
+    }
+
+    /// Whether the next window has to be looked for among rows that may just be taken.
+    pub fn looks_anew(&self) -> bool {
+        matches!(&self.position, Position::Index { collected, .. } if collected.is_empty())
+    }
+
     /// Moves on past a window.
-    pub fn advance(&mut self, window: &Window, taken: u64) {
+    pub fn pass(&mut self, window: &Window) {
         match (&mut self.position, window) {
             (Position::Page { next, .. }, Window::Pages { to, .. }) => *next = *to,
             (Position::Row { after, done }, Window::Span { upto, .. }) => {
                 *done = upto.is_none();
                 after.clone_from(upto);
             }
-            (Position::Index { collected, rounds }, _) => {
+            (Position::Index { collected, .. }, _) => {
                 collected.pop();
-                // Rows that were found and then were not there to take: others are at work on
-                // them. Looking again at once could go on forever.
-                if taken == 0 && collected.is_empty() {
-                    *rounds = 0;
-                }
             }
             _ => {}
         }
+    }
+
+    /// Takes note of what a window came to.
+    pub fn note(&mut self, records: u64) {
+        if let Position::Index { taken, .. } = &mut self.position {
+            *taken += records;
+        }
+    }
+
+    /// Moves on past a window of which so many records were taken.
+    pub fn advance(&mut self, window: &Window, records: u64) {
+        self.pass(window);
+        self.note(records);
     }
 }
 
@@ -115,16 +146,17 @@ pub(crate) async fn next_window(
     walk: &mut Walk,
     pace: &mut Pace,
 ) -> Result<Option<Window>, sqlx::Error> {
-    if let Position::Index { collected, rounds } = &mut walk.position {
-        if collected.is_empty() && *rounds > 0 {
+    if let Position::Index { collected, rounds, taken } = &mut walk.position {
+        if collected.is_empty() && *rounds > 0 && *taken > 0 {
             *collected = collect(tx, target, bounds, pace.rows).await?;
             *rounds = if collected.is_empty() { 0 } else { *rounds - 1 };
+            *taken = 0;
         }
         return Ok(collected.last().cloned());
     }
     loop {
         let window = match &walk.position {
-            Position::Page { next, end } if next < end => {
+            Position::Page { next, end, .. } if next < end => {
                 Window::Pages { from: *next, to: (next + pace.width).min(*end) }
             }
             Position::Row { after, done: false } => {
@@ -133,7 +165,9 @@ pub(crate) async fn next_window(
             }
             _ => return Ok(None),
         };
+        let most = walk.rows_in(pace.width);
         if pace.width <= pace.certain_width()
+            || most <= AMPLE * pace.most_rows()
             || !overflows(tx, target, bounds, &window, pace).await?
         {
             return Ok(Some(window));
