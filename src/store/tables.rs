@@ -114,7 +114,7 @@ impl Tables {
     async fn begin_taking(&self, target: &Target) -> Result<sql::Transaction, StoreError> {
         let isolation =
             if target.keeps_referenced() { Isolation::Steady } else { Isolation::Usual };
-        let begun = self.database.begin_at(Access::ReadWrite, isolation).await;
+        let begun = self.database.begin_taking(isolation, target.lock_wait()).await;
         begun.map_err(failed(&self.name, "connecting"))
     }
 
