@@ -220,6 +220,11 @@ impl Pace {
         }
     }
 
+    /// Whether locks have made it as small as it can be: trying again then only waits for others.
+    pub fn is_smallest(&self) -> bool {
+        self.width == 1 && self.rows <= FEWEST_ROWS
+    }
+
     /// Takes note of a batch that had to be undone because somebody else held a lock.
     pub fn back_off(&mut self) {
         self.width = (self.width / 4).max(1);

@@ -427,7 +427,7 @@ impl Runner {
             stop,
             report,
             lock,
-            pacer: Pacer::new(self, rule),
+            pacer: Pacer::new(self, rule, errand),
             underway: Underway::default(),
             events: EventRun { are_taken: takes_events, ..EventRun::default() },
             replays: matches!(errand, Errand::Replay(_)),

@@ -112,7 +112,10 @@ pub(super) async fn status(
     let since = last.as_ref().map(|run| run.started_at);
     let refused = refusal(ledger, &rule.name, since, Which::Last).await?;
     let overdue_since = match rule.schedule {
-        Schedule::Cron(_) => overdue_slot(rule, state, complete, now),
+        // Not before the maintenance window opened that it waited for.
+        Schedule::Cron(_) => unanswered_slot(rule, state, complete)
+            .map(|slot| rule.opens_at(slot))
+            .filter(|begins| *begins <= now),
         Schedule::Continuous => {
             let refused = refusal(ledger, &rule.name, complete, Which::First).await?;
             first_failure(last.as_ref(), refused.map(|(at, _)| at))
@@ -175,17 +178,15 @@ async fn refusal(
     }))
 }
 
-/// The first slot that no complete run has answered, or the opening of the maintenance window that it waited for.
-fn overdue_slot(
+/// The first slot that no complete run has answered.
+fn unanswered_slot(
     rule: &Rule,
     state: Option<&RuleState>,
     complete: Option<Timestamp>,
-    now: Timestamp,
 ) -> Option<Timestamp> {
     let first_seen = state?.first_seen;
     let answered = complete.map_or(first_seen, |complete| complete.max(first_seen));
-    let slot = rule.schedule.next_slot(&rule.time_zone, answered)?;
-    Some(rule.opens_at(slot)).filter(|begins| *begins <= now)
+    rule.schedule.next_slot(&rule.time_zone, answered)
 }
 
 /// When the maintenance window opens that a rule waits for: with a slot that is over, or with whatever falls due.
@@ -195,18 +196,11 @@ fn waits_until(
     complete: Option<Timestamp>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let has_slot = |schedule: &Schedule| match schedule {
+    let is_due = match rule.schedule {
         Schedule::Continuous => true,
-        Schedule::Cron(_) => {
-            let answered = state.map(|state| {
-                complete.map_or(state.first_seen, |complete| complete.max(state.first_seen))
-            });
-            let slot = answered.and_then(|answered| schedule.next_slot(&rule.time_zone, answered));
-            slot.is_some_and(|slot| slot <= now)
-        }
+        Schedule::Cron(_) => unanswered_slot(rule, state, complete).is_some_and(|slot| slot <= now),
     };
-    let waits = !rule.is_open(now) && has_slot(&rule.schedule);
-    waits.then(|| rule.opens_at(now))
+    (is_due && !rule.is_open(now)).then(|| rule.opens_at(now))
 }
 
 /// The first failure that no complete run has made good; `refused` is the first refusal of those.

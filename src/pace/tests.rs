@@ -30,6 +30,7 @@ fn quick_batches_grow_to_their_bound_and_slow_ones_shrink() {
         pace.back_off();
     }
     assert_eq!((pace.width, pace.rows), (1, 10));
+    assert!(pace.is_smallest() && !Pace::new(true).is_smallest());
 }
 
 #[test]

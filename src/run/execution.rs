@@ -31,6 +31,8 @@ use crate::types::Key;
 const MOST_WALKS: u32 = 3;
 /// How often a batch that met a lock is tried, each time a smaller one, before it is passed over.
 const MOST_ATTEMPTS: u32 = 6;
+/// The same where it cannot be smaller.
+const FEWER_ATTEMPTS: u32 = 2;
 /// How long a run that was asked to stop may take to look again.
 const READ_BACK_WITHIN: Duration = Duration::from_secs(3);
 
@@ -425,8 +427,10 @@ impl Execution<'_> {
         let replace = |strategy: &Strategy, column: &Column, old: Option<&str>| {
             new_value(keys, &scope, strategy, column, old)
         };
-        // A walk passes over what it cannot have; what is named has to be waited for.
+        // A walk passes over what it cannot have, and sooner where even the smallest batch met a lock just now; what is named
+        // has to be waited for.
         let most = match next {
+            Next::OfWalk(_) if pace.is_smallest() => FEWER_ATTEMPTS,
             Next::OfWalk(_) => MOST_ATTEMPTS,
             _ => self.rule.pacing.tempo.attempts(MOST_ATTEMPTS),
         };

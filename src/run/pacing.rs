@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Runner;
 use super::execution::Execution;
+use super::{Errand, Runner};
 use crate::clock::{self, Stopwatch};
 use crate::pace::{Measured, ReplicaNews, Throttle};
 use crate::rule::Rule;
@@ -66,11 +66,12 @@ struct Following {
 }
 
 impl Pacer {
-    /// For a run of a rule.
-    pub(super) fn new(runner: &Runner, rule: &Rule) -> Pacer {
+    /// For a run of a rule. What events name waits for no replica.
+    pub(super) fn new(runner: &Runner, rule: &Rule, errand: &Errand<'_>) -> Pacer {
+        let waits = !matches!(errand, Errand::Events);
         let config = runner.stores.configuration(&rule.store).ok();
         let tables = config.and_then(|config| config.tables());
-        let tables = tables.filter(|tables| tables.replica_url.is_some());
+        let tables = tables.filter(|tables| waits && tables.replica_url.is_some());
         let replica = tables.and_then(|_| runner.stores.replica(&rule.store).ok().flatten());
         Pacer {
             throttle: Throttle::new(rule.pacing, tables.map(|tables| tables.max_replica_lag)),
