@@ -106,7 +106,24 @@ pub async fn check(rule: &Rule, stores: &Stores, now: Timestamp) -> Report {
         Ok(findings) => report.findings = findings,
         Err(error) => report.findings.push(Finding::error("store", error.to_string())),
     }
+    report.findings.extend(examine_window(rule));
     report
+}
+
+/// When the rule runs by itself, where that is bounded.
+fn examine_window(rule: &Rule) -> Option<Finding> {
+    let Rule { windows, time_zone, .. } = rule;
+    if windows.is_always() {
+        return None;
+    }
+    if !rule.events.is_empty() {
+        let message =
+            "it holds nothing back: what events name goes at once, and `max_age` is a deadline";
+        let finding = Finding::warning("window", message);
+        return Some(finding.help("leave `window` out, so that nobody counts on it"));
+    }
+    let zone = time_zone.iana_name().unwrap_or("UTC");
+    Some(Finding::fine("window", format!("it runs by itself at {windows} alone, in {zone}")))
 }
 
 async fn inspect(rule: &Rule, stores: &Stores, now: Timestamp) -> Result<Vec<Finding>, StoreError> {

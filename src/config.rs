@@ -23,7 +23,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::breaker::Limits;
+use crate::pace::Pacing;
 use crate::rule::{Dialect, Rule, StartingPoint, StoreKind};
+use crate::schedule::Windows;
 use crate::types::{EventName, Name, TableName};
 
 mod anonymizing;
@@ -37,6 +39,7 @@ mod environment;
 mod events;
 mod layers;
 mod mask;
+mod pacing;
 mod paths;
 mod reader;
 mod recipients;
@@ -112,12 +115,15 @@ pub struct LedgerConfig {
 }
 
 /// A registered store.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct StoreConfig {
     /// Its name.
     pub name: Name,
     /// What it is, and how it is reached.
     pub system: System,
+    /// How its rules are paced where they say nothing of their own; `workers` is two by default, one for SQLite, files and
+    /// objects.
+    pub pacing: Pacing,
 }
 
 impl StoreConfig {
@@ -159,8 +165,10 @@ pub struct TablesConfig {
     pub url: Secret,
     /// A URL with the right to read only, for plans and rules that observe.
     pub read_only_url: Option<Secret>,
-    /// A URL of a replica, where deletions are looked for again after a run.
+    /// A URL of a replica, which is waited for while it lags behind, and where deletions are looked for again after a run.
     pub replica_url: Option<Secret>,
+    /// How far that may lag behind; 10 seconds by default.
+    pub max_replica_lag: Duration,
     /// The table in which expunged keeps a number that only grows, so that a restore shows.
     pub marker: Option<TableName>,
     /// How long opening a connection may take; 10 seconds by default.
@@ -247,11 +255,17 @@ pub struct DaemonConfig {
     pub stop_deadline: Duration,
     /// The form of log lines.
     pub log: LogFormat,
+    /// The hours in which rules run by themselves that name none of their own; at any time by default.
+    pub window: Windows,
 }
 
 impl Default for DaemonConfig {
     fn default() -> Self {
-        DaemonConfig { stop_deadline: Duration::from_secs(30), log: LogFormat::Auto }
+        DaemonConfig {
+            stop_deadline: Duration::from_secs(30),
+            log: LogFormat::Auto,
+            window: Windows::default(),
+        }
     }
 }
 
@@ -365,6 +379,9 @@ impl Config {
             hasher.update(line);
             let limits = rule.limits;
             hasher.update(format!("{}\0{}\n", limits.max_share.fraction(), limits.max_rows));
+            if !rule.windows.is_always() {
+                hasher.update(format!("{}\n", rule.windows));
+            }
         }
         for store in self.stores.values() {
             hasher.update(format!("{}\0{}\n", store.name, store.kind().as_str()));
@@ -475,7 +492,6 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
     let rules = named(&mut reader, "rule");
     let limits =
         section(&mut reader, "breakers", |reader| Some(rules::limits(reader, Limits::default())));
-    let limits = limits.unwrap_or_default();
     let sources = named(&mut reader, "source");
     reader.finish();
 
@@ -505,8 +521,13 @@ fn sections(context: Context<'_>, root: &Table, files: Vec<PathBuf>) -> Option<C
         (name.clone(), recipients::read(context, name, table, &kinds))
     };
     let told: tellings::Recipients = recipient_tables.iter().map(read).collect();
+    let general = rules::General {
+        limits: limits.unwrap_or_default(),
+        windows: daemon.as_ref().map(|daemon| daemon.window.clone()).unwrap_or_default(),
+        pacing: known.iter().map(|(name, store)| (name.clone(), store.pacing)).collect(),
+    };
     let read = |(name, table): &(Name, &Table)| {
-        rules::read(context, name, table, &kinds, &told, limits).map(|rule| (name.clone(), rule))
+        rules::read(context, name, table, &kinds, &told, &general).map(|rule| (name.clone(), rule))
     };
     let tables = rules;
     let rules: BTreeMap<Name, Rule> = tables.iter().filter_map(read).collect();
@@ -601,5 +622,6 @@ fn daemon(reader: &mut Reader<'_>) -> DaemonConfig {
     DaemonConfig {
         stop_deadline: stop_deadline.unwrap_or(default.stop_deadline),
         log: reader.choice("log", &formats, &meant).map_or(default.log, |log| log.value),
+        window: pacing::windows(reader, &default.window),
     }
 }

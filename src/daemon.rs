@@ -295,6 +295,8 @@ impl Daemon {
                 continue;
             }
             match (&rule.schedule, states.get(&rule.name)) {
+                // What waits for its window is due when that opens.
+                _ if !rule.is_open(now) => {}
                 (Schedule::Continuous, _) => {
                     if let Some(last) = self.agenda.due_look(&rule.name, now) {
                         self.start(rule, Work::Look(last));
@@ -368,7 +370,8 @@ impl Daemon {
                 continue;
             }
             if let Some(rule) = active.config.rules.get(&name) {
-                if self.picked_up && self.keeps_events_waiting(rule).await? {
+                if self.picked_up && (!rule.is_open(now) || self.keeps_events_waiting(rule).await?)
+                {
                     continue;
                 }
                 self.start(rule, Work::TakeOver { attempts });
@@ -413,12 +416,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Whether the events of a rule wait: for somebody's approval, or because the last run failed.
-    async fn keeps_events_waiting(&self, rule: &Rule) -> Result<bool, LedgerError> {
-        Ok(!rule.events.is_empty()
-            && (self.put_off.contains(&rule.name) || self.ledger.waits_for_approval(rule).await?))
-    }
-
     /// How long nothing needs to be looked at, as far as is known.
     fn until_next_look(&self) -> Duration {
         let elapsed = self.checked.elapsed();
@@ -430,10 +427,11 @@ impl Daemon {
             return at_most;
         }
         let at_most = at_most.min(self.put_off.left(|rule| self.running.contains_key(rule)));
-        let Some(next) = self.agenda.next_look(|rule| self.running.contains_key(rule)) else {
+        let now = clock::now();
+        let Some(next) = self.agenda.next_look(|rule| self.is_not_to_look(rule, now)) else {
             return at_most;
         };
-        let wait = next.duration_since(clock::now());
+        let wait = next.duration_since(now);
         at_most.min(wait.try_into().unwrap_or(Duration::ZERO))
     }
 

@@ -67,7 +67,8 @@
 //! |---|---|
 //! | [`types`] | names and keys that cannot be built wrong |
 //! | [`path`] | templates of paths: which files and objects are meant |
-//! | [`schedule`] | slots of a cron expression: next, previous, missed |
+//! | [`schedule`] | slots of a cron expression: next, previous, missed; maintenance windows |
+//! | [`pace`] | how much a batch takes and how long a run rests, by what is measured |
 //! | [`anonymize`] | the strategies, and which of them only pseudonymize |
 //! | [`breaker`] | whether a run may begin, or waits for approval |
 //! | [`notice`] | what recipients are told, and where that stands |
@@ -177,6 +178,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod notice;
 pub mod outbound;
+pub mod pace;
 pub mod path;
 pub mod plan;
 pub mod program;

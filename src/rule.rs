@@ -16,8 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::anonymize::Anonymization;
 use crate::breaker::Limits;
 use crate::notice::{Per, Telling};
+use crate::pace::Pacing;
 use crate::path::Template;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Windows};
 use crate::types::{EventName, Name, TableName};
 
 mod condition;
@@ -127,6 +128,10 @@ pub struct Rule {
     pub mode: Mode,
     /// What a run may take without being asked about.
     pub limits: Limits,
+    /// How its runs are paced.
+    pub pacing: Pacing,
+    /// The hours in which it may run by itself. What events name goes at any time: see [`Rule::is_open`].
+    pub windows: Windows,
     /// Whether legal holds stop it.
     pub holds: HoldPolicy,
     /// The events upon which records go, each naming which. What no event ever names goes by its age.
@@ -333,6 +338,17 @@ impl Rule {
     /// What goes with its records, in other stores.
     pub fn attachments(&self) -> &[Attachment] {
         self.rows().map_or(&[], |rows| &rows.attachments)
+    }
+
+    /// Whether it may run by itself now. A rule that waits for events always may: what they name goes at once, and its age
+    /// is a deadline.
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        !self.events.is_empty() || self.windows.is_open(&self.time_zone, now)
+    }
+
+    /// The first moment at or after `at` at which it may run by itself.
+    pub fn opens_at(&self, at: Timestamp) -> Timestamp {
+        if self.events.is_empty() { self.windows.opens_at(&self.time_zone, at) } else { at }
     }
 
     /// The cutoff of this rule at `now`.

@@ -11,6 +11,7 @@ mod compare;
 mod events;
 mod execution;
 mod holds;
+mod pacing;
 mod prepare;
 mod readback;
 mod recovery;
@@ -45,6 +46,7 @@ pub use compare::{Difference, compare, compare_with_plan};
 use apply::Planned;
 use events::EventRun;
 use execution::Execution;
+use pacing::Pacer;
 use prepare::{Prepared, Refusal};
 use readback::Taken;
 use replay::Replaying;
@@ -72,6 +74,8 @@ pub struct Runner {
     pub sources: Arc<Sources>,
     /// What wakes the standing runs of event rules.
     pub inboxes: Arc<Inboxes>,
+    /// Whether rules run in their maintenance windows alone.
+    pub heeds_windows: bool,
 }
 
 /// What a run is to carry out.
@@ -258,7 +262,27 @@ impl Runner {
     /// Takes the clock for right as it is now.
     pub fn new(ledger: Ledger, stores: Arc<Stores>, rules: Arc<BTreeMap<Name, Rule>>) -> Runner {
         let inboxes = Arc::new(Inboxes::new(&rules, None));
-        Runner { ledger, stores, rules, clock: Arc::default(), sources: Arc::default(), inboxes }
+        let (clock, sources) = (Arc::default(), Arc::default());
+        Runner { ledger, stores, rules, clock, sources, inboxes, heeds_windows: true }
+    }
+
+    /// The same, at any hour: somebody has asked for just that.
+    #[must_use]
+    pub fn at_any_time(&self) -> Runner {
+        Runner { heeds_windows: false, ..self.clone() }
+    }
+
+    /// Why a rule may not run by a person's wish now, if it may not: its maintenance window is closed.
+    pub fn outside_its_window(&self, rule: &Rule, now: Timestamp) -> Option<String> {
+        if !self.heeds_windows || rule.is_open(now) {
+            return None;
+        }
+        let opens = rule.opens_at(now).to_zoned(rule.time_zone.clone());
+        Some(format!(
+            "its window ({}) is closed until {}; `--anyway` runs it now",
+            rule.windows,
+            opens.strftime("%Y-%m-%d %H:%M %Z")
+        ))
     }
 
     /// Works off a request: the one way in which a rule runs.
@@ -404,6 +428,7 @@ impl Runner {
             stop,
             report,
             lock,
+            pacer: Pacer::new(self, rule, errand),
             underway: Underway::default(),
             events: EventRun { are_taken: takes_events, ..EventRun::default() },
             replays: matches!(errand, Errand::Replay(_)),
@@ -575,6 +600,10 @@ pub async fn run_by_command(
     stop: &CancellationToken,
     report: &(dyn Fn(Progress) + Sync),
 ) -> Result<RunResult, LedgerError> {
+    if let Some(error) = runner.outside_its_window(rule, now) {
+        let refused = result(rule, RunState::Refused, Stopwatch::start());
+        return Ok(RunResult { error: Some(error), ..refused });
+    }
     let request = runner.ledger.request(&rule.name, Cause::Command, now).await?;
     runner.work_off(rule, &request, now, stop, report).await
 }

@@ -1,4 +1,4 @@
-//! When a rule runs: the slots of a cron expression in a time zone, or continuously.
+//! When a rule runs: the slots of a cron expression in a time zone, or continuously; and in which hours it may.
 //!
 //! Pure: which slot is due is decided from the last slot and `now`. A slot is the *instant* at which
 //! the expression matches the wall clock of the zone, so a slot in the hour that a daylight-saving
@@ -11,6 +11,10 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+
+mod window;
+
+pub use window::{Hours, InvalidHours, Windows};
 
 /// When a rule is due to run.
 #[derive(Clone, Debug)]

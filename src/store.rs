@@ -476,14 +476,6 @@ impl Store {
         }
     }
 
-    /// How many batches of a table may be taken at once.
-    pub fn workers(&self) -> usize {
-        match self {
-            Store::Tables(tables) => tables.workers(),
-            Store::Files(_) | Store::Objects(_) => 1,
-        }
-    }
-
     /// Whether one transaction at a time may write.
     pub fn has_one_writer(&self) -> bool {
         matches!(self, Store::Tables(tables) if tables.has_one_writer())

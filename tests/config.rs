@@ -16,6 +16,8 @@ use proptest::prelude::*;
 mod backups;
 #[path = "config/events.rs"]
 mod events;
+#[path = "config/pacing.rs"]
+mod pacing;
 #[path = "config/recipients.rs"]
 mod recipients;
 #[path = "config/stores.rs"]

@@ -26,9 +26,16 @@ mod ledger;
 mod privacy;
 #[path = "daemon/reload.rs"]
 mod reload;
+#[path = "daemon/replica.rs"]
+mod replica;
+#[path = "killed/server.rs"]
+#[allow(dead_code, reason = "another binary's, of which a part is used here")]
+mod server;
 #[path = "daemon/slots.rs"]
 mod slots;
 #[path = "daemon/stop.rs"]
 mod stop;
 #[path = "daemon/systemd.rs"]
 mod systemd;
+#[path = "daemon/windows.rs"]
+mod windows;

@@ -23,12 +23,15 @@ use super::{CliError, Common, Exit, open_ledger, runner};
 pub(crate) struct Args {
     /// The file that `expunged plan --out FILE` wrote.
     plan: PathBuf,
+    /// Also outside the rules' maintenance windows.
+    #[arg(long)]
+    anyway: bool,
 }
 
 impl Args {
     /// Of this plan.
     pub(super) fn of(plan: PathBuf) -> Args {
-        Args { plan }
+        Args { plan, anyway: false }
     }
 }
 
@@ -55,6 +58,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     }
     load_rules(&config, &ledger).await?;
     let runner = runner(&config, &ledger);
+    let runner = if args.anyway { runner.at_any_time() } else { runner };
     let bar = output::bar(!common.json, String::new(), "records");
     let report = |rule: &crate::types::Name, progress: Progress| {
         bar.set_message(rule.to_string());

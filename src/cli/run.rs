@@ -17,18 +17,22 @@ use super::{CliError, Common, Exit, open_ledger, runner, select};
 ///
 /// Rules in enforce mode delete or anonymize what is due, rules in observe mode record what they would
 /// have done. A rule that would take more than its limits, or that has never acted as it is now, waits
-/// for `expunged approve`. Ctrl-C finishes the batch in flight. Exit code 0 when every rule was carried
+/// for `expunged approve`. One whose maintenance window is closed is refused, and one whose window closes ends after the
+/// batch in flight, unless you say `--anyway`. Ctrl-C finishes the batch in flight. Exit code 0 when every rule was carried
 /// out, otherwise 1.
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.
     rules: Vec<Name>,
+    /// Also outside their maintenance windows.
+    #[arg(long)]
+    anyway: bool,
 }
 
 impl Args {
     /// One rule.
     pub(super) fn of(rule: Name) -> Args {
-        Args { rules: vec![rule] }
+        Args { rules: vec![rule], anyway: false }
     }
 }
 
@@ -38,7 +42,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     let stop = lifecycle::stop_on_signals()
         .map_err(|source| CliError::Io { doing: "listen for signals".to_owned(), source })?;
     let ledger = open_ledger(&config).await?;
-    let results = run(&config, &ledger, &args.rules, &stop, !common.json).await?;
+    let results = run(&config, &ledger, &args, &stop, !common.json).await?;
     ledger.close().await;
     if common.json {
         output::json(&results);
@@ -57,14 +61,15 @@ pub(crate) fn exit(results: &[RunResult]) -> Exit {
 pub(crate) async fn run(
     config: &Config,
     ledger: &Ledger,
-    names: &[Name],
+    Args { rules, anyway }: &Args,
     stop: &CancellationToken,
     bars: bool,
 ) -> Result<Vec<RunResult>, CliError> {
     super::apply::load_rules(config, ledger).await?;
     let runner = runner(config, ledger);
+    let runner = if *anyway { runner.at_any_time() } else { runner };
     let mut results = Vec::new();
-    for rule in select(config, names)? {
+    for rule in select(config, rules)? {
         if stop.is_cancelled() {
             break;
         }
@@ -103,6 +108,9 @@ pub(crate) fn print(results: &[RunResult]) {
         } else if let (Some(error), RunState::Done) = (&result.error, result.state) {
             let text = format!("{}: {error}", result.rule);
             anstream::println!("{YELLOW}kept{RESET}    {}", output::hanging(&text, 8));
+        } else if let (Some(error), RunState::Refused) = (&result.error, result.state) {
+            let text = format!("{}: {error}", result.rule);
+            anstream::println!("{RED}refused{RESET} {}", output::hanging(&text, 8));
         } else if let Some(error) = &result.error {
             let text = format!("{}: {error}", result.rule);
             anstream::println!("{RED}failed{RESET}  {}", output::hanging(&text, 8));

@@ -43,6 +43,10 @@ pub(super) struct RuleStatus {
     refused_at: Option<Timestamp>,
     refused_because: Option<String>,
     next_slot: Option<Timestamp>,
+    /// When it begins next by its schedule, as far as that is known: a slot waits for the rule's maintenance window.
+    next_run: Option<Timestamp>,
+    /// When its maintenance window opens, where something waits for that.
+    waits_for_window_until: Option<Timestamp>,
     overdue_since: Option<Timestamp>,
     pub(super) overdue_seconds: Option<i64>,
     /// The configuration was changed and the daemon has not loaded it yet.
@@ -108,13 +112,18 @@ pub(super) async fn status(
     let since = last.as_ref().map(|run| run.started_at);
     let refused = refusal(ledger, &rule.name, since, Which::Last).await?;
     let overdue_since = match rule.schedule {
-        Schedule::Cron(_) => overdue_slot(rule, state, complete, now),
+        // Not before the maintenance window opened that it waited for.
+        Schedule::Cron(_) => unanswered_slot(rule, state, complete)
+            .map(|slot| rule.opens_at(slot))
+            .filter(|begins| *begins <= now),
         Schedule::Continuous => {
             let refused = refusal(ledger, &rule.name, complete, Which::First).await?;
             first_failure(last.as_ref(), refused.map(|(at, _)| at))
         }
     };
     let (refused_at, refused_because) = refused.unzip();
+    let next_slot = rule.schedule.next_slot(&rule.time_zone, now);
+    let waits_for_window_until = waits_until(rule, state, complete, now);
     Ok(RuleStatus {
         rule: rule.name.clone(),
         mode: rule.mode,
@@ -126,7 +135,9 @@ pub(super) async fn status(
         last_error: last.and_then(|run| run.error),
         refused_at,
         refused_because,
-        next_slot: rule.schedule.next_slot(&rule.time_zone, now),
+        next_slot,
+        next_run: waits_for_window_until.or(next_slot.map(|slot| rule.opens_at(slot))),
+        waits_for_window_until,
         overdue_since,
         overdue_seconds: overdue_since.map(|since| now.duration_since(since).as_secs()),
         not_loaded: state
@@ -168,15 +179,28 @@ async fn refusal(
 }
 
 /// The first slot that no complete run has answered.
-fn overdue_slot(
+fn unanswered_slot(
+    rule: &Rule,
+    state: Option<&RuleState>,
+    complete: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let first_seen = state?.first_seen;
+    let answered = complete.map_or(first_seen, |complete| complete.max(first_seen));
+    rule.schedule.next_slot(&rule.time_zone, answered)
+}
+
+/// When the maintenance window opens that a rule waits for: with a slot that is over, or with whatever falls due.
+fn waits_until(
     rule: &Rule,
     state: Option<&RuleState>,
     complete: Option<Timestamp>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let first_seen = state?.first_seen;
-    let answered = complete.map_or(first_seen, |complete| complete.max(first_seen));
-    rule.schedule.next_slot(&rule.time_zone, answered).filter(|slot| *slot <= now)
+    let is_due = match rule.schedule {
+        Schedule::Continuous => true,
+        Schedule::Cron(_) => unanswered_slot(rule, state, complete).is_some_and(|slot| slot <= now),
+    };
+    (is_due && !rule.is_open(now)).then(|| rule.opens_at(now))
 }
 
 /// The first failure that no complete run has made good; `refused` is the first refusal of those.
@@ -206,16 +230,25 @@ fn print(rules: &BTreeMap<Name, Rule>, all: &[RuleStatus]) {
             status.schedule.clone().into(),
             last.into(),
             output::right(status.last_records.map_or_else(|| "-".to_owned(), output::number)),
-            moment(status.next_slot).into(),
+            moment(status.next_run).into(),
             overdue.unwrap_or_else(|| "-".to_owned()).into(),
         ]);
     }
     output::print_table(table, &[2, 4, 1]);
     for status in all {
         if let Some(error) = status.refused_because.as_ref().or(status.last_error.as_ref()) {
-            let word = if status.refused_because.is_some() { "refused" } else { "failed" };
+            let word = match (&status.refused_because, status.last_state.as_deref()) {
+                (Some(_), _) => "refused",
+                (None, Some("done")) => "kept",
+                (None, _) => "failed",
+            };
             let text = format!("{}: {error}", status.rule);
             anstream::println!("{RED}{word:7}{RESET} {}", output::hanging(&text, 8));
+        }
+        let zone = rules.get(&status.rule).map(|rule| &rule.time_zone);
+        if let (Some(opens), Some(zone)) = (status.waits_for_window_until, zone) {
+            let text = format!("{}: its window opens {}", status.rule, output::moment(opens, zone));
+            anstream::println!("{YELLOW}waits{RESET}   {}", output::hanging(&text, 8));
         }
         if status.not_loaded {
             anstream::println!(

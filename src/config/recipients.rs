@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::diagnostic::Problem;
-use super::reader::{Context, Located, Reader, Wrong, length, quoted};
+use super::reader::{Context, Located, Reader, Wrong, length};
 use super::rules::Stores;
 use super::text::Table;
-use super::{Secret, sharing, stores};
+use super::{Secret, pacing, sharing, stores};
 use crate::notice;
 use crate::rule::{Rule, Selection};
 use crate::types::{Name, TableName};
@@ -254,7 +254,7 @@ impl General {
             due: due.unwrap_or(30 * DAY),
             at_once,
             concurrency: concurrency(reader, at_once),
-            rate: rate(reader),
+            rate: pacing::rate(reader, "\"100 per second\""),
             poll_every: poll_every.unwrap_or(Duration::from_mins(15)),
             retries: retries(reader),
         }
@@ -306,31 +306,6 @@ fn concurrency(reader: &mut Reader<'_>, at_once: usize) -> usize {
         reader.report(Problem::new(concurrency.place, message).help(help));
     }
     usize::try_from(concurrency.value).unwrap_or(1)
-}
-
-/// `"100 per second"`, in messages a second.
-fn rate(reader: &mut Reader<'_>) -> Option<f64> {
-    let rate = reader.parsed("rate", "\"100 per second\"", |text| {
-        let wrong = || {
-            Wrong::new(format!("{} is not a rate", quoted(text)))
-                .help("write `rate = \"100 per second\"`, or `per minute` or `per hour`")
-        };
-        let (number, unit) = text.split_once(" per ").ok_or_else(wrong)?;
-        let number: u32 = number.trim().parse().map_err(|_| wrong())?;
-        let seconds = match unit.trim() {
-            "second" => 1.0,
-            "minute" => 60.0,
-            "hour" => 3600.0,
-            _ => return Err(wrong()),
-        };
-        if (1..=1_000_000).contains(&number) {
-            Ok(f64::from(number) / seconds)
-        } else {
-            let message = "`rate` is out of bounds".to_owned();
-            Err(Wrong::new(message).help("write a number from 1 to 1000000"))
-        }
-    });
-    rate.map(|rate| rate.value)
 }
 
 /// How long after each attempt the next one comes.

@@ -9,12 +9,13 @@ use super::diagnostic::Problem;
 use super::reader::{Context, Located, Reader, Wrong, quoted};
 use super::tellings::{self, Recipients};
 use super::text::{Kind, Table};
-use super::{events, paths, rows, suggest};
+use super::{events, pacing, paths, rows, suggest};
 use crate::breaker::Limits;
+use crate::pace::Pacing;
 use crate::rule::{
     Action, HoldPolicy, InvalidRetention, Mode, Retention, Rule, Selection, StoreKind,
 };
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Windows};
 use crate::types::{Name, TableName};
 
 /// The stores that a rule can name, with their kind where it is known.
@@ -30,6 +31,14 @@ pub(super) struct Chosen {
     pub(super) event_values: BTreeSet<String>,
 }
 
+/// What holds for rules that say nothing of their own.
+pub(super) struct General {
+    pub(super) limits: Limits,
+    pub(super) windows: Windows,
+    /// By store.
+    pub(super) pacing: BTreeMap<Name, Pacing>,
+}
+
 /// Reads one rule.
 pub(super) fn read(
     context: Context<'_>,
@@ -37,7 +46,7 @@ pub(super) fn read(
     table: &Table,
     stores: &Stores,
     recipients: &Recipients,
-    limits: Limits,
+    general: &General,
 ) -> Option<Rule> {
     let mut reader = Reader::new(context, format!("rule `{name}`"), table);
     reader.expect(&[("store", "\"app\"")]);
@@ -79,7 +88,13 @@ pub(super) fn read(
         ("armed", "enforce"),
     ];
     let mode = reader.choice("mode", &modes, &meant);
-    let limits = self::limits(&mut reader, limits);
+    let limits = self::limits(&mut reader, general.limits);
+    let of_store = store.as_ref().and_then(|store| general.pacing.get(store)).copied();
+    let pacing = pacing::of_rule(&mut reader, of_store.unwrap_or_default());
+    // What goes upon events waits for no hour that somebody named for the others.
+    let at_any_time = Windows::default();
+    let general = if listens.is_some() { &at_any_time } else { &general.windows };
+    let windows = pacing::windows(&mut reader, general);
     let holds = holds(&mut reader);
     let (sharing, tellings) = tellings::read(&mut reader, chosen.as_ref(), recipients);
     reader.finish();
@@ -102,6 +117,8 @@ pub(super) fn read(
         time_zone,
         mode: mode.map_or(Mode::Observe, |mode| mode.value),
         limits,
+        pacing,
+        windows,
         holds,
         event_values: if events.is_empty() { BTreeSet::new() } else { event_values },
         events,

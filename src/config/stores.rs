@@ -8,7 +8,9 @@ use super::diagnostic::Problem;
 use super::reader::{Context, Located, Reader, Wrong, quoted};
 use super::secret::PlainUrl;
 use super::text::{Place, Table};
-use super::{FilesConfig, ObjectsConfig, Secret, Service, StoreConfig, System, TablesConfig, urls};
+use super::{
+    FilesConfig, ObjectsConfig, Secret, Service, StoreConfig, System, TablesConfig, pacing, urls,
+};
 use crate::rule::{Dialect, StoreKind};
 use crate::types::{Name, TableName};
 
@@ -25,7 +27,15 @@ pub(super) struct Own {
 }
 
 /// Keys that only some kinds of store have.
-const OF_TABLES: [&str; 5] = ["url", "read_only_url", "replica_url", "marker", "connect_timeout"];
+const OF_TABLES: [&str; 7] = [
+    "url",
+    "read_only_url",
+    "replica_url",
+    "max_replica_lag",
+    "marker",
+    "connect_timeout",
+    "workers",
+];
 const OF_FILES: [&str; 4] = ["root", "cross_mounts", "remove_empty_folders", "report_open_files"];
 const OF_OBJECTS: [&str; 9] = [
     "service",
@@ -80,10 +90,11 @@ pub(super) fn read(
         }
         None => unknown(&mut reader, own),
     };
+    let pacing = pacing::of_store(&mut reader, kind);
     reader.finish();
     // A default must never stand in for a value that was written and is wrong.
     let system = system.filter(|_| context.problems.count() == before);
-    (kind, system.map(|system| StoreConfig { name: name.clone(), system }))
+    (kind, system.map(|system| StoreConfig { name: name.clone(), system, pacing }))
 }
 
 /// Reports keys of other kinds of store, each with a kind that has it.
@@ -120,6 +131,7 @@ fn tables(reader: &mut Reader<'_>, dialect: Option<Dialect>, own: &Own) -> Optio
     let url = urls::read(reader, "url", dialects);
     let read_only_url = urls::read(reader, "read_only_url", dialects);
     let replica_url = urls::read(reader, "replica_url", dialects);
+    let max_replica_lag = max_replica_lag(reader);
     let marker = reader.parsed("marker", "\"expunged_marker\"", |text| {
         text.parse::<TableName>().map_err(|error| Wrong::new(error.to_string()))
     });
@@ -136,9 +148,22 @@ fn tables(reader: &mut Reader<'_>, dialect: Option<Dialect>, own: &Own) -> Optio
         url: url?.value,
         read_only_url: read_only_url.map(|url| url.value),
         replica_url: replica_url.map(|url| url.value),
+        max_replica_lag: max_replica_lag.unwrap_or(Duration::from_secs(10)),
         marker: marker.map(|marker| marker.value),
         connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(10)),
     })
+}
+
+/// How far the replica may lag behind; only where there is one.
+fn max_replica_lag(reader: &mut Reader<'_>) -> Option<Duration> {
+    if !reader.has("replica_url") {
+        let reason = "`max_replica_lag` is for a store with a replica";
+        let help = "add `replica_url = { credential = \"app-db-replica-url\" }`, or leave it out";
+        reader.refuse("max_replica_lag", reason, help);
+        return None;
+    }
+    let bounds = Duration::from_secs(1)..=Duration::from_hours(1);
+    reader.duration("max_replica_lag", "\"10 seconds\"", &bounds, "1 second to 1 hour")
 }
 
 fn timeout(reader: &mut Reader<'_>, key: &'static str, example: &str) -> Option<Duration> {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use crate::config::{BackupConfig, Config, StoreConfig};
+use crate::pace::Pacing;
 use crate::rule::{Rows, Rule, Selection};
 use crate::types::Name;
 
@@ -39,7 +40,11 @@ pub(super) fn overtaken(before: &Config, after: &Config) -> BTreeSet<Name> {
     };
     let is_overtaken = |old: &&Rule| {
         let Some(new) = after.rules.get(&old.name) else { return true };
-        old.digest() != new.digest() || old.mode != new.mode || !same_store(&new.store)
+        old.digest() != new.digest()
+            || old.mode != new.mode
+            || old.pacing != new.pacing
+            || old.windows != new.windows
+            || !same_store(&new.store)
     };
     before.rules.values().filter(is_overtaken).map(|rule| rule.name.clone()).collect()
 }
@@ -68,6 +73,7 @@ fn pairs<T>(
 fn store_changes(old: &StoreConfig, new: &StoreConfig) -> Vec<String> {
     let mut found = Vec::new();
     differs(&mut found, "kind", &old.kind().as_str(), &new.kind().as_str());
+    pacing_changes(&mut found, old.pacing, new.pacing);
     let (Some(old), Some(new)) = (old.tables(), new.tables()) else {
         // Addresses and buckets say more than a log is meant to hold.
         changed(&mut found, "where or how it is reached", old.system != new.system);
@@ -81,7 +87,20 @@ fn store_changes(old: &StoreConfig, new: &StoreConfig) -> Vec<String> {
         &seconds(old.connect_timeout),
         &seconds(new.connect_timeout),
     );
+    changed(&mut found, "replica_url", old.replica_url != new.replica_url);
+    let (was, is) = (seconds(old.max_replica_lag), seconds(new.max_replica_lag));
+    differs(&mut found, "max_replica_lag", &was, &is);
     found
+}
+
+fn pacing_changes(found: &mut Vec<String>, old: Pacing, new: Pacing) {
+    let rate = |pacing: Pacing| match pacing.rate {
+        Some(rate) => format!("{} per second", rate.per_second()),
+        None => "unlimited".to_owned(),
+    };
+    differs(found, "pace", &old.tempo, &new.tempo);
+    differs(found, "rate", &rate(old), &rate(new));
+    differs(found, "workers", &old.workers, &new.workers);
 }
 
 fn backup_changes(old: &BackupConfig, new: &BackupConfig) -> Vec<String> {
@@ -110,6 +129,12 @@ fn rule_changes(old: &Rule, new: &Rule) -> Vec<String> {
     differs(&mut found, "schedule", &old.schedule, &new.schedule);
     let zone = |rule: &Rule| rule.time_zone.iana_name().unwrap_or("UTC").to_owned();
     differs(&mut found, "time_zone", &zone(old), &zone(new));
+    let window = |rule: &Rule| match rule.windows.is_always() {
+        true => "any time".to_owned(),
+        false => rule.windows.to_string(),
+    };
+    differs(&mut found, "window", &window(old), &window(new));
+    pacing_changes(&mut found, old.pacing, new.pacing);
     changed(&mut found, "description", old.description != new.description);
     changed(&mut found, "basis", old.basis != new.basis);
     found

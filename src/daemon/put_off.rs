@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::task::{Id, JoinError};
 
+use super::Daemon;
 use super::work::Ended;
 use crate::clock::Stopwatch;
+use crate::ledger::LedgerError;
+use crate::rule::Rule;
 use crate::run::RunState;
 use crate::types::Name;
 
@@ -60,6 +64,21 @@ impl PutOff {
     /// Has nothing wait any more.
     pub(super) fn clear(&mut self) {
         self.0.clear();
+    }
+}
+
+impl Daemon {
+    /// Whether the events of a rule wait: for somebody's approval, or because the last run failed.
+    pub(super) async fn keeps_events_waiting(&self, rule: &Rule) -> Result<bool, LedgerError> {
+        Ok(!rule.events.is_empty()
+            && (self.put_off.contains(&rule.name) || self.ledger.waits_for_approval(rule).await?))
+    }
+
+    /// Whether a continuous rule looks for nothing now: it is at work, or its window is closed. The ticker looks whether that
+    /// has opened.
+    pub(super) fn is_not_to_look(&self, rule: &Name, now: Timestamp) -> bool {
+        let is_open = |rule: &Rule| rule.is_open(now);
+        self.running.contains_key(rule) || !self.active.config.rules.get(rule).is_none_or(is_open)
     }
 }
 

@@ -75,7 +75,8 @@ impl Active {
         let inboxes = before.map(|before| &*before.runner.inboxes);
         let inboxes = Arc::new(Inboxes::new(&rules, inboxes));
         let recipients = Arc::new(Recipients::new(&config.recipients, &stores));
-        let runner = Runner { ledger: ledger.clone(), stores, rules, clock, sources, inboxes };
+        let runner = Runner::new(ledger.clone(), stores, rules);
+        let runner = Runner { clock, sources, inboxes, ..runner };
         Active { config, runner, recipients, turns }
     }
 
@@ -115,6 +116,10 @@ impl Active {
             None => None,
         };
         let began = clock::now();
+        if self.waits_for_window(&rule, &work, began) {
+            ended.is_idle = true;
+            return ended;
+        }
         let looks_for_events = matches!(work, Work::LookForEvents(_));
         ended.result = match work {
             Work::Request(request) => self.run(&rule, &request, &stop).await,
@@ -128,6 +133,16 @@ impl Active {
             ended.look_again = self.look_again(&rule, &ended.result, began).await;
         }
         ended
+    }
+
+    /// Whether a piece of work is to wait for the rule's window, which may have closed while others had their turn. Requests
+    /// stay open in the ledger. What a process left behind is resolved at any hour.
+    fn waits_for_window(&self, rule: &Rule, work: &Work, now: Timestamp) -> bool {
+        let waits = !rule.is_open(now) && matches!(work, Work::Request(_) | Work::Look(_));
+        if waits {
+            tracing::info!(rule = %rule.name, opens = %rule.opens_at(now), "waiting for the rule's window");
+        }
+        waits
     }
 
     async fn run(
@@ -148,6 +163,10 @@ impl Active {
     ) -> Result<Option<RunResult>, RunError> {
         for attempt in 1..=attempts {
             if let Some(request) = self.runner.take_over(rule, clock::now()).await? {
+                // Its request waits for the window.
+                if !rule.is_open(clock::now()) {
+                    break;
+                }
                 return self.run(rule, &request, stop).await;
             }
             let left = self.runner.ledger.left_behind(Timestamp::MAX).await?;

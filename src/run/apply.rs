@@ -21,7 +21,7 @@ use crate::ledger::LedgerError;
 use crate::plan::Plan;
 use crate::plan::saved::{InvalidPlan, KeySum, Part, Range, Ranges, SavedPlan};
 use crate::rule::{Mode, Rule};
-use crate::store::sql::{Access, Bounds, Pace, Window};
+use crate::store::sql::{Access, Bounds, Window};
 use crate::store::{Batch, StoreError, Stores};
 use crate::types::{Key, Name};
 
@@ -139,7 +139,7 @@ impl Runner {
         let digest = plan.digest();
         let mut ready = Vec::new();
         for part in &plan.rules {
-            let checked = match fits(plan, part, rules, now) {
+            let checked = match self.fits(plan, part, rules, now) {
                 Ok(rule) => open_part(self.ledger.keys(), plan, part).map(|ranges| (rule, ranges)),
                 Err(refusal) => Err(refusal),
             };
@@ -210,6 +210,23 @@ fn planned<'a>(
     Planned { part, digest, margin, ranges }
 }
 
+impl Runner {
+    /// Whether a part of a plan still speaks of the rule that is configured, and that may run now.
+    fn fits<'a>(
+        &self,
+        plan: &SavedPlan,
+        part: &Part,
+        rules: &'a BTreeMap<Name, Rule>,
+        now: Timestamp,
+    ) -> Result<&'a Rule, Refusal> {
+        let rule = fits(plan, part, rules, now)?;
+        match self.outside_its_window(rule, now) {
+            Some(closed) => Err(Refusal::new("its window is closed", &closed)),
+            None => Ok(rule),
+        }
+    }
+}
+
 /// Whether a part of a plan still speaks of the rule that is configured.
 fn fits<'a>(
     plan: &SavedPlan,
@@ -250,18 +267,19 @@ enum Found {
 impl Execution<'_> {
     /// Takes what the plan names, and nothing else.
     pub(super) async fn take_planned(&mut self, planned: &Planned<'_>) -> Result<Ended, RunError> {
-        let mut pace = Pace::new(false);
+        self.pacer.set_out(false);
         let mut after: Option<&Key> = None;
         let mut rest = planned.ranges;
         while !rest.is_empty() {
-            let (window, later) = rest.split_at(fitting(rest, pace.rows));
+            let (window, later) = rest.split_at(fitting(rest, self.pacer.throttle.pace.rows));
             // Windows yet to take, the next one last.
             let mut open = vec![(after, window)];
             while let Some((after, ranges)) = open.pop() {
-                if self.stop.is_cancelled() {
+                if self.is_to_end() {
                     return Ok(Ended::Stopped);
                 }
-                let found = self.take_exactly(after, ranges, &mut pace).await?;
+                let found = self.take_exactly(after, ranges).await?;
+                self.rest().await;
                 match found {
                     Found::AsPlanned => continue,
                     Found::Other if ranges.len() > 1 => {}
@@ -285,15 +303,18 @@ impl Execution<'_> {
         &mut self,
         after: Option<&Key>,
         ranges: &[Range],
-        pace: &mut Pace,
     ) -> Result<Found, RunError> {
         let Some(last) = ranges.last() else { return Ok(Found::Nothing) };
-        let watch = Stopwatch::start();
         self.runner.clock.look()?;
+        self.pacer.begin();
         let window = Window::Keys { after: after.cloned(), upto: last.upto.clone() };
         let mut gate = None;
         loop {
-            let taken = self.take_at(&mut Next::In(window.clone()), pace, &mut gate).await?;
+            let mut pace = self.pacer.throttle.pace;
+            let taken = self.take_at(&mut Next::In(window.clone()), &mut pace, &mut gate).await;
+            self.pacer.throttle.pace = pace;
+            let taken = taken?;
+            self.pacer.taken();
             let Some(taking) = taken else { return Ok(Found::Nothing) };
             let taken = taking.batch.keys.len() as u64;
             if !self.is_as_planned(&taking.batch, ranges) {
@@ -305,7 +326,7 @@ impl Execution<'_> {
                 Ok(false) => {}
                 ended => {
                     ended?;
-                    pace.note(watch.elapsed(), taken);
+                    self.pacer.note(taken);
                     return Ok(Found::AsPlanned);
                 }
             }

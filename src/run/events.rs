@@ -524,7 +524,7 @@ impl Execution<'_> {
     /// Takes what the values of events name.
     async fn take_named(&mut self, values: &[&BTreeMap<String, String>]) -> Result<Took, RunError> {
         self.runner.clock.look()?;
-        let mut pace = Pace::new(false);
+        let mut pace = Pace::of(self.rule.pacing, false);
         let mut gate = None;
         loop {
             let taken = self.take_at(&mut Next::Named(values), &mut pace, &mut gate).await?;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::attachments::{self, Stuck, Taking};
 use super::events::EventRun;
+use super::pacing::{self, Pacer};
 use super::readback::Taken;
 use super::restores::taken_from;
 use super::underway::{Begun, Underway};
@@ -28,8 +29,10 @@ use crate::types::Key;
 
 /// Walks over one table in one run: rows that moved under the first are found by the second.
 const MOST_WALKS: u32 = 3;
-/// How often a batch that met a lock is tried again before the run gives up.
+/// How often a batch that met a lock is tried, each time a smaller one, before it is passed over.
 pub(super) const MOST_ATTEMPTS: u32 = 6;
+/// The same where it cannot be smaller.
+pub(super) const FEWER_ATTEMPTS: u32 = 2;
 /// How long a run that was asked to stop may take to look again.
 const READ_BACK_WITHIN: Duration = Duration::from_secs(3);
 
@@ -48,6 +51,7 @@ pub(super) struct Execution<'a> {
     pub(super) stop: &'a CancellationToken,
     pub(super) report: &'a (dyn Fn(Progress) + Sync),
     pub(super) lock: &'a mut RuleLock,
+    pub(super) pacer: Pacer,
     /// Batches that took effect and have no outcome yet.
     pub(super) underway: Underway,
     pub(super) events: EventRun,
@@ -160,14 +164,22 @@ impl Execution<'_> {
                 let reason = "the store refuses to delete some records";
                 (RunState::Failed, Some(reason), self.lives_on.in_words())
             }
+            (Ok(Ended::Complete), None, Some(due)) if self.pacer.has_passed() => {
+                let reason = "others held what is due";
+                (RunState::Failed, Some(reason), Some(pacing::in_use(due)))
+            }
             (Ok(Ended::Complete), None, Some(due)) if self.unfit == 0 => {
                 (RunState::Failed, Some("the store kept every record"), Some(kept_all(due)))
             }
             (Ok(Ended::Stopped), ..) if remaining != Some(0) => {
-                (RunState::Stopped, Some("it was asked to stop"), None)
+                (RunState::Stopped, Some(self.why_stopped()), None)
             }
             (Ok(_), ..) if left > 0 => {
                 (RunState::Done, Some("a part of the plan changed since, and was left"), None)
+            }
+            (Ok(Ended::Complete), ..) if let Some(due) = self.in_use(remaining) => {
+                let reason = "records that others held were left";
+                (RunState::Done, Some(reason), Some(pacing::in_use(due)))
             }
             (Ok(_), ..) if self.unfit > 0 => {
                 let reason = "records were kept because of what belongs to them";
@@ -251,29 +263,31 @@ impl Execution<'_> {
                 ..left
             };
             self.seen = None;
-            if self.stop.is_cancelled() {
+            self.let_others_finish().await;
+            if self.is_to_end() {
                 return Ok(Ended::Stopped);
             }
             let Prepared { store, target, bounds, total, .. } = &self.prepared;
             let mut walk = store.walk(target, *bounds, due, *total)?;
-            let mut pace = walk.pace();
+            self.pacer.set_out(walk.steps_are_pages());
             match &mut walk {
                 Walk::Rows(walk) if self.rule.attachments().is_empty() => {
-                    if let Ended::Stopped = self.walk_with_workers(walk, &mut pace).await? {
+                    if let Ended::Stopped = self.walk_with_workers(walk).await? {
                         return Ok(Ended::Stopped);
                     }
                 }
                 walk => {
-                    while self.batch(walk, &mut pace).await? {
+                    while self.batch(walk).await? {
                         self.keep_to_what_was_due()?;
-                        if self.stop.is_cancelled() {
+                        self.rest().await;
+                        if self.is_to_end() {
                             return Ok(Ended::Stopped);
                         }
                     }
                 }
             }
             self.flush().await?;
-            if self.records == before {
+            if self.records == before && !self.pacer.has_passed() {
                 break;
             }
             self.seen = self.prepared.survey().await?;
@@ -297,11 +311,11 @@ impl Execution<'_> {
     ///
     /// A batch that met a hold which was placed since is taken again, heeding it, and while no other
     /// can be placed: so each window is taken twice at most, however fast holds come.
-    async fn batch(&mut self, walk: &mut Walk, pace: &mut Pace) -> Result<bool, RunError> {
-        match self.attempt(walk, pace, None).await {
+    async fn batch(&mut self, walk: &mut Walk) -> Result<bool, RunError> {
+        match self.attempt(walk, None).await {
             Err(RunError::Ledger(LedgerError::HoldsChanged)) => {
                 let gate = self.gate().await?;
-                self.attempt(walk, pace, Some(gate)).await
+                self.attempt(walk, Some(gate)).await
             }
             ended => ended,
         }
@@ -328,27 +342,31 @@ impl Execution<'_> {
         Ok(gate)
     }
 
-    async fn attempt(
-        &mut self,
-        walk: &mut Walk,
-        pace: &mut Pace,
-        gate: Option<Gate>,
-    ) -> Result<bool, RunError> {
-        let watch = Stopwatch::start();
+    async fn attempt(&mut self, walk: &mut Walk, gate: Option<Gate>) -> Result<bool, RunError> {
         self.runner.clock.look()?;
+        self.pacer.begin();
         let mut next = Next::OfWalk(walk);
+        let mut pace = self.pacer.throttle.pace;
         let taken = if gate.is_none() {
-            self.take(&mut next, pace).await?
+            self.take(&mut next, &mut pace).await
         } else if let Ok(taken) =
-            tokio::time::timeout(GATE_WITHIN, self.take(&mut next, pace)).await
+            tokio::time::timeout(GATE_WITHIN, self.take(&mut next, &mut pace)).await
         {
-            taken?
+            taken
         } else {
             // Others wait meanwhile: rather a smaller window than a long wait.
-            pace.back_off();
+            self.pacer.throttle.back_off();
             return Ok(true);
         };
+        self.pacer.throttle.pace = pace;
+        let taken = match taken {
+            Err(RunError::Store(error)) if self.pass_over(&error, || walk.pass_over()) => {
+                return Ok(true);
+            }
+            taken => taken?,
+        };
         let Some(taking) = taken else { return Ok(false) };
+        self.pacer.taken();
         let unfit = taking.unfit;
         let taken = taking.batch.keys.len() as u64;
         let window = taking.batch.window.clone();
@@ -360,7 +378,7 @@ impl Execution<'_> {
         // Not before: a batch that met a new hold is taken again, and its rows are no more for that.
         self.unfit += unfit;
         walk.advance(window.as_ref(), taken);
-        pace.note(watch.elapsed(), taken);
+        self.pacer.note(taken);
         Ok(true)
     }
 
@@ -420,6 +438,13 @@ impl Execution<'_> {
         let replace = |strategy: &Strategy, column: &Column, old: Option<&str>| {
             new_value(keys, &scope, strategy, column, old)
         };
+        // A walk passes over what it cannot have, and sooner where even the smallest batch met a lock just now; what is named
+        // has to be waited for.
+        let most = match next {
+            Next::OfWalk(_) if pace.is_smallest() => FEWER_ATTEMPTS,
+            Next::OfWalk(_) => MOST_ATTEMPTS,
+            _ => self.rule.pacing.tempo.attempts(MOST_ATTEMPTS),
+        };
         let mut attempt = 1;
         loop {
             let taken = if self.rule.attachments().is_empty() {
@@ -445,7 +470,7 @@ impl Execution<'_> {
                 attachments::take(here, next, pace, &self.stuck, &replace).await
             };
             match taken {
-                Err(error) if error.is_transient() && attempt < MOST_ATTEMPTS => {
+                Err(error) if error.is_transient() && attempt < most => {
                     tracing::debug!(rule = %self.rule.name, %error, attempt, "trying a batch again");
                     attempt += 1;
                     pace.back_off();
@@ -513,7 +538,9 @@ impl Execution<'_> {
             return Err(error);
         }
         fault::point("batch.attached");
+        let commit = Stopwatch::start();
         let effect = batch.take_effect().await;
+        self.pacer.committed(commit.elapsed());
         fault::point("batch.committed");
         Ok((Begun { id, intended, transaction_id, events: Arc::default() }, effect))
     }

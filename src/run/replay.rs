@@ -278,7 +278,8 @@ impl Runner {
                 if rule.store == store && rule.mode == Mode::Enforce && !stop.is_cancelled() {
                     let report = |progress| report(&rule.name, progress);
                     let now = clock::now();
-                    ordinary.push(run_by_command(self, rule, now, stop, &report).await?);
+                    ordinary
+                        .push(run_by_command(&self.at_any_time(), rule, now, stop, &report).await?);
                 }
             }
         }
@@ -440,7 +441,7 @@ impl Execution<'_> {
         }
         self.events.name_it = tombstone.by_event;
         self.prepared.bounds.cutoff = bound(tombstone);
-        let mut pace = Pace::new(false);
+        let mut pace = Pace::of(self.rule.pacing, false);
         let mut gate = None;
         loop {
             let taken = if tombstone.attached {

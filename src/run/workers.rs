@@ -7,17 +7,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
 
 use super::attachments::Taking;
-use super::execution::{Ended, Execution, GATE_WITHIN, MOST_ATTEMPTS, Next, new_value};
+use super::execution::{
+    Ended, Execution, FEWER_ATTEMPTS, GATE_WITHIN, MOST_ATTEMPTS, Next, new_value,
+};
 use super::{Prepared, RunError};
 use crate::anonymize::Strategy;
 use crate::clock::Stopwatch;
 use crate::ledger::{Gate, Ledger, LedgerError};
+use crate::pace::Tempo;
 use crate::store::sql::catalogue::Column;
-use crate::store::sql::{self, Bounds, Pace, Window};
+use crate::store::sql::{self, Bounds, Window};
 use crate::store::{Batch, Store, StoreError, Target};
 
 /// Batches that took effect and may wait for their outcomes before no other is begun: each is kept in memory.
@@ -42,16 +46,30 @@ impl Order {
 }
 
 /// A window to be taken, and how often it was tried in vain.
-#[derive(Clone)]
 struct Job {
     window: Window,
     failures: u32,
 }
 
+impl Job {
+    /// Smaller ones instead of one that met a lock.
+    fn in_halves(self) -> impl Iterator<Item = Job> {
+        let failures = self.failures + 1;
+        self.window.halves().into_iter().rev().map(move |window| Job { window, failures })
+    }
+
+    /// Whether it has been tried often enough.
+    fn is_hopeless(&self) -> bool {
+        let most = if self.window.is_single() { FEWER_ATTEMPTS } else { MOST_ATTEMPTS };
+        self.failures + 1 >= most
+    }
+}
+
 /// What a worker brings.
 struct Brought {
     taken: Result<Batch, StoreError>,
-    watch: Stopwatch,
+    begun: Stopwatch,
+    took: Duration,
 }
 
 /// Windows in the hands of workers, and those that are to be taken again.
@@ -61,6 +79,8 @@ struct Workers {
     tasks: JoinSet<Brought>,
     jobs: HashMap<Id, Job>,
     again: Vec<Job>,
+    /// Whether nothing is to be waited for before the next is begun.
+    are_rested: bool,
 }
 
 impl Workers {
@@ -70,8 +90,11 @@ impl Workers {
 
     fn begin(&mut self, job: Job) {
         let (order, window) = (self.order.clone(), job.window.clone());
-        let watch = Stopwatch::start();
-        let task = async move { Brought { taken: order.take(window).await, watch } };
+        let begun = Stopwatch::start();
+        let task = async move {
+            let taken = order.take(window).await;
+            Brought { taken, begun, took: begun.elapsed() }
+        };
         self.jobs.insert(self.tasks.spawn(task).id(), job);
     }
 
@@ -99,10 +122,9 @@ impl Execution<'_> {
     pub(super) async fn walk_with_workers(
         &mut self,
         walk: &mut sql::Walk,
-        pace: &mut Pace,
     ) -> Result<Ended, RunError> {
         let mut workers = self.workers(Vec::new());
-        let ended = self.work(&mut workers, walk, pace).await;
+        let ended = self.work(&mut workers, walk).await;
         // Whatever ended it, nobody holds a lock any more when the run ends.
         workers.recall().await;
         ended
@@ -117,20 +139,26 @@ impl Execution<'_> {
             ledger: self.runner.ledger.clone(),
             scope: format!("{}/{}", self.run.store, self.run.table),
         };
-        let (tasks, jobs) = (JoinSet::new(), HashMap::new());
-        Workers { order: Arc::new(order), most: store.workers(), tasks, jobs, again }
+        Workers {
+            order: Arc::new(order),
+            most: self.rule.pacing.workers.max(1),
+            tasks: JoinSet::new(),
+            jobs: HashMap::new(),
+            again,
+            are_rested: false,
+        }
     }
 
     async fn work(
         &mut self,
         workers: &mut Workers,
         walk: &mut sql::Walk,
-        pace: &mut Pace,
     ) -> Result<Ended, RunError> {
-        let writes_alone = self.prepared.store.has_one_writer();
-        self.hand_out(workers, walk, pace).await?;
-        // What is taken and not intended yet is undone when somebody asks to stop.
-        while !self.stop.is_cancelled() {
+        let is_eager =
+            self.rule.pacing.tempo == Tempo::Full && !self.prepared.store.has_one_writer();
+        self.hand_out(workers, walk).await?;
+        // What is taken and not intended yet is undone when the run is to end.
+        while !self.is_to_end() {
             let (job, brought) = tokio::select! {
                 turn = self.underway.turn() => {
                     self.take_turn(turn).await?;
@@ -142,25 +170,31 @@ impl Execution<'_> {
                 },
             };
             // Before this one is intended and committed, so that the store is not idle meanwhile.
-            if !writes_alone {
-                self.hand_out(workers, walk, pace).await?;
+            if is_eager {
+                self.hand_out(workers, walk).await?;
             }
-            self.accept(workers, walk, pace, job, brought).await?;
+            self.accept(workers, walk, job, brought).await?;
             self.keep_to_what_was_due()?;
-            self.hand_out(workers, walk, pace).await?;
+            self.hand_out(workers, walk).await?;
         }
-        Ok(if self.stop.is_cancelled() { Ended::Stopped } else { Ended::Complete })
+        Ok(if self.is_to_end() { Ended::Stopped } else { Ended::Complete })
     }
 
-    /// Gives every idle worker a window.
+    /// Gives every idle worker a window. Before it rests, all that is under way comes to its end, so that nobody waits
+    /// for a lock meanwhile.
     async fn hand_out(
         &mut self,
         workers: &mut Workers,
         walk: &mut sql::Walk,
-        pace: &mut Pace,
     ) -> Result<(), RunError> {
-        let Prepared { store, target, bounds, .. } = &self.prepared;
-        while workers.has_room() && !self.stop.is_cancelled() {
+        if !workers.are_rested && self.pacer.is_to_rest() {
+            if !workers.jobs.is_empty() {
+                return Ok(());
+            }
+            self.rest().await;
+        }
+        workers.are_rested = true;
+        while workers.has_room() && !self.is_to_end() {
             if let Some(job) = workers.again.pop() {
                 workers.begin(job);
                 continue;
@@ -170,6 +204,8 @@ impl Execution<'_> {
                 break;
             }
             self.runner.clock.look()?;
+            let Prepared { store, target, bounds, .. } = &self.prepared;
+            let pace = &mut self.pacer.throttle.pace;
             let Some(window) = store.next_window(target, *bounds, walk, pace).await? else { break };
             walk.pass(&window);
             workers.begin(Job { window, failures: 0 });
@@ -182,46 +218,49 @@ impl Execution<'_> {
         &mut self,
         workers: &mut Workers,
         walk: &mut sql::Walk,
-        pace: &mut Pace,
         job: Job,
-        Brought { taken, watch }: Brought,
+        Brought { taken, begun, took }: Brought,
     ) -> Result<(), RunError> {
         let batch = match taken {
             Ok(batch) => batch,
             Err(error) if error.is_transient() && !self.stop.is_cancelled() => {
-                return self.take_later(workers, pace, job, error);
+                return self.take_later(workers, job, error);
             }
             Err(error) => return Err(error.into()),
         };
+        self.pacer.turn_to(begun, took);
         let records = batch.keys.len() as u64;
         match self.see_through(batch, None).await {
             Err(RunError::Ledger(LedgerError::HoldsChanged)) => {
                 workers.again.push(job);
-                return self.take_at_gate_again(workers, walk, pace).await;
+                return self.take_at_gate_again(workers, walk).await;
             }
             seen => seen?,
         }
-        walk.note(records);
-        pace.note(watch.elapsed(), records);
+        self.is_through(workers, walk, records);
         Ok(())
     }
 
-    /// Somebody else held a lock: smaller windows are tried, and others come first.
+    fn is_through(&mut self, workers: &mut Workers, walk: &mut sql::Walk, records: u64) {
+        walk.note(records);
+        self.pacer.note(records);
+        workers.are_rested = false;
+    }
+
+    /// Somebody else held a lock: smaller windows are tried, and in the end it is left to another walk.
     fn take_later(
-        &self,
+        &mut self,
         workers: &mut Workers,
-        pace: &mut Pace,
-        Job { window, failures }: Job,
+        job: Job,
         error: StoreError,
     ) -> Result<(), RunError> {
-        let failures = failures + 1;
-        if failures >= MOST_ATTEMPTS {
-            return Err(error.into());
+        self.pacer.throttle.back_off();
+        if job.is_hopeless() {
+            let is_left = self.pass_over(&error, || true);
+            return if is_left { Ok(()) } else { Err(error.into()) };
         }
-        tracing::debug!(rule = %self.rule.name, %error, failures, "trying a batch again");
-        pace.back_off();
-        let jobs = window.halves().into_iter().map(|window| Job { window, failures });
-        workers.again.splice(0..0, jobs);
+        tracing::debug!(rule = %self.rule.name, %error, failures = job.failures, "trying a batch again");
+        workers.again.extend(job.in_halves());
         Ok(())
     }
 
@@ -231,28 +270,27 @@ impl Execution<'_> {
         &mut self,
         workers: &mut Workers,
         walk: &mut sql::Walk,
-        pace: &mut Pace,
     ) -> Result<(), RunError> {
         let jobs = workers.recall().await;
         let gate = self.gate().await?;
         // They are told of it, too.
         *workers = self.workers(jobs);
-        let Some(Job { window, failures }) = workers.again.pop() else { return Ok(()) };
-        let watch = Stopwatch::start();
-        let mut next = Next::In(window.clone());
-        let taken = tokio::time::timeout(GATE_WITHIN, self.take(&mut next, pace)).await;
+        let Some(job) = workers.again.pop() else { return Ok(()) };
+        self.pacer.begin();
+        let mut next = Next::In(job.window.clone());
+        let mut pace = self.pacer.throttle.pace;
+        let taken = tokio::time::timeout(GATE_WITHIN, self.take(&mut next, &mut pace)).await;
         let Ok(taken) = taken else {
             // Others wait meanwhile: rather a smaller window than a long wait.
-            pace.back_off();
-            let jobs = window.halves().into_iter().map(|window| Job { window, failures });
-            workers.again.extend(jobs);
+            self.pacer.throttle.back_off();
+            workers.again.extend(job.in_halves());
             return Ok(());
         };
         let Some(Taking { batch, .. }) = taken? else { return Ok(()) };
+        self.pacer.taken();
         let records = batch.keys.len() as u64;
         self.see_through(batch, Some(gate)).await?;
-        walk.note(records);
-        pace.note(watch.elapsed(), records);
+        self.is_through(workers, walk, records);
         Ok(())
     }
 

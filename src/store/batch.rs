@@ -37,14 +37,6 @@ pub enum Walk {
 }
 
 impl Walk {
-    /// The pace that suits its steps.
-    pub fn pace(&self) -> Pace {
-        match self {
-            Walk::Rows(walk) => walk.pace(),
-            Walk::Files { .. } | Walk::Objects { .. } => Pace::new(false),
-        }
-    }
-
     /// Moves on past what was taken last.
     pub fn advance(&mut self, window: Option<&Window>, records: u64) {
         match (self, window) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -63,6 +64,17 @@ impl Store {
         match self {
             Store::Tables(tables) => tables.sight(marker).await,
             Store::Files(_) | Store::Objects(_) => Ok(Sight::default()),
+        }
+    }
+
+    /// How far a replica lags behind the server that it follows; `None` where it follows none, or that is not known.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub async fn lag(&self) -> Result<Option<Duration>, StoreError> {
+        match self {
+            Store::Tables(tables) => tables.lag().await,
+            Store::Files(_) | Store::Objects(_) => Ok(None),
         }
     }
 

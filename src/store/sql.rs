@@ -71,8 +71,8 @@ mod change;
 mod explain;
 mod happened;
 mod keep;
+mod lag;
 mod mysql;
-mod pace;
 mod postgres;
 mod readback;
 mod remove;
@@ -91,13 +91,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use sqlx::{MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
+use sqlx::{AssertSqlSafe, MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::rule::Dialect;
 use crate::types::TableName;
 
+pub use crate::pace::Pace;
 pub use again::Fate;
 pub(super) use again::{again, present};
 pub(crate) use batch::TakeError;
@@ -109,7 +110,7 @@ pub(super) use happened::happened;
 pub use happened::{Happened, Watched};
 pub(crate) use keep::KeepError;
 pub(super) use keep::{count_held_of_table, count_held_of_target, keep, try_held_predicate};
-pub use pace::Pace;
+pub(super) use lag::lag;
 pub(super) use readback::{residue, still_there};
 pub(super) use remove::Removal;
 pub(super) use sight::{MARKER_COLUMNS, mark, server, write_mark};
@@ -270,6 +271,23 @@ pub fn create_index(
     s.text().to_owned()
 }
 
+/// The beginning of a transaction that writes.
+fn begin_of_postgres(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::Usual => "BEGIN ISOLATION LEVEL READ COMMITTED",
+        Isolation::Steady => "BEGIN ISOLATION LEVEL REPEATABLE READ",
+    }
+}
+
+/// The beginning of a transaction that writes.
+fn begin_of_mysql(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::Usual => "START TRANSACTION",
+        // For this one transaction; the session keeps its own level.
+        Isolation::Steady => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION",
+    }
+}
+
 impl Database {
     /// Prepares the connections; nothing is connected yet.
     ///
@@ -303,7 +321,50 @@ impl Database {
         access: Access,
         isolation: Isolation,
     ) -> Result<Transaction, sqlx::Error> {
-        let mut begun = pin!(self.begin_patiently(access, isolation));
+        self.begin_within(self.begin_patiently(access, isolation)).await
+    }
+
+    /// Begins a transaction that writes, and waits no longer for any lock: it holds others meanwhile, for which others
+    /// wait. SQLite has one lock, which is waited for while nothing is held.
+    pub(super) async fn begin_taking(
+        &self,
+        isolation: Isolation,
+        lock_wait: Duration,
+    ) -> Result<Transaction, sqlx::Error> {
+        let begin = match self {
+            Database::Postgres(_) => {
+                let begin = begin_of_postgres(isolation);
+                format!("{begin}; SET LOCAL lock_timeout = {}", lock_wait.as_millis().max(1))
+            }
+            // Whole seconds, and one at least.
+            Database::Mysql(_) => {
+                let seconds = lock_wait.as_millis().div_ceil(1_000).max(1);
+                let begin = begin_of_mysql(isolation);
+                format!("SET SESSION innodb_lock_wait_timeout = {seconds}; {begin}")
+            }
+            Database::Sqlite(_) => return self.begin_at(Access::ReadWrite, isolation).await,
+        };
+        let begun = async {
+            Ok(match self {
+                Database::Postgres(pool) => {
+                    Transaction::Postgres(pool.begin_with(AssertSqlSafe(begin)).await?)
+                }
+                Database::Mysql(pool) => {
+                    Transaction::Mysql(pool.begin_with(AssertSqlSafe(begin)).await?)
+                }
+                Database::Sqlite(pool) => {
+                    Transaction::Sqlite(pool.begin_with(AssertSqlSafe(begin)).await?)
+                }
+            })
+        };
+        self.begin_within(begun).await
+    }
+
+    async fn begin_within(
+        &self,
+        begun: impl Future<Output = Result<Transaction, sqlx::Error>>,
+    ) -> Result<Transaction, sqlx::Error> {
+        let mut begun = pin!(begun);
         // The pool takes a refused connection for a server that is just starting, and tries again
         // until its time is up.
         if let Ok(begun) = timeout(PROMPT, &mut begun).await {
@@ -321,23 +382,16 @@ impl Database {
         let reading = access == Access::ReadOnly;
         Ok(match self {
             Database::Postgres(pool) => Transaction::Postgres(
-                pool.begin_with(match (access, isolation) {
-                    (Access::ReadOnly, _) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-                    (_, Isolation::Usual) => "BEGIN ISOLATION LEVEL READ COMMITTED",
-                    (_, Isolation::Steady) => "BEGIN ISOLATION LEVEL REPEATABLE READ",
+                pool.begin_with(match access {
+                    Access::ReadOnly => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+                    Access::ReadWrite => begin_of_postgres(isolation),
                 })
                 .await?,
             ),
             Database::Mysql(pool) => Transaction::Mysql(
-                pool.begin_with(match (access, isolation) {
-                    (Access::ReadOnly, _) => {
-                        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
-                    }
-                    (_, Isolation::Usual) => "START TRANSACTION",
-                    // For this one transaction; the session keeps its own level.
-                    (_, Isolation::Steady) => {
-                        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION"
-                    }
+                pool.begin_with(match access {
+                    Access::ReadOnly => "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+                    Access::ReadWrite => begin_of_mysql(isolation),
                 })
                 .await?,
             ),

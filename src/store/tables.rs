@@ -20,9 +20,6 @@ use crate::types::{Key, Name};
 
 mod sight;
 
-/// Batches of a run that are taken at once.
-const WORKERS: usize = 2;
-
 /// A database of tables.
 #[derive(Clone, Debug)]
 pub struct Tables {
@@ -117,7 +114,7 @@ impl Tables {
     async fn begin_taking(&self, target: &Target) -> Result<sql::Transaction, StoreError> {
         let isolation =
             if target.keeps_referenced() { Isolation::Steady } else { Isolation::Usual };
-        let begun = self.database.begin_at(Access::ReadWrite, isolation).await;
+        let begun = self.database.begin_taking(isolation, target.lock_wait()).await;
         begun.map_err(failed(&self.name, "connecting"))
     }
 
@@ -421,11 +418,6 @@ impl Tables {
         sql::next_window(&mut tx, target, bounds, walk, pace)
             .await
             .map_err(failed(&self.name, "finding due records"))
-    }
-
-    /// How many batches may be taken at once.
-    pub fn workers(&self) -> usize {
-        if self.has_one_writer() { 1 } else { WORKERS }
     }
 
     /// Whether one transaction at a time may write.

@@ -19,16 +19,8 @@ async fn a_clock_that_is_set_stops_everything_until_somebody_has_looked() {
     let mut place = Place::new();
     place.configure(&(place.store("app", &store) + &rule("nightly", "app", "0 3 * * *", "")));
     place.make_overdue().await;
-    let offset = place.path("offset");
+    let offset = fake(&mut place);
     fs::write(&offset, "+0").unwrap();
-    for (name, value) in [
-        ("LD_PRELOAD", library().to_str().unwrap()),
-        ("FAKETIME_TIMESTAMP_FILE", offset.to_str().unwrap()),
-        ("FAKETIME_NO_CACHE", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ] {
-        place.environment.push((name.to_owned(), value.to_owned()));
-    }
 
     let mut daemon = place.start();
     daemon.wait_for("a batch is done");
@@ -61,6 +53,21 @@ async fn a_clock_that_is_set_stops_everything_until_somebody_has_looked() {
     assert_eq!(left(&store).await, 1);
     assert_eq!(place.entries("clock_jumped"), 1);
     place.assert_settled(i64::from(ROWS)).await;
+}
+
+/// Gives the processes of a place a clock of their own, which shows as much more than the real one as is written in the
+/// file that this names.
+pub(crate) fn fake(place: &mut Place) -> PathBuf {
+    let offset = place.path("offset");
+    for (name, value) in [
+        ("LD_PRELOAD", library().to_str().unwrap()),
+        ("FAKETIME_TIMESTAMP_FILE", offset.to_str().unwrap()),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ] {
+        place.environment.push((name.to_owned(), value.to_owned()));
+    }
+    offset
 }
 
 fn library() -> PathBuf {

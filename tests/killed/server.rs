@@ -121,6 +121,26 @@ impl Server {
         backup
     }
 
+    /// A PostgreSQL that follows this one.
+    #[allow(dead_code, reason = "for one of the binaries that have this")]
+    pub(crate) async fn follower(&self) -> Server {
+        let (folder, _) = prepare();
+        run(Command::new(postgres_bin().join("pg_basebackup")).args([
+            "--checkpoint=fast",
+            "--no-sync",
+            "--write-recovery-conf",
+            &format!("--dbname={}", self.url()),
+            &format!("--pgdata={}", folder.path().join("data").display()),
+        ]));
+        Server::begin(self.kind, folder, self.password.clone()).await
+    }
+
+    /// Where it is reached.
+    #[allow(dead_code, reason = "for one of the binaries that have this")]
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// Puts a base backup in the place of what is there, and starts it: on another timeline, as after any recovery from
     /// an archive.
     #[allow(dead_code, reason = "for one of the binaries that have this")]

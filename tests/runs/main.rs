@@ -46,6 +46,7 @@ mod told;
 
 mod breakers;
 mod house;
+mod locks;
 mod notices;
 mod plans;
 mod readback;

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use expunged::anonymize::{Anonymization, Strategy, Wanted, replacement};
 use expunged::breaker::Limits;
+use expunged::pace::Pacing;
 use expunged::plan::Survey;
 use expunged::rule::{
     Action, Condition, Dialect, Encoding, HoldPolicy, Mode, Rows, Rule, Selection, Sharing,
     StartingPoint,
 };
+use expunged::schedule::Windows;
 use expunged::store::sql::catalogue::{Column, ColumnKind};
 use expunged::store::sql::{Access, Bounds, Mismatch, SurveyDepth};
 use expunged::store::{Store, StoreError, Tables, Target, Walk};
@@ -120,6 +122,8 @@ pub(crate) fn rule(table: &str) -> Rule {
         time_zone: TimeZone::UTC,
         mode: Mode::Enforce,
         limits: Limits::default(),
+        pacing: Pacing::default(),
+        windows: Windows::default(),
         holds: HoldPolicy::Apply,
         events: Vec::new(),
         event_values: BTreeSet::new(),

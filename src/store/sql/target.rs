@@ -5,6 +5,7 @@
 //! speak of the same records.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -48,6 +49,8 @@ pub struct Target {
     matching: Vec<(Column, String)>,
     /// Whether an event says what is due, whatever its age.
     by_event: bool,
+    /// How long a batch waits for a lock, while it holds others.
+    lock_wait: Duration,
     keep: Keep,
 }
 
@@ -222,6 +225,7 @@ impl Target {
                 told,
                 matching,
                 by_event: false,
+                lock_wait: rule.pacing.tempo.targets().lock_wait,
                 keep: Keep::default(),
             }),
             _ => Err(mismatches),
@@ -272,6 +276,11 @@ impl Target {
     /// The names of the columns that [`Locked`](super::Locked) carries, in its order.
     pub fn carry(&self) -> impl Iterator<Item = &str> {
         self.carried.iter().map(|column| &*column.name)
+    }
+
+    /// How long a batch waits for a lock, while it holds others.
+    pub fn lock_wait(&self) -> Duration {
+        self.lock_wait
     }
 
     /// The same records as events name them, whatever their age.

@@ -5,11 +5,11 @@
 //! times over. Where they are few, the index finds them at once and a walk over the whole table
 //! would cost far more than the deletion.
 
+use crate::pace::Pace;
 use crate::types::Key;
 
 use super::Transaction;
 use super::catalogue::Shape;
-use super::pace::Pace;
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
 use super::window::{Locator, Window, inside, read_ctid, read_key, select_key};
@@ -51,6 +51,8 @@ pub struct Walk {
     /// Which way it goes.
     pub kind: WalkKind,
     position: Position,
+    /// The window that was given last.
+    given: Option<Window>,
 }
 
 /// Where a walk stands, in its own terms.
@@ -87,12 +89,25 @@ impl Walk {
             },
             (WalkKind::Ranges, _) => Position::Row { after: None, done: false },
         };
-        Walk { kind, position }
+        Walk { kind, position, given: None }
     }
 
-    /// The pace that suits its steps.
-    pub fn pace(&self) -> Pace {
-        Pace::new(matches!(self.position, Position::Page { .. }))
+    /// Whether its steps are pages of a heap, not rows.
+    pub fn steps_are_pages(&self) -> bool {
+        matches!(self.position, Position::Page { .. })
+    }
+
+    /// Moves on past the window that was given last, of which nothing was taken. What is due there is left to another walk.
+    /// Says whether there was one.
+    pub fn pass_over(&mut self) -> bool {
+        let Some(window) = self.given.take() else { return false };
+        // Of those found along the index only these stay: the others are at nobody's work.
+        if let Position::Index { collected, .. } = &mut self.position {
+            collected.pop();
+        } else {
+            self.advance(&window, 0);
+        }
+        true
     }
 
     /// About how many rows lie in a window of this width, due or not.
@@ -146,12 +161,25 @@ pub(crate) async fn next_window(
     walk: &mut Walk,
     pace: &mut Pace,
 ) -> Result<Option<Window>, sqlx::Error> {
+    walk.given = None;
+    walk.given = find_next(tx, target, bounds, walk, pace).await?;
+    Ok(walk.given.clone())
+}
+
+async fn find_next(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    walk: &mut Walk,
+    pace: &mut Pace,
+) -> Result<Option<Window>, sqlx::Error> {
     if let Position::Index { collected, rounds, taken } = &mut walk.position {
         if collected.is_empty() && *rounds > 0 && *taken > 0 {
             *collected = collect(tx, target, bounds, pace.rows).await?;
             *rounds = if collected.is_empty() { 0 } else { *rounds - 1 };
             *taken = 0;
         }
+        split_last(collected, pace.rows);
         return Ok(collected.last().cloned());
     }
     loop {
@@ -173,6 +201,17 @@ pub(crate) async fn next_window(
             return Ok(Some(window));
         }
         pace.width = (pace.width / 4).max(pace.certain_width());
+    }
+}
+
+/// Has the next of some windows hold no more rows than a batch may take by now.
+fn split_last(collected: &mut Vec<Window>, rows: u64) {
+    let rows = usize::try_from(rows).unwrap_or(usize::MAX).max(1);
+    if let Some(Window::Rows(last)) = collected.last_mut()
+        && last.len() > rows
+    {
+        let first = last.drain(..rows).collect();
+        collected.push(Window::Rows(first));
     }
 }
 

@@ -44,6 +44,15 @@ pub enum Window {
 }
 
 impl Window {
+    /// Whether it cannot be smaller.
+    pub fn is_single(&self) -> bool {
+        match self {
+            Window::Pages { from, to } => to - from <= 1,
+            Window::Rows(rows) => rows.len() <= 1,
+            _ => false,
+        }
+    }
+
     /// Two halves of it, or itself where it cannot be told where to cut.
     pub fn halves(self) -> Vec<Window> {
         match self {

@@ -1,5 +1,7 @@
 //! A look at a database: by what it is to be known, and what is there again of what was taken.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::super::error::StoreError;
@@ -30,6 +32,14 @@ impl Tables {
             }
         };
         Ok(Sight { server, timeline, mark })
+    }
+
+    /// How far it lags behind the server that it follows; `None` where it follows none, or that is not known.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn lag(&self) -> Result<Option<Duration>, StoreError> {
+        sql::lag(&self.database).await.map_err(failed(&self.name, "asking how far it lags behind"))
     }
 
     /// Writes the marker, unless a greater one is there.

@@ -1,0 +1,114 @@
+//! Maintenance windows: a slot waits until its rule's window opens, and a run ends when it closes. `faketime` sets the
+//! clock of each process, as no test can wait for the night.
+
+use std::fs;
+
+use expunged::clock::now;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp, ToSpan};
+
+use crate::clock::fake;
+use crate::harness::{Place, accounts, left, rule};
+use crate::support::fresh_sqlite;
+
+const NIGHTLY: &str = "window = \"22:00-05:00\"\n";
+
+/// Sets the clock of what is started from now on to a time of tomorrow, UTC.
+fn set(place: &Place, time: &str) {
+    let tomorrow = now().to_zoned(TimeZone::UTC).date() + 1.day();
+    let wanted: Timestamp = format!("{tomorrow}T{time}Z").parse().unwrap();
+    let ahead: SignedDuration = wanted.duration_since(now());
+    fs::write(place.path("offset"), format!("+{}", ahead.as_secs())).unwrap();
+}
+
+#[tokio::test]
+async fn a_slot_waits_for_its_window_and_a_command_is_refused_outside_it() {
+    let store = fresh_sqlite().await;
+    accounts(&store, 500).await;
+    let mut place = Place::new();
+    place.configure(&(place.store("app", &store) + &rule("nightly", "app", "0 12 * * *", NIGHTLY)));
+    fake(&mut place);
+    set(&place, "12:30:00");
+    place.make_overdue().await;
+
+    let mut daemon = place.start();
+    daemon.wait_for("looked");
+    let status = &place.json(&["status"])[0];
+    assert!(status["next_run"].as_str().unwrap().contains("T22:00:00"), "{status}");
+    assert_eq!(status["waits_for_window_until"], status["next_run"]);
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert_eq!(left(&store).await, 501, "it is not the hour");
+    let run = place.run(&["--json", "run"]);
+    assert_eq!(run.status.code(), Some(1));
+    let refused: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(refused[0]["state"], "refused");
+    let error = refused[0]["error"].as_str().unwrap();
+    assert!(error.contains("22:00-05:00") && error.contains("--anyway"), "{error}");
+    let ledger = place.ledger().await;
+    assert_eq!(ledger.count("SELECT count(*) FROM request WHERE slot IS NOT NULL").await, 0);
+
+    set(&place, "22:30:00");
+    let mut daemon = place.start();
+    let run = daemon.wait_for_run("nightly");
+    assert_eq!((&run["state"], &run["records"]), (&"done".into(), &500.into()));
+    assert_eq!(daemon.stop().code(), Some(0));
+    let slots = ledger.strings("SELECT slot FROM request WHERE slot IS NOT NULL").await;
+    assert!(slots.len() == 1 && slots[0].contains("T12:00:00"), "{slots:?}");
+    place.assert_settled(500).await;
+}
+
+#[tokio::test]
+async fn who_insists_runs_a_rule_outside_its_window() {
+    let store = fresh_sqlite().await;
+    accounts(&store, 500).await;
+    let mut place = Place::new();
+    place.configure(&(place.store("app", &store) + &rule("nightly", "app", "0 12 * * *", NIGHTLY)));
+    fake(&mut place);
+    set(&place, "12:30:00");
+
+    assert_eq!(place.json(&["run", "--anyway"])[0]["state"], "done");
+
+    assert_eq!(left(&store).await, 1);
+    place.assert_settled(500).await;
+}
+
+#[tokio::test]
+async fn a_run_ends_when_its_window_closes_and_goes_on_in_the_next() {
+    let store = fresh_sqlite().await;
+    accounts(&store, 20_000).await;
+    let mut place = Place::new();
+    let (app, slow) = (place.store("app", &store), format!("{NIGHTLY}rate = \"500 per second\"\n"));
+    place.configure(&(app.clone() + &rule("nightly", "app", "0 4 * * *", &slow)));
+    fake(&mut place);
+    set(&place, "04:59:00");
+    place.make_overdue().await;
+
+    let mut daemon = place.start();
+    daemon.wait_for("a batch is done");
+    // By less than what counts as a jump of the clock.
+    let ahead = fs::read_to_string(place.path("offset")).unwrap();
+    let later = ahead[1..].parse::<i64>().unwrap() + 50;
+    fs::write(place.path("offset"), format!("+{later}")).unwrap();
+    let run = daemon.wait_for_run("nightly");
+    assert_eq!(run["state"], "stopped", "{run}");
+    let taken = run["records"].as_i64().unwrap();
+    assert!((1..20_000).contains(&taken), "{run}");
+    assert_eq!(daemon.stop().code(), Some(0));
+    let finished: Vec<_> =
+        place.audit().into_iter().filter(|e| e["kind"] == "run_finished").collect();
+    assert_eq!(finished[0]["reason"], "its window closed", "{finished:?}");
+
+    // At the next start the window is closed still; when it is open, the run goes on with what is left.
+    set(&place, "12:00:00");
+    let mut daemon = place.start();
+    daemon.wait_for("looked");
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert_eq!(left(&store).await, 20_001 - taken);
+    place.configure(&(app + &rule("nightly", "app", "0 4 * * *", NIGHTLY)));
+    set(&place, "22:30:00");
+    let mut daemon = place.start();
+    let run = daemon.wait_for_run("nightly");
+    assert_eq!((&run["state"], &run["records"]), (&"done".into(), &(20_000 - taken).into()));
+    assert_eq!(daemon.stop().code(), Some(0));
+    place.assert_settled(20_000).await;
+}
