@@ -11,6 +11,7 @@ mod compare;
 mod events;
 mod execution;
 mod holds;
+mod partitions;
 mod prepare;
 mod readback;
 mod recovery;

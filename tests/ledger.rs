@@ -164,6 +164,7 @@ fn history() -> Vec<Entry> {
             commitments: Hash([5; 32]),
             pseudonymized: vec![],
             notices: BTreeMap::new(),
+            partition: None,
         },
         Event::RunFinished {
             run,

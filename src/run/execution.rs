@@ -20,9 +20,9 @@ use crate::fault;
 use crate::keys::Keys;
 use crate::ledger::{Finish, Gate, Intended, LedgerError, Outcome, RuleLock, Run};
 use crate::plan::Verification;
-use crate::rule::Rule;
+use crate::rule::{Rule, Why};
 use crate::store::sql::catalogue::{Column, ColumnKind};
-use crate::store::sql::{Pace, Window};
+use crate::store::sql::{Pace, WalkKind, Window};
 use crate::store::{Effected, Left, PathsAgain, StoreError, Target, Walk};
 use crate::types::Key;
 
@@ -236,7 +236,11 @@ impl Execution<'_> {
 
     /// Walks the table until nothing is due, or a walk takes nothing.
     async fn walk(&mut self) -> Result<Ended, RunError> {
-        let mut due = self.prepared.due;
+        let before = self.records;
+        if let Ended::Stopped = self.drop_partitions().await? {
+            return Ok(Ended::Stopped);
+        }
+        let mut due = self.prepared.due.saturating_sub(self.records - before);
         let left = self.lives_on;
         for _ in 0..MOST_WALKS {
             if due == 0 {
@@ -256,6 +260,9 @@ impl Execution<'_> {
             }
             let Prepared { store, target, bounds, total, .. } = &self.prepared;
             let mut walk = store.walk(target, *bounds, due, *total)?;
+            if let Walk::Rows(walk) = &walk {
+                self.note_path(walk.kind, walk.why).await?;
+            }
             let mut pace = walk.pace();
             while self.batch(&mut walk, &mut pace).await? {
                 self.keep_to_what_was_due()?;
@@ -274,9 +281,17 @@ impl Execution<'_> {
         Ok(Ended::Complete)
     }
 
+    /// Writes down how the rows are reached, and why: for people.
+    async fn note_path(&mut self, kind: WalkKind, why: Why) -> Result<(), RunError> {
+        let access = format!("{kind}: {}", why.in_words());
+        tracing::info!(rule = %self.rule.name, access, "walking");
+        self.runner.ledger.note_access(&self.run, &access).await?;
+        Ok(())
+    }
+
     /// Clearly more than was due when the run began is more than anybody was asked about: something
     /// changes the table meanwhile. The next run is held against its limits again.
-    fn keep_to_what_was_due(&self) -> Result<(), RunError> {
+    pub(super) fn keep_to_what_was_due(&self) -> Result<(), RunError> {
         let due = self.prepared.due;
         if self.records > due.saturating_add((due / 10).max(FEW)) {
             return Err(RunError::Surge { due, records: self.records });
@@ -473,6 +488,7 @@ impl Execution<'_> {
             identities: batch.identities.clone(),
             attached: attached.named(),
             by_event: self.events.name_it,
+            partition: None,
         };
         let transaction_id = batch.transaction_id.clone();
         let id = match self.intend(&intended, transaction_id.as_deref(), gate).await {
@@ -509,7 +525,7 @@ impl Execution<'_> {
         Ok((Begun { id, intended, transaction_id, events: Arc::default() }, effect))
     }
 
-    async fn intend(
+    pub(super) async fn intend(
         &mut self,
         intended: &Intended,
         transaction_id: Option<&str>,

@@ -138,13 +138,16 @@ pub(super) fn describe(event: &Event) -> String {
         Event::RunStarted { table, action, cause, cutoff, .. } => {
             format!("by {cause}: {action} in {table} before {}", cutoff.strftime("%Y-%m-%d"))
         }
-        Event::BatchDone { records, action, commitments, notices, .. } => {
+        Event::BatchDone { records, action, commitments, notices, partition, .. } => {
             let root = commitments.to_string();
             let told = match notices.values().sum() {
                 0 => String::new(),
                 told => format!(", {}", output::notices(told)),
             };
-            format!("{action} of {}, root {}{told}", output::records(*records), short(&root))
+            let whole = partition.as_ref().map(|name| format!(" with partition {name}"));
+            let whole = whole.unwrap_or_default();
+            let records = output::records(*records);
+            format!("{action} of {records}{whole}, root {}{told}", short(&root))
         }
         Event::RunFinished { state, records, remaining, reason, .. } => {
             let still = remaining.map(|due| format!(", {} still due", output::number(due)));

@@ -11,10 +11,11 @@ use jiff::Timestamp;
 use crate::anonymize::Strategy;
 use crate::notice;
 use crate::plan::OnDelete;
-use crate::rule::{Action, Condition, Dialect, Encoding, Rule};
+use crate::rule::{AccessPath, Action, Condition, Dialect, Encoding, Rule};
 
 use super::catalogue::{Column, ColumnKind, Reference, Shape, Table};
 use super::keep::Keep;
+use super::partitions;
 use super::start::{Form, StartColumn, form_of};
 use super::statement::Statement;
 use super::window::Window;
@@ -49,6 +50,10 @@ pub struct Target {
     /// Whether an event says what is due, whatever its age.
     by_event: bool,
     keep: Keep,
+    /// The access path that the rule pins.
+    pub(super) pinned: Option<AccessPath>,
+    /// Why no partition is dropped whole, if so.
+    pub(super) obstacle: Option<&'static str>,
 }
 
 /// What is set in an anonymized record.
@@ -213,6 +218,7 @@ impl Target {
         }
         match start {
             Some(start) if mismatches.is_empty() => Ok(Target {
+                obstacle: partitions::obstacle(rule, &table),
                 table,
                 start,
                 condition: rows.condition.clone(),
@@ -223,6 +229,7 @@ impl Target {
                 matching,
                 by_event: false,
                 keep: Keep::default(),
+                pinned: rows.access,
             }),
             _ => Err(mismatches),
         }
