@@ -15,7 +15,7 @@ use crate::clock;
 use crate::fault;
 use crate::ledger::{Intended, LedgerError, Outcome};
 use crate::rule::AccessPath;
-use crate::store::sql::Partition;
+use crate::store::sql::{self, Partition};
 use crate::store::{Committed, Dropping, Effected, Store, Target};
 use crate::transition::MOST_OPEN;
 
@@ -77,30 +77,17 @@ impl Execution<'_> {
             return Ok(());
         };
         let mut batches = Vec::new();
-        let intended = loop {
-            let keys = dropping.next_keys(&target, at_once).await;
-            let keys = match keys {
-                Ok(keys) if keys.is_empty() => break Ok(()),
-                Ok(keys) if batches.len() < MOST_OPEN && !self.stop.is_cancelled() => keys,
-                Ok(_) => break Err("its partition changed meanwhile"),
-                Err(error) if error.is_transient() => {
-                    break Err("others were at work on its partition");
-                }
-                Err(error) => {
-                    dropping.rollback().await.ok();
+        let intended =
+            self.intend_partition(&target, &mut dropping, (&name, at_once), &mut batches).await;
+        let intended = match intended {
+            Ok(intended) => intended,
+            Err(error) => {
+                dropping.rollback().await.ok();
+                // Where the ledger fails, whoever resolves the run finds that nothing was done.
+                if let RunError::Store(_) = error {
                     self.leave(&batches, "the store failed").await?;
-                    return Err(error.into());
                 }
-            };
-            let intended = Intended { partition: Some(name.clone()), ..Intended::of(keys) };
-            match self.intend(&intended, Some(&dropping.transaction_id), None).await {
-                Ok(id) => batches.push(id),
-                // The walk heeds what was held since.
-                Err(LedgerError::HoldsChanged) => break Err("a hold was placed meanwhile"),
-                Err(error) => {
-                    dropping.rollback().await.ok();
-                    return Err(error.into());
-                }
+                return Err(error);
             }
         };
         fault::point("partition.intended");
@@ -129,6 +116,35 @@ impl Execution<'_> {
         let access = format!("{}: every row of them was due", AccessPath::Partitions);
         self.runner.ledger.note_access(&self.run, &access).await?;
         Ok(())
+    }
+
+    /// Writes down the keys of all rows that the partition holds. Why it is left, if so.
+    async fn intend_partition(
+        &mut self,
+        target: &sql::Target,
+        dropping: &mut Dropping,
+        (name, at_once): (&str, u64),
+        batches: &mut Vec<Uuid>,
+    ) -> Result<Result<(), &'static str>, RunError> {
+        loop {
+            let keys = match dropping.next_keys(target, at_once).await {
+                Ok(keys) if keys.is_empty() => return Ok(Ok(())),
+                Ok(_) if self.stop.is_cancelled() => return Ok(Err("it was asked to stop")),
+                Ok(keys) if batches.len() < MOST_OPEN => keys,
+                Ok(_) => return Ok(Err("its partition changed meanwhile")),
+                Err(error) if error.is_transient() => {
+                    return Ok(Err("others were at work on its partition"));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let intended = Intended { partition: Some(name.to_owned()), ..Intended::of(keys) };
+            match self.intend(&intended, Some(&dropping.transaction_id), None).await {
+                Ok(id) => batches.push(id),
+                // The walk heeds what is held since.
+                Err(LedgerError::HoldsChanged) => return Ok(Err("a hold was placed meanwhile")),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Commits, and writes the outcome of each batch. Their keys are read back one batch at a time, because

@@ -22,8 +22,9 @@ pub(crate) async fn say(session: &mut PgConnection, sql: &str) {
 /// if none of its rows was to stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn no_row_that_comes_meanwhile_is_lost() {
-    for round in 0..6_i64 {
+    for round in 0..3_i64 {
         let house = House::new(fresh_postgres().await, MONTHS, "where = \"note <> 'keep'\"").await;
+        house.approve().await;
         let (over, kept, due) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicI64::new(0)),
@@ -37,12 +38,8 @@ async fn no_row_that_comes_meanwhile_is_lost() {
                 let mut number = 0;
                 while !over.load(Ordering::SeqCst) {
                     number += 1;
-                    // At a pace that leaves some of the months alone for a while.
-                    tokio::time::sleep(std::time::Duration::from_millis(
-                        7 * (round + 1).unsigned_abs(),
-                    ))
-                    .await;
-                    let is_kept = (number + worker) % 3 != 0;
+                    // Few of those that are due: of many more than when the run began it would ask.
+                    let is_kept = (number + worker) % (round + 2) != 0 || number > 400;
                     let table = if number % 2 == 0 { "events" } else { "events_2020_02" };
                     let note = if is_kept { "keep" } else { "new" };
                     let id = 100_000 * (worker + 1) + number;

@@ -85,6 +85,12 @@ impl House {
         House { store, runner, config, folder }
     }
 
+    /// Has the first run not wait for approval.
+    pub(crate) async fn approve(&self) {
+        let ledger = format!("sqlite://{}", self.folder.path().join("ledger.db").display());
+        crate::support::approve_in_advance(&ledger, &self.config).await;
+    }
+
     pub(crate) fn rule(&self) -> &Rule {
         &self.config.rules[&"old".parse().unwrap()]
     }
@@ -148,9 +154,5 @@ impl House {
     pub(crate) async fn assert_log_is_sound(&self) {
         let verification = self.runner.ledger.verify_audit().await.unwrap();
         assert!(verification.is_valid(), "{:?}", verification.problems);
-    }
-
-    pub(crate) fn folder(&self) -> &std::path::Path {
-        self.folder.path()
     }
 }

@@ -87,8 +87,8 @@ async fn each_path_takes_all_that_is_due(fresh: impl AsyncFn() -> TestDatabase) 
         let run = house.run().await;
         assert_eq!((run.state, run.remaining), (RunState::Done, Some(0)), "{due}: {:?}", run.error);
         assert_eq!(run.records, plan.due, "{due}, {more}");
-        let left = format!("SELECT count(*) FROM events WHERE at < '2021-01-01'");
-        assert_eq!(house.store.count(&left).await, 0, "{due}, {more}");
+        let left = "SELECT count(*) FROM events WHERE at < '2021-01-01'";
+        assert_eq!(house.store.count(left).await, 0, "{due}, {more}");
         let last = house.runner.ledger.last_run(&"old".parse().unwrap()).await.unwrap().unwrap();
         let noted = last.access.unwrap();
         assert!(noted.starts_with(path), "{due}, {more}: {noted}");

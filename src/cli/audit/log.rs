@@ -112,6 +112,14 @@ fn day(entry: &Entry) -> String {
     entry.at.strftime("%Y-%m-%d").to_string()
 }
 
+fn with_partition(records: u64, partition: Option<&str>) -> String {
+    let records = output::records(records);
+    match partition {
+        Some(name) => format!("{records} with partition {name}"),
+        None => records,
+    }
+}
+
 /// What an entry says, in a line.
 pub(super) fn describe(event: &Event) -> String {
     let short = |digest: &str| digest.chars().take(8).collect::<String>();
@@ -144,10 +152,8 @@ pub(super) fn describe(event: &Event) -> String {
                 0 => String::new(),
                 told => format!(", {}", output::notices(told)),
             };
-            let whole = partition.as_ref().map(|name| format!(" with partition {name}"));
-            let whole = whole.unwrap_or_default();
-            let records = output::records(*records);
-            format!("{action} of {records}{whole}, root {}{told}", short(&root))
+            let records = with_partition(*records, partition.as_deref());
+            format!("{action} of {records}, root {}{told}", short(&root))
         }
         Event::RunFinished { state, records, remaining, reason, .. } => {
             let still = remaining.map(|due| format!(", {} still due", output::number(due)));

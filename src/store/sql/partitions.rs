@@ -4,6 +4,8 @@
 //! locked out, and it is looked whether these rows, all of them due, are still all that there are; then the
 //! partition is detached and dropped. Readers go on until that last step.
 
+use sqlx::error::DatabaseError;
+
 use crate::rule::{AccessPath, Action, Dialect, Rule};
 use crate::types::Key;
 
@@ -312,7 +314,7 @@ async fn try_to(tx: &mut Transaction, statements: &[Statement]) -> Result<bool, 
             }
         }
         let Err(error) = done else { return Ok(true) };
-        match error.as_database_error().and_then(|error| error.code()).as_deref() {
+        match error.as_database_error().and_then(DatabaseError::code).as_deref() {
             // lock_not_available, deadlock_detected
             Some("55P03" | "40P01") => {}
             // dependent_objects_still_exist, object_in_use, object_not_in_prerequisite_state, insufficient_privilege,
