@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::plan::{OnDelete, Told};
-use crate::rule::{Action, HoldPolicy, Mode, Rule};
+use crate::rule::{AccessPath, Action, HoldPolicy, Mode, Rule};
 use crate::store::objects::Probe;
 use crate::store::sql::catalogue::Table;
 use crate::store::sql::{Access, Bounds, SurveyDepth, Target, create_index};
@@ -249,6 +249,7 @@ pub fn examine(rule: &Rule, table: &Table) -> Vec<Finding> {
                     ),
                 ),
                 examine_index(&target, table),
+                examine_access(rule, &target, table),
                 examine_privileges(rule, table),
             ];
             findings.extend(examine_anonymization(rule, &target));
@@ -293,6 +294,26 @@ fn examine_index(target: &Target, table: &Table) -> Finding {
             &table.name,
             std::slice::from_ref(column),
         )),
+    }
+}
+
+/// A path that the rule pins must be there.
+fn examine_access(rule: &Rule, target: &Target, table: &Table) -> Finding {
+    let column = &target.start.column.name;
+    match rule.rows().and_then(|rows| rows.access) {
+        Some(AccessPath::Partitions) => match target.keeps_partitions() {
+            Some(why) => {
+                Finding::error("access", format!("partitions cannot be dropped whole: {why}"))
+                    .help("leave `access` out, and each run chooses its way")
+            }
+            None => Finding::fine("access", "partitions of which every row is due go whole"),
+        },
+        Some(AccessPath::Index) if table.index_on(column).is_none() => {
+            let message = format!("the rule pins the index, and no index starts with {column}");
+            Finding::error("access", message).help("make one, or leave `access` out")
+        }
+        Some(path) => Finding::fine("access", format!("the rule pins {path}")),
+        None => Finding::fine("access", "each run chooses its way by the table's statistics"),
     }
 }
 

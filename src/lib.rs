@@ -115,7 +115,14 @@
 //!   schema is ours and holds only integers, text and bytes. Targets need typed adapters.
 //! - **A walk in physical order** is the default way through a table, because it wins by up to ten
 //!   times over the usual loop along an index; where few records are due, the index finds them
-//!   (`store/sql/walk.rs`).
+//!   (`store/sql/walk.rs`). [`rule::AccessPath::choose`] decides by statistics, which may be wrong: a walk changes
+//!   its way by what it meets, and the look back finds what was missed.
+//! - **A partition that is dropped whole has its keys read first** (`run/partitions.rs`). A count and a digest would be
+//!   quicker, and nobody could show any more that a record was in it, nor take it again after a restore. As rows do,
+//!   its keys go sealed into intents, of one transaction; the drop is refused unless the rows are, under a lock, as many,
+//!   all due, and of keys with the same sum. So nothing else in the ledger has to know of partitions.
+//! - **A partition that may take rows to come is not dropped** unless the rule says so: only bounds that are over by
+//!   the cutoff keep new rows from having no place.
 //! - **A rule's lock vanishes with its process** (a locked file, or a session of PostgreSQL), so there
 //!   are no leases to wait for and nothing to clean up after a crash.
 //! - **The ticker only wakes.** tokio-cron-scheduler calls the loop each minute; which slot is due is

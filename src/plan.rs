@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::breaker::ratio;
 use crate::notice::{Per, Telling};
-use crate::rule::{Mode, Rule};
+use crate::rule::{AccessPath, Mode, Rule};
 use crate::types::{Key, Name};
 
 pub use verification::{Replica, Residue, Verification};
@@ -54,6 +54,35 @@ pub struct Survey {
     pub unread: u64,
     /// Rows of other tables that point at due records, by foreign key.
     pub dependents: Vec<Dependents>,
+    /// How a run would reach the due rows of a table.
+    pub access: Option<Access>,
+}
+
+/// How a run would reach the due rows of a table.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Access {
+    /// The path.
+    pub path: AccessPath,
+    /// Why that one.
+    pub why: String,
+    /// Partitions that may go whole by their bounds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<Partition>,
+    /// Why no partition of the table goes whole, where it has some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keeps_partitions: Option<&'static str>,
+}
+
+/// A partition that may go whole.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Partition {
+    /// Its name.
+    pub name: String,
+    /// Its rows; 0 where they were not counted.
+    pub rows: u64,
+    /// Why it is not dropped whole, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spared: Option<String>,
 }
 
 /// What happens to a referencing row when the row it points at is deleted.
@@ -224,6 +253,9 @@ pub struct Plan {
     pub unread: u64,
     /// Rows of other tables that a deletion takes along, empties or fails on.
     pub dependents: Vec<Dependents>,
+    /// How a run would reach the due rows of a table, and why that way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
     /// Columns that are only pseudonymized: whoever holds the key can still single a person out.
     pub pseudonymized: Vec<String>,
     /// Who is told of the records once they are gone.
@@ -279,6 +311,7 @@ impl Plan {
             kept: kept.map(|(reason, records)| Kept { reason, records }).collect(),
             unread: survey.unread,
             dependents: survey.dependents.into_iter().filter(|rows| rows.rows > 0).collect(),
+            access: survey.access,
             pseudonymized: rule.action.pseudonymized_columns(),
             recipients: rule.tellings.iter().map(Told::from).collect(),
             forecast_seconds: ratio(survey.due, 1) / pace.unwrap_or(GUESSED_PACE).max(1.0),

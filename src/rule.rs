@@ -21,9 +21,11 @@ use crate::path::Template;
 use crate::schedule::{Schedule, Windows};
 use crate::types::{EventName, Name, TableName};
 
+mod access;
 mod condition;
 mod retention;
 
+pub use access::{AccessPath, Facts, Why};
 pub use condition::{Condition, InvalidCondition};
 pub use retention::{InvalidRetention, Retention, wall_clock_before};
 
@@ -164,6 +166,8 @@ pub struct Rows {
     pub attachments: Vec<Attachment>,
     /// The columns by which an event names rows, each with the name of the event's value.
     pub matching: BTreeMap<String, String>,
+    /// How a run is to reach them; `None` where it chooses by what it finds.
+    pub access: Option<AccessPath>,
 }
 
 /// Files or objects.

@@ -12,6 +12,7 @@ mod events;
 mod execution;
 mod holds;
 mod pacing;
+mod partitions;
 mod prepare;
 mod readback;
 mod recovery;

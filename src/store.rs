@@ -37,7 +37,7 @@ pub use paths::{PathTarget, kept_by, path_of};
 pub use registry::Stores;
 pub use sight::PathsAgain;
 pub use sql::{Access, Explained, Fate};
-pub use tables::{Removed, Tables};
+pub use tables::{Dropping, Removed, Tables};
 
 /// So many files are taken at once.
 const FILES_AT_ONCE: usize = 8_000;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use expunged::config::{
     Config, ConfigError, InputFile, LogFormat, Secret, StoreConfig, TablesConfig,
 };
-use expunged::rule::{Action, Mode, Rule};
+use expunged::rule::{AccessPath, Action, Mode, Rule};
 use jiff::civil::Date;
 use proptest::prelude::*;
 
@@ -376,6 +376,20 @@ fn contradictions_within_a_rule() {
          starting_point_unit = \"seconds\"\nstarting_point_time_zone = \"Europe/Berlin\"\n\
          [rule.inactive.columns]\nseen_at = \"null\"\nemail = \"hmac\""
     ));
+}
+
+#[test]
+fn a_rule_may_pin_its_access_path() {
+    let path = |lines: &str| {
+        let config = good(&[("expunged.toml", &rule(lines))], &[]);
+        config.rules.values().next().and_then(|rule| rule.rows()).expect("it is of rows").access
+    };
+    assert_eq!(path(""), None);
+    assert_eq!(path("access = \"auto\""), None);
+    for pinned in AccessPath::ALL {
+        assert_eq!(path(&format!("access = \"{pinned}\"")), Some(pinned));
+    }
+    snapshot!(rule_error("access = \"ctid\""));
 }
 
 #[test]

@@ -24,6 +24,8 @@ mod faults;
 mod first_start;
 #[path = "killed/full_disk.rs"]
 mod full_disk;
+#[path = "killed/partitions.rs"]
+mod partitions;
 #[path = "killed/random.rs"]
 mod random;
 #[path = "killed/server.rs"]

@@ -160,6 +160,7 @@ fn events(run: u32, batch: Uuid, commitments: Hash) -> Vec<Event> {
             commitments,
             pseudonymized: vec![],
             notices: BTreeMap::new(),
+            partition: None,
         },
         Event::RunFinished {
             run: id,

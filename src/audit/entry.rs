@@ -167,6 +167,9 @@ pub enum Event {
         /// How many notices tell each recipient of the records.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         notices: BTreeMap<Name, u64>,
+        /// The partition that held them, and was dropped whole.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        partition: Option<String>,
     },
     /// An intended batch was found not to be carried out.
     BatchUndone { run: Uuid, batch: Uuid, rule: Name, store: Name, reason: Reason },

@@ -18,8 +18,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::hold::Holds;
 use crate::ledger::Ledger;
-use crate::plan::Plan;
 use crate::plan::saved::SavedPlan;
+use crate::plan::{Access, Plan};
 use crate::rule::{Mode, Selection};
 use crate::run::{self, Terms, plan};
 use crate::store::Stores;
@@ -82,6 +82,9 @@ impl Args {
         Args { out: Some(out), ..Args::all(false) }
     }
 }
+
+/// So many partitions that are not dropped whole are named.
+const MOST_SPARED: usize = 6;
 
 /// A plan, or why there is none.
 #[derive(Serialize)]
@@ -313,6 +316,9 @@ fn explain(config: &Config, plan: &Plan) {
         );
         line("due", BOLD, &output::number(plan.due), &between);
     }
+    if let Some(access) = &plan.access {
+        explain_access(access);
+    }
     for dependents in &plan.dependents {
         let effect = dependents.on_delete.effect();
         let text = format!("rows of {} that point at them: {effect}", dependents.table);
@@ -336,6 +342,35 @@ fn explain(config: &Config, plan: &Plan) {
     for sample in &plan.sample {
         let from = format!("from {}", output::day(sample.starting_point));
         line("sample", Style::new(), &sample.key.to_string(), &from);
+    }
+}
+
+/// How the due rows are reached, and which partitions go whole.
+fn explain_access(access: &Access) {
+    line("path", Style::new(), "", &format!("{}: {}", access.path, access.why));
+    let (spared, whole): (Vec<_>, Vec<_>) =
+        access.partitions.iter().partition(|partition| partition.spared.is_some());
+    if !whole.is_empty() {
+        let rows = whole.iter().map(|partition| partition.rows).sum();
+        let names: Vec<_> = whole.iter().map(|partition| partition.name.as_str()).collect();
+        let text = format!("with partitions that are dropped whole: {}", names.join(", "));
+        line("drops", BOLD, &output::number(rows), &text);
+    }
+    for partition in spared.iter().take(MOST_SPARED) {
+        let why = partition.spared.as_deref().unwrap_or_default();
+        line(
+            "spares",
+            Style::new(),
+            "",
+            &format!("{}, whose due rows go one by one: {why}", partition.name),
+        );
+    }
+    if spared.len() > MOST_SPARED {
+        let more = spared.len() - MOST_SPARED;
+        line("", Style::new(), "", &format!("and {more} partitions more; --json names all"));
+    }
+    if let Some(why) = access.keeps_partitions {
+        line("", Style::new(), "", &format!("no partition is dropped whole: {why}"));
     }
 }
 

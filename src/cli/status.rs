@@ -39,6 +39,8 @@ pub(super) struct RuleStatus {
     last_records: Option<u64>,
     pub(super) last_remaining: Option<u64>,
     last_error: Option<String>,
+    /// How its last run reached the due rows, and why that way.
+    last_access: Option<String>,
     /// When the rule was last not let to run, if that was after its last run.
     refused_at: Option<Timestamp>,
     refused_because: Option<String>,
@@ -132,6 +134,7 @@ pub(super) async fn status(
         last_started_at: last.as_ref().map(|run| run.started_at),
         last_records: last.as_ref().map(|run| run.records),
         last_remaining: last.as_ref().and_then(|run| run.remaining),
+        last_access: last.as_ref().and_then(|run| run.access.clone()),
         last_error: last.and_then(|run| run.error),
         refused_at,
         refused_because,
@@ -249,6 +252,10 @@ fn print(rules: &BTreeMap<Name, Rule>, all: &[RuleStatus]) {
         if let (Some(opens), Some(zone)) = (status.waits_for_window_until, zone) {
             let text = format!("{}: its window opens {}", status.rule, output::moment(opens, zone));
             anstream::println!("{YELLOW}waits{RESET}   {}", output::hanging(&text, 8));
+        }
+        if let Some(access) = &status.last_access {
+            let text = format!("{}, last run: by {access}", status.rule);
+            anstream::println!("{DIM}path   {RESET} {}", output::hanging(&text, 8));
         }
         if status.not_loaded {
             anstream::println!(

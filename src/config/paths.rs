@@ -74,6 +74,11 @@ fn refuse(reader: &mut Reader<'_>, one: &str, many: &str) {
             "put the event's value into `path`, such as `faces/{upload_key}`",
         ),
         (
+            "access",
+            format!("`access` says how rows are reached, and {many} have one way"),
+            "leave `access` out",
+        ),
+        (
             "attachments",
             "`attachments` belong to rows".to_owned(),
             "name more paths in `path`, or write a rule of their own for them",

@@ -8,7 +8,9 @@ use super::reader::{Located, Reader, Wrong};
 use super::rules::{self, Chosen, Stores, owned};
 use super::text::Place;
 use super::{attachments, events};
-use crate::rule::{Condition, Dialect, Encoding, InvalidCondition, Rows, Selection, StartingPoint};
+use crate::rule::{
+    AccessPath, Condition, Dialect, Encoding, InvalidCondition, Rows, Selection, StartingPoint,
+};
 use crate::types::TableName;
 
 /// Reads what a rule says of rows. `listens` is where it names events, if it does.
@@ -43,6 +45,7 @@ pub(super) fn read(
     );
     let attachments = attachments::read(reader, stores);
     let matching = events::matching(reader, listens);
+    let access = access(reader);
     let action = anonymizing::action(reader, &columns);
     let event_values = matching.values().cloned().collect();
     Some(Chosen {
@@ -52,11 +55,32 @@ pub(super) fn read(
             starting_point: starting_point?,
             attachments,
             matching,
+            access,
         }),
         subject: owned(columns.subject),
         action: action?,
         event_values,
     })
+}
+
+/// How a run is to reach due rows, where it is not to choose.
+fn access(reader: &mut Reader<'_>) -> Option<AccessPath> {
+    let words = [
+        ("auto", None),
+        ("partitions", Some(AccessPath::Partitions)),
+        ("ranges", Some(AccessPath::Ranges)),
+        ("index", Some(AccessPath::Index)),
+    ];
+    let meant = [
+        ("partition", "partitions"),
+        ("drop", "partitions"),
+        ("range", "ranges"),
+        ("scan", "ranges"),
+        ("ctid", "ranges"),
+        ("indexes", "index"),
+        ("default", "auto"),
+    ];
+    reader.choice("access", &words, &meant).and_then(|access| access.value)
 }
 
 fn condition(reader: &mut Reader<'_>, kind: Option<Dialect>) -> Option<Condition> {

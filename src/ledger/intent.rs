@@ -1,6 +1,7 @@
 //! Intents: what a batch is about to take, written down before it is taken.
 
 use jiff::Timestamp;
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
 use super::error::Doing;
@@ -33,6 +34,8 @@ pub struct Intended {
     pub told: Vec<Vec<Option<String>>>,
     /// Whether events named the records, so that they go whatever their age.
     pub by_event: bool,
+    /// The partition that is dropped with them, where they go with all of it.
+    pub partition: Option<String>,
 }
 
 /// A file or object that belongs to a record.
@@ -66,6 +69,8 @@ const MORE: u8 = 1;
 const TELLS: u8 = 2;
 /// Comes before all else where events named the records.
 const BY_EVENT: u8 = 3;
+/// Comes before all else where a partition is dropped whole: its name follows.
+const PARTITION: u8 = 4;
 /// Stands for the length of a value that there is not.
 const NOTHING: usize = u32::MAX as usize;
 
@@ -88,6 +93,7 @@ impl Intended {
             tellings: self.tellings.clone(),
             told: places.iter().filter_map(|place| self.told.get(*place).cloned()).collect(),
             by_event: self.by_event,
+            partition: self.partition.clone(),
         }
     }
 
@@ -105,6 +111,10 @@ impl Intended {
 
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        if let Some(partition) = &self.partition {
+            out.push(PARTITION);
+            put_text(&mut out, partition);
+        }
         if self.by_event {
             out.push(BY_EVENT);
         }
@@ -142,6 +152,13 @@ impl Intended {
 
     fn decode(bytes: &[u8]) -> Option<Intended> {
         let mut intended = Intended::default();
+        let bytes = match bytes.split_first() {
+            Some((&PARTITION, mut rest)) => {
+                intended.partition = Some(text(&mut rest)?);
+                rest
+            }
+            _ => bytes,
+        };
         let bytes = match bytes.split_first() {
             Some((&BY_EVENT, rest)) => {
                 intended.by_event = true;
@@ -256,16 +273,33 @@ impl Ledger {
         .fetch_all(&mut *tx)
         .await
         .doing("reading open batches")?;
-        rows.iter()
-            .map(|row| {
-                let id = row.id("id")?;
-                let damaged = LedgerError::Damaged { column: "intent", found: "no keys that open" };
-                let opened = self.keys.unseal(&row.bytes("intent")?, id.as_bytes());
-                let Ok(plain) = opened else { return Err(damaged) };
-                let Some(intended) = Intended::decode(&plain) else { return Err(damaged) };
-                Ok(OpenBatch { id, intended, transaction_id: row.optional_text("transaction_id")? })
-            })
-            .collect()
+        rows.iter().map(|row| self.open_intent(row)).collect()
+    }
+
+    /// One batch of a run, if its outcome is not recorded.
+    ///
+    /// # Errors
+    /// As for [`Ledger::open_batches`].
+    pub async fn open_batch(&self, run: &Run, id: Uuid) -> Result<Option<OpenBatch>, LedgerError> {
+        let row = sqlx::query(
+            "SELECT id, transaction_id, intent FROM batch \
+             WHERE run_id = $1 AND id = $2 AND state = 'intended'",
+        )
+        .bind(run.id.to_string())
+        .bind(id.to_string())
+        .fetch_optional(&self.pool)
+        .await
+        .doing("reading an open batch")?;
+        row.map(|row| self.open_intent(&row)).transpose()
+    }
+
+    fn open_intent(&self, row: &AnyRow) -> Result<OpenBatch, LedgerError> {
+        let id = row.id("id")?;
+        let damaged = LedgerError::Damaged { column: "intent", found: "no keys that open" };
+        let opened = self.keys.unseal(&row.bytes("intent")?, id.as_bytes());
+        let Ok(plain) = opened else { return Err(damaged) };
+        let Some(intended) = Intended::decode(&plain) else { return Err(damaged) };
+        Ok(OpenBatch { id, intended, transaction_id: row.optional_text("transaction_id")? })
     }
 }
 
@@ -363,6 +397,7 @@ mod tests {
             tellings in prop::collection::vec(telling(), 0..3),
             values in prop::collection::vec(prop::option::of(".{0,9}"), 0..24),
             by_event in any::<bool>(),
+            partition in prop::option::of(".{0,9}"),
         ) {
             let columns = notice::told(&tellings).len();
             let told = values.chunks_exact(columns.max(1)).map(<[_]>::to_vec);
@@ -380,6 +415,7 @@ mod tests {
                 tellings,
                 told,
                 by_event,
+                partition,
             };
             prop_assert_eq!(Intended::decode(&intended.encode()), Some(intended));
         }

@@ -119,6 +119,7 @@ pub(super) struct Prepared {
     records: u64,
     attachments: u64,
     commitments: Option<Commitments>,
+    partition: Option<String>,
     events: Vec<String>,
     notices: Drafts,
     tombs: Tombs,
@@ -148,6 +149,7 @@ impl Prepared {
                     .map_or_else(Hash::empty_root, Commitments::root),
                 pseudonymized: run.pseudonymized.clone(),
                 notices: self.notices.notices(),
+                partition: self.partition.clone(),
             },
         }
     }
@@ -339,8 +341,18 @@ impl Ledger {
             Outcome::Done => Tombs::of(&self.keys, run, batch, taken),
             Outcome::Undone(_) => Tombs::default(),
         };
-        let (records, events) = (taken.keys.len() as u64, events.to_vec());
-        Prepared { batch, outcome, records, attachments, commitments, events, notices, tombs, at }
+        Prepared {
+            batch,
+            outcome,
+            records: taken.keys.len() as u64,
+            attachments,
+            commitments,
+            partition: taken.partition.clone(),
+            events: events.to_vec(),
+            notices,
+            tombs,
+            at,
+        }
     }
 
     /// Writes outcomes of a run that stands so, each once: the one function that does. Gives how many of
@@ -392,6 +404,24 @@ impl Ledger {
         audit::append_all(tx, &self.keys, &entries).await?;
         fault::point("batch.settling");
         Ok(settled_here)
+    }
+
+    /// Notes how a run reaches the due rows, and why that way, beside what it noted before.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn note_access(&self, run: &Run, access: &str) -> Result<(), LedgerError> {
+        let mut tx = self.begin().await?;
+        sqlx::query(
+            "UPDATE run SET access = CASE WHEN access IS NULL THEN $1 ELSE access || '; ' || $1 END \
+             WHERE id = $2 AND (access IS NULL OR access NOT LIKE '%' || $1 || '%')",
+        )
+        .bind(access)
+        .bind(run.id.to_string())
+        .execute(&mut *tx)
+        .await
+        .doing("noting an access path")?;
+        commit(tx).await
     }
 
     /// Ends a run and closes its request; that of a run that was stopped stays open, so that another
@@ -569,6 +599,8 @@ pub struct LastRun {
     pub error: Option<String>,
     /// Why it ran.
     pub cause: Cause,
+    /// How it reached the due rows, and why that way, where it had a choice.
+    pub access: Option<String>,
 }
 
 impl Ledger {
@@ -579,7 +611,7 @@ impl Ledger {
     pub async fn last_run(&self, rule: &Name) -> Result<Option<LastRun>, LedgerError> {
         let mut tx = self.snapshot().await?;
         let row = sqlx::query(
-            "SELECT run.id, run.state, records, remaining, started_at, finished_at, error, cause \
+            "SELECT run.id, run.state, records, remaining, started_at, finished_at, error, cause, access \
              FROM run JOIN request ON request.id = run.request_id \
              WHERE run.rule = $1 ORDER BY started_at DESC LIMIT 1",
         )
@@ -597,6 +629,7 @@ impl Ledger {
             finished_at: row.optional_moment("finished_at")?,
             error: row.optional_text("error")?,
             cause: row.word("cause", Cause::from_word)?,
+            access: row.optional_text("access")?,
         }))
     }
 

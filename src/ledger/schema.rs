@@ -20,10 +20,10 @@ use crate::keys::Keys;
 const VERSIONS: &str = "ledger_version";
 
 /// The version that this program makes and understands.
-const KNOWN: i64 = 6;
+const KNOWN: i64 = 7;
 
 /// Each migration's name, and its text for SQLite and for PostgreSQL; the first brings version 1.
-const MIGRATIONS: [(&str, &str, &str); 6] = [
+const MIGRATIONS: [(&str, &str, &str); 7] = [
     (
         "ledger",
         include_str!("../../migrations/sqlite/0001_ledger.sql"),
@@ -53,6 +53,11 @@ const MIGRATIONS: [(&str, &str, &str); 6] = [
         "backups",
         include_str!("../../migrations/sqlite/0006_backups.sql"),
         include_str!("../../migrations/postgres/0006_backups.sql"),
+    ),
+    (
+        "access",
+        include_str!("../../migrations/sqlite/0007_access.sql"),
+        include_str!("../../migrations/postgres/0007_access.sql"),
     ),
 ];
 

@@ -21,9 +21,9 @@ use crate::fault;
 use crate::keys::Keys;
 use crate::ledger::{Finish, Gate, Intended, LedgerError, Outcome, RuleLock, Run};
 use crate::plan::Verification;
-use crate::rule::Rule;
+use crate::rule::{Rule, Why};
 use crate::store::sql::catalogue::{Column, ColumnKind};
-use crate::store::sql::{Pace, Window};
+use crate::store::sql::{Pace, WalkKind, Window};
 use crate::store::{Effected, Left, PathsAgain, StoreError, Target, Walk};
 use crate::types::Key;
 
@@ -248,7 +248,11 @@ impl Execution<'_> {
 
     /// Walks the table until nothing is due, or a walk takes nothing.
     async fn walk(&mut self) -> Result<Ended, RunError> {
-        let mut due = self.prepared.due;
+        let before = self.records;
+        if let Ended::Stopped = self.drop_partitions().await? {
+            return Ok(Ended::Stopped);
+        }
+        let mut due = self.prepared.due.saturating_sub(self.records - before);
         let left = self.lives_on;
         for _ in 0..MOST_WALKS {
             if due == 0 {
@@ -269,6 +273,9 @@ impl Execution<'_> {
             }
             let Prepared { store, target, bounds, total, .. } = &self.prepared;
             let mut walk = store.walk(target, *bounds, due, *total)?;
+            if let Walk::Rows(walk) = &walk {
+                self.note_path(walk.kind, walk.why).await?;
+            }
             self.pacer.set_out(walk.steps_are_pages());
             match &mut walk {
                 Walk::Rows(walk) if self.rule.attachments().is_empty() => {
@@ -295,6 +302,14 @@ impl Execution<'_> {
             due = self.seen.unwrap_or(0);
         }
         Ok(Ended::Complete)
+    }
+
+    /// Writes down how the rows are reached, and why: for people.
+    async fn note_path(&mut self, kind: WalkKind, why: Why) -> Result<(), RunError> {
+        let access = format!("{kind}: {}", why.in_words());
+        tracing::info!(rule = %self.rule.name, access, "walking");
+        self.runner.ledger.note_access(&self.run, &access).await?;
+        Ok(())
     }
 
     /// Clearly more than was due when the run began is more than anybody was asked about: something
@@ -507,6 +522,7 @@ impl Execution<'_> {
             identities: std::mem::take(&mut batch.identities),
             attached: attached.named(),
             by_event: self.events.name_it,
+            partition: None,
         };
         let transaction_id = batch.transaction_id.clone();
         let id = match self.intend(&intended, transaction_id.as_deref(), gate).await {
@@ -545,7 +561,7 @@ impl Execution<'_> {
         Ok((Begun { id, intended, transaction_id, events: Arc::default() }, effect))
     }
 
-    async fn intend(
+    pub(super) async fn intend(
         &mut self,
         intended: &Intended,
         transaction_id: Option<&str>,

@@ -336,7 +336,7 @@ impl Execution<'_> {
 
     /// Asks the store what became of a batch of which the answer got lost, or whose commit failed, and
     /// writes it down. Gives how many records it took, and whether that is all of it.
-    async fn find_out(
+    pub(super) async fn find_out(
         &mut self,
         begun: Begun,
         error: &StoreError,

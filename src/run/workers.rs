@@ -237,12 +237,18 @@ impl Execution<'_> {
             }
             seen => seen?,
         }
-        self.is_through(workers, walk, records);
+        self.is_through(workers, walk, &job.window, records);
         Ok(())
     }
 
-    fn is_through(&mut self, workers: &mut Workers, walk: &mut sql::Walk, records: u64) {
-        walk.note(records);
+    fn is_through(
+        &mut self,
+        workers: &mut Workers,
+        walk: &mut sql::Walk,
+        window: &Window,
+        records: u64,
+    ) {
+        walk.note(window, records);
         self.pacer.note(records);
         workers.are_rested = false;
     }
@@ -290,7 +296,7 @@ impl Execution<'_> {
         self.pacer.taken();
         let records = batch.keys.len() as u64;
         self.see_through(batch, Some(gate)).await?;
-        self.is_through(workers, walk, records);
+        self.is_through(workers, walk, &job.window, records);
         Ok(())
     }
 

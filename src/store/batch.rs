@@ -37,6 +37,20 @@ pub enum Walk {
 }
 
 impl Walk {
+    /// Whether its steps are pages of a heap, not rows.
+    pub fn steps_are_pages(&self) -> bool {
+        matches!(self, Walk::Rows(walk) if walk.steps_are_pages())
+    }
+
+    /// Moves on past a window that could not be taken, and leaves what is due there to another walk. Says whether that can
+    /// be done: files and objects have no locks.
+    pub fn pass_over(&mut self) -> bool {
+        match self {
+            Walk::Rows(walk) => walk.pass_over(),
+            Walk::Files { .. } | Walk::Objects { .. } => false,
+        }
+    }
+
     /// Moves on past what was taken last.
     pub fn advance(&mut self, window: Option<&Window>, records: u64) {
         match (self, window) {

@@ -73,6 +73,7 @@ mod happened;
 mod keep;
 mod lag;
 mod mysql;
+mod partitions;
 mod postgres;
 mod readback;
 mod remove;
@@ -103,7 +104,7 @@ pub use again::Fate;
 pub(super) use again::{again, present};
 pub(crate) use batch::TakeError;
 pub use batch::{Interrupted, Locked, Records, Replace, Resolution};
-pub(super) use batch::{lock, resolve, take, take_locked, try_told};
+pub(super) use batch::{lock, resolve, take, take_locked, transaction_id, try_told};
 pub use explain::Explained;
 pub(super) use explain::explain as explain_record;
 pub(super) use happened::happened;
@@ -111,6 +112,10 @@ pub use happened::{Happened, Watched};
 pub(crate) use keep::KeepError;
 pub(super) use keep::{count_held_of_table, count_held_of_target, keep, try_held_predicate};
 pub(super) use lag::lag;
+pub use partitions::Partition;
+pub(super) use partitions::{
+    begin_keys, detach_and_drop, is_free, is_unchanged, lock_writers_out, next_keys, partitions,
+};
 pub(super) use readback::{residue, still_there};
 pub(super) use remove::Removal;
 pub(super) use sight::{MARKER_COLUMNS, mark, server, write_mark};

@@ -18,7 +18,10 @@ use crate::plan::{Residue, Survey};
 use crate::rule::{Dialect, Rule};
 use crate::types::{Key, Name};
 
+mod partitions;
 mod sight;
+
+pub use partitions::Dropping;
 
 /// A database of tables.
 #[derive(Clone, Debug)]

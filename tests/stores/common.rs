@@ -114,6 +114,7 @@ pub(crate) fn rule(table: &str) -> Rule {
             },
             attachments: Vec::new(),
             matching: BTreeMap::new(),
+            access: None,
         }),
         retention: "2 years".parse().unwrap(),
         action: Action::Delete,

@@ -74,6 +74,7 @@ fn one_of_each() -> Vec<Event> {
             commitments: Hash([7; 32]),
             pseudonymized: vec!["email".into()],
             notices: BTreeMap::new(),
+            partition: None,
         },
         Event::BatchUndone {
             run,

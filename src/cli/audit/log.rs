@@ -112,6 +112,14 @@ fn day(entry: &Entry) -> String {
     entry.at.strftime("%Y-%m-%d").to_string()
 }
 
+fn with_partition(records: u64, partition: Option<&str>) -> String {
+    let records = output::records(records);
+    match partition {
+        Some(name) => format!("{records} with partition {name}"),
+        None => records,
+    }
+}
+
 /// What an entry says, in a line.
 pub(super) fn describe(event: &Event) -> String {
     let short = |digest: &str| digest.chars().take(8).collect::<String>();
@@ -138,13 +146,14 @@ pub(super) fn describe(event: &Event) -> String {
         Event::RunStarted { table, action, cause, cutoff, .. } => {
             format!("by {cause}: {action} in {table} before {}", cutoff.strftime("%Y-%m-%d"))
         }
-        Event::BatchDone { records, action, commitments, notices, .. } => {
+        Event::BatchDone { records, action, commitments, notices, partition, .. } => {
             let root = commitments.to_string();
             let told = match notices.values().sum() {
                 0 => String::new(),
                 told => format!(", {}", output::notices(told)),
             };
-            format!("{action} of {}, root {}{told}", output::records(*records), short(&root))
+            let records = with_partition(*records, partition.as_deref());
+            format!("{action} of {records}, root {}{told}", short(&root))
         }
         Event::RunFinished { state, records, remaining, reason, .. } => {
             let still = remaining.map(|due| format!(", {} still due", output::number(due)));

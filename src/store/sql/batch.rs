@@ -150,13 +150,16 @@ async fn named(
     told: Vec<Vec<Option<String>>>,
 ) -> Result<Records, TakeError> {
     let transaction_id = match (tx.dialect(), keys.is_empty()) {
-        (Dialect::Postgres, false) => {
-            let s = Statement::new(Dialect::Postgres, "SELECT pg_current_xact_id()::text");
-            tx.fetch_row(&s).await?.text(0)
-        }
+        (Dialect::Postgres, false) => Some(transaction_id(tx).await?),
         _ => None,
     };
     Ok(Records { keys, told, transaction_id })
+}
+
+/// The name of a transaction of PostgreSQL, by which its fate can be asked later.
+pub(crate) async fn transaction_id(tx: &mut Transaction) -> Result<String, sqlx::Error> {
+    let s = Statement::new(Dialect::Postgres, "SELECT pg_current_xact_id()::text");
+    tx.fetch_row(&s).await?.text(0).ok_or(sqlx::Error::RowNotFound)
 }
 
 /// `DELETE FROM … WHERE ` or `UPDATE … SET … WHERE `.

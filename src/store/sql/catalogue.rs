@@ -1,5 +1,7 @@
 //! What a live catalogue says about a table: plain facts, the same for every dialect.
 
+use std::collections::BTreeMap;
+
 use sha2::{Digest, Sha256};
 
 use crate::plan::OnDelete;
@@ -16,6 +18,8 @@ pub struct Table {
     pub name: String,
     /// What it is.
     pub shape: Shape,
+    /// Whether it has partitions that can be detached and dropped (PostgreSQL).
+    pub partitioned: bool,
     /// Tables that it shares rows with: partitions, and what it is a partition of (PostgreSQL).
     pub family: Vec<(Option<String>, String)>,
     /// Its columns in order.
@@ -33,6 +37,9 @@ pub struct Table {
     pub privileges: Privileges,
     /// Its size as the store's own statistics tell it.
     pub statistics: Statistics,
+    /// How well the order of a column's values is that in which its rows lie, from -1 to 1, where the
+    /// store's statistics tell.
+    pub correlations: BTreeMap<String, f64>,
 }
 
 /// How a table's rows can be reached in the order in which they lie.

@@ -147,6 +147,9 @@ pub(super) async fn table(
         triggers: triggers(connection, &schema, &table_name).await?,
         privileges: privileges(connection, &schema, &table_name).await?,
         statistics: Statistics { rows: positive(found.int(2)), pages: positive(found.int(3)) },
+        // Those that it has are parts of one table, and its keys are unique over all of them.
+        partitioned: false,
+        correlations: BTreeMap::new(),
         schema: Some(schema),
         name: table_name,
     };

@@ -1,5 +1,6 @@
 //! PostgreSQL: connecting, binding and reading values, and the catalogue.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -81,7 +82,13 @@ pub(super) async fn table(
 ) -> Result<Option<Table>, sqlx::Error> {
     let find = statement(
         "SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, \
-                c.reltuples::bigint, pg_relation_size(c.oid) / current_setting('block_size')::bigint, \
+                CASE WHEN c.relkind = 'p' \
+                     THEN (SELECT CASE WHEN min(l.reltuples) >= 0 THEN sum(l.reltuples)::bigint END \
+                           FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid WHERE t.isleaf) \
+                     ELSE c.reltuples::bigint END, \
+                (CASE WHEN c.relkind = 'p' \
+                      THEN (SELECT sum(pg_relation_size(t.relid))::bigint FROM pg_partition_tree(c.oid) t WHERE t.isleaf) \
+                      ELSE pg_relation_size(c.oid) END) / current_setting('block_size')::bigint, \
                 has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'DELETE'), \
                 has_table_privilege(c.oid, 'UPDATE') OR has_any_column_privilege(c.oid, 'UPDATE'), \
                 am.amname::text, \
@@ -107,7 +114,9 @@ pub(super) async fn table(
             (Some("r" | "p"), _) => Shape::Keyed,
             _ => Shape::Unsupported,
         },
+        partitioned: found.text(3).as_deref() == Some("p"),
         family: family(connection, oid).await?,
+        correlations: correlations(connection, oid).await?,
         columns,
         key: Vec::new(),
         indexes,
@@ -125,6 +134,22 @@ pub(super) async fn table(
     };
     table.choose_key(&primary);
     Ok(Some(table))
+}
+
+/// What `pg_stats` tells of the table's own rows.
+async fn correlations(
+    connection: &mut PgConnection,
+    oid: i64,
+) -> Result<BTreeMap<String, f64>, sqlx::Error> {
+    let query = statement(
+        "SELECT s.attname::text, s.correlation::text FROM pg_stats s \
+         JOIN pg_namespace n ON n.nspname = s.schemaname \
+         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.tablename \
+         WHERE c.oid = $1::bigint::oid AND NOT s.inherited AND s.correlation IS NOT NULL",
+        vec![Value::Int(oid)],
+    );
+    let read = |row: &Row| Some((row.text(0)?, row.text(1)?.parse().ok()?));
+    Ok(fetch(connection, &query).await?.iter().filter_map(read).collect())
 }
 
 /// The tables that it inherits from, however far up, and those that inherit from it.

@@ -1,5 +1,6 @@
 //! SQLite: connecting, binding and reading values, and the catalogue.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -105,6 +106,8 @@ pub(super) async fn table(
         triggers: triggers(connection, &table_name).await?,
         privileges: Privileges { select: Some(true), ..Privileges::default() },
         statistics: Statistics::default(),
+        partitioned: false,
+        correlations: BTreeMap::new(),
         name: table_name,
     };
     // A foreign key that names no columns points at the primary key.

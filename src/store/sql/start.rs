@@ -73,6 +73,17 @@ impl StartColumn {
         s.push(")");
     }
 
+    /// Appends that what ends before this bound, a text of the column's own type, is over at the cutoff.
+    pub(super) fn ends_before_cutoff(
+        &self,
+        s: &mut Statement,
+        bounds: Bounds,
+        bound: &'static str,
+    ) {
+        s.push(bound).push("::").type_of(&self.column).push(" <= ");
+        self.limit(s, bounds.cutoff);
+    }
+
     /// Appends that there is no starting point.
     pub(super) fn is_missing(&self, s: &mut Statement) {
         if self.dialect == Dialect::Mysql && !self.column.nullable {

@@ -2,12 +2,15 @@
 
 use jiff::Timestamp;
 
-use crate::plan::{Dependents, Survey};
+use crate::plan::{Access, Dependents, Partition, Survey};
+use crate::rule::{AccessPath, Facts};
 use crate::types::Key;
 
 use super::catalogue::Reference;
+use super::partitions::{self as sql, partitions};
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
+use super::walk::facts;
 use super::window::{read_key, select_key};
 use super::{Row, Transaction};
 
@@ -45,8 +48,35 @@ pub(crate) async fn survey(
                 });
             }
         }
+        if survey.due > 0 {
+            survey.access = Some(access(tx, target, bounds, (survey.due, survey.total)).await?);
+        }
     }
     Ok(survey)
+}
+
+/// How a run would reach so many due rows of so many.
+async fn access(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    (due, total): (u64, u64),
+) -> Result<Access, sqlx::Error> {
+    let found = partitions(tx, target, bounds).await?;
+    let whole = found.iter().filter(|partition| partition.spared.is_none()).count();
+    let facts = Facts { whole_partitions: whole as u64, ..facts(target, due, total) };
+    let (path, why) = AccessPath::choose(&facts);
+    let planned = |partition: sql::Partition| Partition {
+        name: partition.display_name(),
+        rows: partition.rows,
+        spared: partition.spared,
+    };
+    Ok(Access {
+        path,
+        why: why.in_words(),
+        partitions: found.into_iter().map(planned).collect(),
+        keeps_partitions: target.keeps_partitions().filter(|_| target.table.partitioned),
+    })
 }
 
 /// Runs the due clauses over no rows: the store parses and plans them.

@@ -12,10 +12,11 @@ use jiff::Timestamp;
 use crate::anonymize::Strategy;
 use crate::notice;
 use crate::plan::OnDelete;
-use crate::rule::{Action, Condition, Dialect, Encoding, Rule};
+use crate::rule::{AccessPath, Action, Condition, Dialect, Encoding, Rule};
 
 use super::catalogue::{Column, ColumnKind, Reference, Shape, Table};
 use super::keep::Keep;
+use super::partitions;
 use super::start::{Form, StartColumn, form_of};
 use super::statement::Statement;
 use super::window::Window;
@@ -52,6 +53,10 @@ pub struct Target {
     /// How long a batch waits for a lock, while it holds others.
     lock_wait: Duration,
     keep: Keep,
+    /// The access path that the rule pins.
+    pub(super) pinned: Option<AccessPath>,
+    /// Why no partition is dropped whole, if so.
+    pub(super) obstacle: Option<&'static str>,
 }
 
 /// What is set in an anonymized record.
@@ -216,6 +221,7 @@ impl Target {
         }
         match start {
             Some(start) if mismatches.is_empty() => Ok(Target {
+                obstacle: partitions::obstacle(rule, &table),
                 table,
                 start,
                 condition: rows.condition.clone(),
@@ -227,6 +233,7 @@ impl Target {
                 by_event: false,
                 lock_wait: rule.pacing.tempo.targets().lock_wait,
                 keep: Keep::default(),
+                pinned: rows.access,
             }),
             _ => Err(mismatches),
         }

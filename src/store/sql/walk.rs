@@ -4,12 +4,19 @@
 //! order wins by up to ten times over the usual loop along the index, which touches each page many
 //! times over. Where they are few, the index finds them at once and a walk over the whole table
 //! would cost far more than the deletion.
+//!
+//! Statistics choose, and what a walk meets corrects them: it goes on along the index where a long stretch
+//! held next to nothing, and by ranges where rows that the index named lie close together. What it misses, the
+//! look back at the end of the run finds.
+
+use std::fmt;
 
 use crate::pace::Pace;
-use crate::types::Key;
+use crate::rule::{AccessPath, Facts, Why};
+use crate::types::{Key, KeyValue};
 
 use super::Transaction;
-use super::catalogue::Shape;
+use super::catalogue::{Shape, Table};
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
 use super::window::{Locator, Window, inside, read_ctid, read_key, select_key};
@@ -23,6 +30,16 @@ const MOST_VALUES: usize = 30_000;
 /// A window whose rows, due or not, are at most so many times those that a batch takes is not counted before: that would
 /// cost half as much as the deletion. The pace follows what is met, and a page has room for 291 rows at most.
 const AMPLE: u64 = 4;
+/// Pages of a stretch, after which it is asked whether the walk is still worth its way.
+const STRETCH: u64 = 2_048;
+/// With fewer due rows in a stretch than one in so many pages, the index finds the rest sooner.
+const SPARSE: u64 = 8;
+/// With as many due rows in each page, they are taken by a range of pages.
+const DENSE: u64 = 8;
+/// Rows in a page, where the store does not tell: a fair guess.
+const ROWS_IN_A_PAGE: u64 = 40;
+/// From this correlation on, rows of one age lie together.
+const TOGETHER: f64 = 0.9;
 
 /// Which way is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,15 +50,12 @@ pub enum WalkKind {
     Index,
 }
 
-impl WalkKind {
-    /// Chooses by what is known: how many records are due, how many pages the table has, and
-    /// whether an index serves the starting point.
-    ///
-    /// A walk in physical order reads every page once; a walk along the index reads at most one
-    /// page for each due record, and fewer when they lie together. Without an index, finding due
-    /// records is a scan of the whole table for every window, so one walk over it is always better.
-    pub fn choose(due: u64, pages: u64, indexed: bool) -> WalkKind {
-        if indexed && due < pages / 4 { WalkKind::Index } else { WalkKind::Ranges }
+impl fmt::Display for WalkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            WalkKind::Ranges => AccessPath::Ranges.as_str(),
+            WalkKind::Index => AccessPath::Index.as_str(),
+        })
     }
 }
 
@@ -50,16 +64,26 @@ impl WalkKind {
 pub struct Walk {
     /// Which way it goes.
     pub kind: WalkKind,
+    /// Why.
+    pub why: Why,
     position: Position,
+    /// Whether it may change its way.
+    may_switch: bool,
+    due: u64,
     /// The window that was given last.
     given: Option<Window>,
+    /// Pages passed since it was last asked whether the walk is worth its way, and due rows taken there.
+    stretch: (u64, u64),
+    /// The width of the window that was given last.
+    width: u64,
 }
 
 /// Where a walk stands, in its own terms.
 #[derive(Debug)]
 enum Position {
-    /// At this page of a heap, of so many; on each lie about so many rows.
-    Page { next: u64, end: u64, rows: u64 },
+    /// At this page of a heap, of so many, on each of which lie about so many rows; `narrowed` once it is known where
+    /// due rows begin and end.
+    Page { next: u64, end: u64, rows: u64, narrowed: bool },
     /// After this row in key or rowid order; `done` when the last window has been given.
     Row { after: Option<Key>, done: bool },
     /// Windows collected from the index and not yet given out, and how many times it may be looked
@@ -69,27 +93,53 @@ enum Position {
     Index { collected: Vec<Window>, rounds: u64, taken: u64 },
 }
 
+impl Position {
+    fn on_index(due: u64) -> Position {
+        Position::Index { collected: Vec::new(), rounds: due / COLLECT + 2, taken: 1 }
+    }
+}
+
+/// What is known of a table of which `due` records of `total` are due.
+pub(crate) fn facts(target: &Target, due: u64, total: u64) -> Facts {
+    let (table, column) = (&target.table, &target.start.column.name);
+    let pages = table.statistics.pages.filter(|pages| *pages > 0);
+    Facts {
+        due,
+        total,
+        pages: pages.unwrap_or(total / ROWS_IN_A_PAGE),
+        is_indexed: table.index_on(column).is_some(),
+        // Elsewhere rows are sought by their key, and of its order nothing is known.
+        correlation: match table.shape {
+            Shape::Heap => table.correlations.get(column).copied(),
+            _ => None,
+        },
+        whole_partitions: 0,
+        pinned: target.pinned,
+    }
+}
+
 impl Walk {
     /// Starts a walk over a table of which `due` records are due.
     pub fn new(target: &Target, due: u64, total: u64) -> Walk {
-        let table = &target.table;
-        // Where the store does not tell, forty rows to a page is a fair guess.
-        let pages = table.statistics.pages.filter(|pages| *pages > 0).unwrap_or(total / 40);
-        let kind =
-            WalkKind::choose(due, pages, table.index_on(&target.start.column.name).is_some());
-        let position = match (kind, table.shape) {
-            (WalkKind::Index, _) => {
-                Position::Index { collected: Vec::new(), rounds: due / COLLECT + 2, taken: 1 }
-            }
+        let facts = facts(target, due, total);
+        // What is left beside whole partitions is reached as without them.
+        let pinned = facts.pinned.filter(|pinned| *pinned != AccessPath::Partitions);
+        let (path, why) = AccessPath::choose(&Facts { pinned, ..facts });
+        let kind = match path {
+            AccessPath::Index => WalkKind::Index,
+            AccessPath::Ranges | AccessPath::Partitions => WalkKind::Ranges,
+        };
+        let position = match (kind, target.table.shape) {
+            (WalkKind::Index, _) => Position::on_index(due),
             // The last page may have grown since: one more costs nothing.
-            (WalkKind::Ranges, Shape::Heap) => Position::Page {
-                next: 0,
-                end: pages + 1,
-                rows: total.div_ceil(pages.max(1)).max(1),
-            },
+            (WalkKind::Ranges, Shape::Heap) => {
+                let rows = total.div_ceil(facts.pages.max(1)).max(1);
+                Position::Page { next: 0, end: facts.pages + 1, rows, narrowed: false }
+            }
             (WalkKind::Ranges, _) => Position::Row { after: None, done: false },
         };
-        Walk { kind, position, given: None }
+        let may_switch = facts.is_indexed && pinned.is_none();
+        Walk { kind, why, position, may_switch, due, given: None, stretch: (0, 0), width: 0 }
     }
 
     /// Whether its steps are pages of a heap, not rows.
@@ -139,16 +189,31 @@ impl Walk {
     }
 
     /// Takes note of what a window came to.
-    pub fn note(&mut self, records: u64) {
+    pub fn note(&mut self, window: &Window, records: u64) {
         if let Position::Index { taken, .. } = &mut self.position {
             *taken += records;
+            return;
+        }
+        let passed = match window {
+            Window::Pages { from, to } => to - from,
+            _ => self.width / ROWS_IN_A_PAGE,
+        };
+        self.stretch = (self.stretch.0 + passed, self.stretch.1 + records);
+        let (pages, rows) = self.stretch;
+        if pages >= STRETCH {
+            self.stretch = (0, 0);
+            if self.may_switch && rows * SPARSE < pages {
+                tracing::debug!(pages, rows, "a sparse stretch: going on along the index");
+                self.kind = WalkKind::Index;
+                self.position = Position::on_index(self.due);
+            }
         }
     }
 
     /// Moves on past a window of which so many records were taken.
     pub fn advance(&mut self, window: &Window, records: u64) {
         self.pass(window);
-        self.note(records);
+        self.note(window, records);
     }
 }
 
@@ -175,14 +240,25 @@ async fn find_next(
 ) -> Result<Option<Window>, sqlx::Error> {
     if let Position::Index { collected, rounds, taken } = &mut walk.position {
         if collected.is_empty() && *rounds > 0 && *taken > 0 {
-            *collected = collect(tx, target, bounds, pace.rows).await?;
+            *collected = collect(tx, target, bounds, pace, walk.may_switch).await?;
             *rounds = if collected.is_empty() { 0 } else { *rounds - 1 };
             *taken = 0;
         }
         split_last(collected, pace.rows);
         return Ok(collected.last().cloned());
     }
+    if let Position::Page { next, end, narrowed, .. } = &mut walk.position
+        && !*narrowed
+    {
+        *narrowed = true;
+        if walk.may_switch
+            && let Some((first, last)) = where_due_rows_lie(tx, target, bounds).await?
+        {
+            (*next, *end) = (first.max(*next), last.min(*end));
+        }
+    }
     loop {
+        walk.width = pace.width;
         let window = match &walk.position {
             Position::Page { next, end, .. } if next < end => {
                 Window::Pages { from: *next, to: (next + pace.width).min(*end) }
@@ -256,13 +332,73 @@ async fn boundary(
     tx.fetch(&s).await?.first().map(|row| read_key(target.dialect(), row, &columns)).transpose()
 }
 
-/// Due rows found along the index, in physical order, cut into windows of `rows`; the first window
-/// is the last element.
+/// The pages between which due rows most likely lie, where rows of one age lie together: around those of
+/// the oldest and of the newest due row. The index finds both at once.
+async fn where_due_rows_lie(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+) -> Result<Option<(u64, u64)>, sqlx::Error> {
+    let column = &target.start.column.name;
+    let correlation = target.table.correlations.get(column).copied().unwrap_or(0.0);
+    if correlation.abs() < TOGETHER {
+        return Ok(None);
+    }
+    let mut ends = [0; 2];
+    for (end, order) in ends.iter_mut().zip([" LIMIT 1", " DESC LIMIT 1"]) {
+        let mut s = Statement::new(target.dialect(), "SELECT ctid::text FROM ");
+        s.table(&target.table).push(" WHERE ");
+        target.due(&mut s, bounds);
+        s.push(" ORDER BY ").column(&target.table, column).push(order);
+        let found = tx.fetch(&s).await?;
+        let Some(page) = found.first().map(read_ctid).transpose()?.as_ref().and_then(page_of)
+        else {
+            return Ok(None);
+        };
+        *end = page;
+    }
+    let (first, last) = (ends[0].min(ends[1]), ends[0].max(ends[1]));
+    // No order is perfect: a fiftieth more on each side.
+    let margin = (last - first) / 50 + 32;
+    Ok(Some((first.saturating_sub(margin), last + margin + 1)))
+}
+
+fn page_of(ctid: &Key) -> Option<u64> {
+    match ctid.0.first() {
+        Some(KeyValue::Int(page)) => u64::try_from(*page).ok(),
+        _ => None,
+    }
+}
+
+/// The part of the table in which these rows lie, sorted, where they are about all that lies there.
+fn together(target: &Target, rows: &[Key], most: u64) -> Option<Window> {
+    let (count, first, last) = (rows.len() as u64, rows.first()?, rows.last()?);
+    let Table { shape, statistics, .. } = &target.table;
+    if *shape == Shape::Heap {
+        let (from, to) = (page_of(first)?, page_of(last)? + 1);
+        let (total, pages) = (statistics.rows?, statistics.pages.filter(|pages| *pages > 0)?);
+        let held = (to - from).saturating_mul(total / pages + 1);
+        let is_dense = count >= (to - from) * DENSE && held <= most;
+        return is_dense.then_some(Window::Pages { from, to });
+    }
+    let ([KeyValue::Int(start @ 1..)], [KeyValue::Int(end)]) = (&*first.0, &*last.0) else {
+        return None;
+    };
+    let span = u64::try_from(end - start + 1).ok()?;
+    let after = Some(Key(vec![KeyValue::Int(start - 1)]));
+    // Of SQLite's columns any may hold texts, which come after all numbers, and so not in between.
+    (span <= most && span <= count.saturating_mul(2))
+        .then(|| Window::Span { after, upto: Some(last.clone()) })
+}
+
+/// Due rows found along the index, in physical order, cut into windows; the first window is the last
+/// element.
 async fn collect(
     tx: &mut Transaction,
     target: &Target,
     bounds: Bounds,
-    rows: u64,
+    pace: &Pace,
+    may_switch: bool,
 ) -> Result<Vec<Window>, sqlx::Error> {
     let locator = Locator::of(&target.table);
     let mut s = Statement::new(target.dialect(), "SELECT ");
@@ -289,18 +425,10 @@ async fn collect(
         Locator::Ctid => 1,
         Locator::Columns(columns) => columns.len(),
     };
-    let size = usize::try_from(rows).unwrap_or(1_000).min(MOST_VALUES / names).max(1);
-    Ok(rows_found.chunks(size).rev().map(|chunk| Window::Rows(chunk.to_vec())).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_due_rows_are_found_by_the_index_and_many_by_walking_the_table() {
-        assert_eq!(WalkKind::choose(100, 10_000, true), WalkKind::Index);
-        assert_eq!(WalkKind::choose(400_000, 20_000, true), WalkKind::Ranges);
-        assert_eq!(WalkKind::choose(100, 10_000, false), WalkKind::Ranges, "no index, no choice");
-    }
+    let size = usize::try_from(pace.rows).unwrap_or(1_000).min(MOST_VALUES / names).max(1);
+    let window = |rows: &[Key]| {
+        let dense = if may_switch { together(target, rows, pace.most_rows()) } else { None };
+        dense.unwrap_or_else(|| Window::Rows(rows.to_vec()))
+    };
+    Ok(rows_found.chunks(size).rev().map(window).collect())
 }
