@@ -14,13 +14,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from .files import Files
+from .mariadb import MariaDb
 from .measure import Failed, Part, say
 from .postgres import Postgres
+from .rounds import Scale
+from .sqlite import Sqlite
 from .subject import Options
 
 OF_POSTGRES = {"scattered": Postgres.scattered, "clustered": Postgres.clustered, "calm": Postgres.calm, "few": Postgres.few, "anonymize": Postgres.anonymize,
                "partitions": Postgres.partitions, "memory": Postgres.memory}
-PARTS = [*OF_POSTGRES]
+PARTS = [*OF_POSTGRES, "mariadb", "sqlite", "files"]
 
 
 def main() -> None:
@@ -57,15 +61,28 @@ def measure(arguments: argparse.Namespace, options: Options, folder: Path, parts
         for part in done:
             print(part.table(), flush=True)
 
+    scale = Scale(arguments.rows, arguments.rounds, arguments.quick, frozenset(arguments.skip))
     wanted = [name for name in OF_POSTGRES if name in arguments.only]
     if wanted:
-        postgres = Postgres(folder, options, arguments.rows, arguments.rounds, arguments.quick, set(arguments.skip))
+        postgres = Postgres(folder, options, scale)
         try:
             for name in wanted:
                 show(OF_POSTGRES[name](postgres))
         finally:
             postgres.end()
-        shutil.rmtree(folder / "postgres", ignore_errors=True)
+        shutil.rmtree(folder / "postgres")
+    if "mariadb" in arguments.only:
+        mariadb = MariaDb(folder, options, scale)
+        try:
+            show(mariadb.main())
+        finally:
+            mariadb.end()
+        shutil.rmtree(folder / "mariadb")
+    if "sqlite" in arguments.only:
+        show(Sqlite(folder, options, scale).main())
+        shutil.rmtree(folder / "sqlite")
+    if "files" in arguments.only:
+        show(Files(folder, options, scale).main())
 
 
 def parse() -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -30,6 +31,10 @@ class Measure:
     """What the store wrote to its log: WAL, redo."""
     more: dict = field(default_factory=dict)
     """Whatever else a part has to say, by name."""
+
+    @property
+    def log_per_row(self) -> float:
+        return self.log_bytes / self.rows if self.rows else float("nan")
 
 
 class Failed(Exception):
@@ -98,11 +103,10 @@ class Part:
 
     def add(self, contender: str, measure: Measure) -> None:
         self.rounds.setdefault(contender, []).append(measure)
-        more = "".join(f", {name} {value}" for name, value in measure.more.items())
-        per_row = measure.log_bytes / max(measure.rows, 1)
+        more = "".join(f", {name} {value:.2f}" for name, value in measure.more.items())
         say(
             f"{self.title}: {contender}: {measure.seconds:.2f} s, {measure.rows:,} records, CPU {measure.cpu:.1f} s "
-            f"and the server's {measure.server_cpu:.1f} s, {measure.peak_mib:.0f} MiB, log {per_row:.0f} B/row{more}"
+            f"and the server's {measure.server_cpu:.1f} s, {measure.peak_mib:.0f} MiB, log {measure.log_per_row:.0f} B/row{more}"
         )
 
     def ratios(self, contender: str) -> tuple[float, float, float]:
@@ -112,7 +116,7 @@ class Part:
             return measure.rows / measure.seconds
 
         ours, theirs = self.rounds[contender], self.rounds.get(self.against, [])
-        if not theirs:
+        if not theirs or not ours[0].rows:
             nan = float("nan")
             return nan, nan, nan
         of_medians = statistics.median(map(rate, ours)) / statistics.median(map(rate, theirs))
@@ -135,13 +139,13 @@ class Part:
             lines.append([
                 contender,
                 f"{median(lambda m: m.rows / m.seconds):,.0f}",
-                f"{ratio:.2f}",
-                f"{least:.2f} - {most:.2f}",
-                f"{median(lambda m: m.log_bytes / max(m.rows, 1)):,.0f}",
+                number(ratio),
+                f"{number(least)} - {number(most)}",
+                number(median(lambda m: m.log_per_row), 0),
                 f"{max(m.peak_mib for m in rounds):.0f}",
                 f"{median(lambda m: m.cpu):.1f}",
                 f"{median(lambda m: m.server_cpu):.1f}",
-                *[f"{median(lambda m, name=name: m.more.get(name, float('nan'))):.2f}" for name in extra],
+                *[number(median(lambda m, name=name: m.more.get(name, float("nan")))) for name in extra],
                 self.goals.get(contender, ""),
             ])
         return f"\n### {self.title}\n\n{markdown(head, lines)}\n"
@@ -150,6 +154,11 @@ class Part:
         """Every measurement."""
         rounds = {name: [asdict(measure) for measure in rounds] for name, rounds in self.rounds.items()}
         return {"title": self.title, "against": self.against, "rounds": rounds}
+
+
+def number(value: float, digits: int = 2) -> str:
+    """For a cell; nothing where there is no number."""
+    return "" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:

@@ -98,8 +98,9 @@ class House:
                  'max_share = "100 %"', 'max_rows = 1_000_000_000', '[recipient.partner]', 'protocol = "command"',
                  'program = "/bin/true"', '[store.app]']
         lines += [f"{key} = {toml(value)}" for key, value in {**self.store, **store}.items()]
-        lines += ['[rule.old]', 'recipients = ["partner"]', 'mode = "enforce"', 'basis = "a benchmark"']
-        lines += [f"{key} = {toml(value)}" for key, value in {**self.rule, **rule}.items()]
+        lines += ['[rule.old]', 'mode = "enforce"', 'basis = "a benchmark"']
+        whole = {"recipients": ["partner"], **self.rule, **rule}
+        lines += [f"{key} = {toml(value)}" for key, value in whole.items()]
         if self.columns:
             lines += ['[rule.old.columns]']
             lines += [f"{key} = {value}" for key, value in self.columns.items()]
