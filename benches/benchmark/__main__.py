@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .files import Files
 from .mariadb import MariaDb
-from .measure import Failed, Part, say
+from .measure import Failed, Part, say, summary
 from .postgres import Postgres
 from .rounds import Scale
 from .sqlite import Sqlite
@@ -43,6 +43,7 @@ def main() -> None:
     parts: list[Part] = []
     try:
         measure(arguments, options, folder, parts)
+        print(summary(parts))
     except KeyboardInterrupt:
         sys.exit(130)
     except Failed as failed:

@@ -109,13 +109,13 @@ class Part:
             f"and the server's {measure.server_cpu:.1f} s, {measure.peak_mib:.0f} MiB, log {measure.log_per_row:.0f} B/row{more}"
         )
 
-    def ratios(self, contender: str) -> tuple[float, float, float]:
-        """How fast against the one that all are compared with: of medians, and the least and most of any round."""
+    def ratios(self, contender: str, against: str) -> tuple[float, float, float]:
+        """How fast one is against another: of medians, and the least and most of any round."""
 
         def rate(measure: Measure) -> float:
             return measure.rows / measure.seconds
 
-        ours, theirs = self.rounds[contender], self.rounds.get(self.against, [])
+        ours, theirs = self.rounds[contender], self.rounds.get(against, [])
         if not theirs or not ours[0].rows:
             nan = float("nan")
             return nan, nan, nan
@@ -131,16 +131,16 @@ class Part:
                 "CPU s", "server's CPU s", *extra, "goal"]
         lines = []
         for contender, rounds in self.rounds.items():
-            ratio, least, most = self.ratios(contender)
+            ratio, least, most = self.ratios(contender, self.against)
 
             def median(value, rounds=rounds):
                 return statistics.median(map(value, rounds))
 
             lines.append([
                 contender,
-                f"{median(lambda m: m.rows / m.seconds):,.0f}",
+                number(median(lambda m: m.rows / m.seconds or float("nan")), 0),
                 number(ratio),
-                f"{number(least)} - {number(most)}",
+                f"{number(least)} - {number(most)}".strip(" -"),
                 number(median(lambda m: m.log_per_row), 0),
                 f"{max(m.peak_mib for m in rounds):.0f}",
                 f"{median(lambda m: m.cpu):.1f}",
@@ -150,10 +150,35 @@ class Part:
             ])
         return f"\n### {self.title}\n\n{markdown(head, lines)}\n"
 
+    def summary(self) -> list[list[str]]:
+        """What is quoted: expunged against each of the others, a line for each."""
+        lines = []
+        for ours in (name for name in self.rounds if name.startswith("expunged")):
+            others = [name for name in self.rounds if not name.startswith("expunged") and name != "idle"] or [ours]
+            for other in others:
+                ratio, least, most = self.ratios(ours, other)
+                measures = self.rounds[ours]
+                p99 = [measure.more["times idle"] for measure in measures if "times idle" in measure.more]
+                lines.append([
+                    f"{self.title}: {ours}",
+                    "" if other == ours else f"{number(ratio)} of {other} ({number(least)} - {number(most)})",
+                    number(statistics.median(measure.log_per_row for measure in measures), 0),
+                    f"{max(measure.peak_mib for measure in measures):.0f}",
+                    number(statistics.median(p99), 1) if p99 else "",
+                    self.goals.get(ours, "") if other == others[0] else "",
+                ])
+        return lines
+
     def data(self) -> dict:
         """Every measurement."""
         rounds = {name: [asdict(measure) for measure in rounds] for name, rounds in self.rounds.items()}
         return {"title": self.title, "against": self.against, "rounds": rounds}
+
+
+def summary(parts: list[Part]) -> str:
+    """One table of all."""
+    head = ["what", "rows a second", "log B/row", "memory MiB", "write p99, times idle", "goal"]
+    return f"\n### Summary\n\n{markdown(head, [line for part in parts for line in part.summary()])}\n"
 
 
 def number(value: float, digits: int = 2) -> str:
