@@ -32,7 +32,7 @@ class Files:
                       {"store": "app", "path": "*/{user_id}", "subject": "user_id", "retention": "30 days",
                        "action": "delete"})
         self.fresh(count)
-        house.prepare([str(subject) for subject in range(1, HELD + 1)])
+        house.prepare()
         before = self.count()
         contenders = {
             "find -delete": lambda: timed(["find", str(self.root), "-type", "f", "-mtime", "+30", "-delete"])[0],

@@ -114,7 +114,7 @@ class MariaDb:
                       {"store": "app", "table": "events", "starting_point": "created_at", "retention": "2 years",
                        "subject": "user_id", "action": "delete"})
         server.fresh()
-        house.prepare([str(subject) for subject in range(1, HELD + 1)])
+        house.prepare()
         before = self.count()
         contenders = {
             "bulk DELETE": lambda: timed(server.client("bench", BULK), server.pid)[0],

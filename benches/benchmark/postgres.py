@@ -316,10 +316,10 @@ class Postgres:
             UPDATE partman.part_config SET retention = '24 months', retention_keep_table = false,
                 retention_keep_index = false;""")
         self.server.sql(template, "VACUUM (FREEZE, ANALYZE);")
-        part = Part(f"PostgreSQL, {rows:,} rows in months, older than two years go, without holds and recipient", "pg_partman",
+        part = Part(f"PostgreSQL, {rows:,} rows in months, older than two years go, without a recipient", "pg_partman",
                     {"expunged": "0.9"})
-        # A partition with a held row cannot go as a whole, nor one of whose rows somebody is told.
-        house = self.house("partitions", template, {"recipients": "none"}, held=False)
+        # Nobody on the hold list has a row, and nobody is told: such a partition cannot go as a whole.
+        house = self.house("partitions", template, {"recipients": "none"})
         for number in range(self.rounds):
             self.turns(part, number, template, {
                 "pg_partman": lambda: self.server.statement("CALL partman.run_maintenance_proc();"),
@@ -377,13 +377,13 @@ class Postgres:
         self.server.sql("postgres", f"DROP DATABASE IF EXISTS bench;\nDROP DATABASE {template};")
 
     def house(self, name: str, template: str | None, rule: dict | None = None, columns: dict | None = None,
-              database: str = "bench", held: bool = True, options: Options | None = None) -> House:
+              database: str = "bench", options: Options | None = None) -> House:
         if template:
             self.server.fresh(template)
         house = House(self.folder / f"house-{name}", options or self.options,
                       {"kind": "postgres", "url": self.server.url(database)},
                       {**RULE, "action": "delete", **(rule or {})}, columns)
-        house.prepare([str(subject) for subject in range(1, HELD + 1)] if held else [])
+        house.prepare()
         return house
 
     def turns(self, part: Part, number: int, template: str, contenders: dict[str, Callable[[], Measure]],

@@ -68,7 +68,7 @@ class Sqlite:
                       {"store": "app", "table": "events", "starting_point": "created_at", "retention": "2 years",
                        "subject": "user_id", "action": "delete"})
         self.fresh()
-        house.prepare([str(subject) for subject in range(1, HELD + 1)])
+        house.prepare()
         before = self.count()
         bulk = f"PRAGMA secure_delete = ON; DELETE FROM events WHERE created_at < {CUTOFF};"
         contenders = {
