@@ -116,6 +116,12 @@
 //! - **A walk in physical order** is the default way through a table, because it wins by up to ten
 //!   times over the usual loop along an index; where few records are due, the index finds them
 //!   (`store/sql/walk.rs`).
+//! - **A run is paced by its own batches** ([`pace`]): how long one holds its locks says how much the next takes, how long the
+//!   store was at work on it says how long it rests, and the time in which the ledger is written counts as rest. What others
+//!   hold is passed over and left to the next walk, so one row in use does not end a run. All of that is decided by a pure
+//!   throttle; `run/pacing.rs` waits, and never in a transaction.
+//! - **A slot outside its rule's window is not claimed.** It stays due until the window opens ([`schedule`]); nothing has to
+//!   remember it.
 //! - **A rule's lock vanishes with its process** (a locked file, or a session of PostgreSQL), so there
 //!   are no leases to wait for and nothing to clean up after a crash.
 //! - **The ticker only wakes.** tokio-cron-scheduler calls the loop each minute; which slot is due is
