@@ -123,6 +123,12 @@
 //!   all due, and of keys with the same sum. So nothing else in the ledger has to know of partitions.
 //! - **A partition that may take rows to come is not dropped** unless the rule says so: only bounds that are over by
 //!   the cutoff keep new rows from having no place.
+//! - **A run is paced by its own batches** ([`pace`]): how long one holds its locks says how much the next takes, how long the
+//!   store was at work on it says how long it rests, and the time in which the ledger is written counts as rest. What others
+//!   hold is passed over and left to the next walk, so one row in use does not end a run. All of that is decided by a pure
+//!   throttle; `run/pacing.rs` waits, and never in a transaction.
+//! - **A slot outside its rule's window is not claimed.** It stays due until the window opens ([`schedule`]); nothing has to
+//!   remember it.
 //! - **A rule's lock vanishes with its process** (a locked file, or a session of PostgreSQL), so there
 //!   are no leases to wait for and nothing to clean up after a crash.
 //! - **The ticker only wakes.** tokio-cron-scheduler calls the loop each minute; which slot is due is

@@ -39,7 +39,7 @@ impl Tempo {
         match self {
             Tempo::Gentle => Targets {
                 batch: Duration::from_millis(20),
-                rest: 3.0,
+                rest: 1.0,
                 most_rows: 1_000,
                 lock_wait: Duration::from_millis(100),
             },

@@ -129,9 +129,8 @@ fn rule_changes(old: &Rule, new: &Rule) -> Vec<String> {
     differs(&mut found, "schedule", &old.schedule, &new.schedule);
     let zone = |rule: &Rule| rule.time_zone.iana_name().unwrap_or("UTC").to_owned();
     differs(&mut found, "time_zone", &zone(old), &zone(new));
-    let window = |rule: &Rule| match rule.windows.is_always() {
-        true => "any time".to_owned(),
-        false => rule.windows.to_string(),
+    let window = |rule: &Rule| {
+        if rule.windows.is_always() { "any time".to_owned() } else { rule.windows.to_string() }
     };
     differs(&mut found, "window", &window(old), &window(new));
     pacing_changes(&mut found, old.pacing, new.pacing);

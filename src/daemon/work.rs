@@ -116,7 +116,7 @@ impl Active {
             None => None,
         };
         let began = clock::now();
-        if self.waits_for_window(&rule, &work, began) {
+        if waits_for_window(&rule, &work, began) {
             ended.is_idle = true;
             return ended;
         }
@@ -133,16 +133,6 @@ impl Active {
             ended.look_again = self.look_again(&rule, &ended.result, began).await;
         }
         ended
-    }
-
-    /// Whether a piece of work is to wait for the rule's window, which may have closed while others had their turn. Requests
-    /// stay open in the ledger. What a process left behind is resolved at any hour.
-    fn waits_for_window(&self, rule: &Rule, work: &Work, now: Timestamp) -> bool {
-        let waits = !rule.is_open(now) && matches!(work, Work::Request(_) | Work::Look(_));
-        if waits {
-            tracing::info!(rule = %rule.name, opens = %rule.opens_at(now), "waiting for the rule's window");
-        }
-        waits
     }
 
     async fn run(
@@ -280,6 +270,16 @@ impl Active {
         let bounds = Bounds { cutoff: rule.cutoff(since), now: clock::now() };
         store.next_start(&target, bounds).await
     }
+}
+
+/// Whether a piece of work is to wait for the rule's window, which may have closed while others had their turn. Requests
+/// stay open in the ledger. What a process left behind is resolved at any hour.
+fn waits_for_window(rule: &Rule, work: &Work, now: Timestamp) -> bool {
+    let waits = !rule.is_open(now) && matches!(work, Work::Request(_) | Work::Look(_));
+    if waits {
+        tracing::info!(rule = %rule.name, opens = %rule.opens_at(now), "waiting for the rule's window");
+    }
+    waits
 }
 
 /// Says how a run ended.

@@ -55,7 +55,7 @@ fn a_window_of_the_certain_width_never_holds_too_much() {
 
 #[test]
 fn each_word_rests_as_it_promises() {
-    for (tempo, rest) in [(Tempo::Gentle, ms(60)), (Tempo::Balanced, ms(5)), (Tempo::Full, ms(0))] {
+    for (tempo, rest) in [(Tempo::Gentle, ms(20)), (Tempo::Balanced, ms(5)), (Tempo::Full, ms(0))] {
         let mut throttle = throttle(tempo, None);
         assert_eq!(throttle.pause(), Duration::ZERO, "{tempo}: before the first batch");
         throttle.note(took(ms(20), 1_000));
@@ -66,9 +66,9 @@ fn each_word_rests_as_it_promises() {
 #[test]
 fn while_the_ledger_is_written_the_store_rests_already() {
     let mut throttle = throttle(Tempo::Gentle, None);
-    let batch = Measured { held: ms(15), worked: ms(10), ..took(ms(25), 1_000) };
+    let batch = Measured { held: ms(12), worked: ms(10), ..took(ms(14), 1_000) };
     throttle.note(batch);
-    assert_eq!(throttle.pause(), ms(15), "of thirty it has had fifteen");
+    assert_eq!(throttle.pause(), ms(6), "of ten it has had four");
     throttle.note(Measured { took: ms(100), ..batch });
     assert_eq!(throttle.pause(), Duration::ZERO);
 }
@@ -87,17 +87,17 @@ fn slow_commits_lengthen_rests_and_quick_ones_shorten_them_again() {
         throttle.note(Measured { commit: Some(commit), ..took(ms(10), 100) });
         throttle.pause()
     };
-    assert_eq!(commits(&mut throttle, ms(2)), ms(30));
-    assert_eq!(commits(&mut throttle, ms(19)), ms(30), "too quick to mean anything");
-    assert_eq!(commits(&mut throttle, ms(50)), ms(60));
-    assert_eq!(commits(&mut throttle, ms(50)), ms(120));
-    assert_eq!(commits(&mut throttle, ms(50)), ms(120), "there is an end to it");
-    assert_eq!(commits(&mut throttle, ms(3)), ms(60));
-    assert_eq!(commits(&mut throttle, ms(3)), ms(30));
+    assert_eq!(commits(&mut throttle, ms(2)), ms(10));
+    assert_eq!(commits(&mut throttle, ms(19)), ms(10), "too quick to mean anything");
+    assert_eq!(commits(&mut throttle, ms(50)), ms(20));
+    assert_eq!(commits(&mut throttle, ms(50)), ms(40));
+    assert_eq!(commits(&mut throttle, ms(50)), ms(40), "there is an end to it");
+    assert_eq!(commits(&mut throttle, ms(3)), ms(20));
+    assert_eq!(commits(&mut throttle, ms(3)), ms(10));
     // A disk that is always slow is not a disk under load.
     let mut slow = self::throttle(Tempo::Gentle, None);
-    assert_eq!(commits(&mut slow, ms(40)), ms(30));
-    assert_eq!(commits(&mut slow, ms(90)), ms(30));
+    assert_eq!(commits(&mut slow, ms(40)), ms(10));
+    assert_eq!(commits(&mut slow, ms(90)), ms(10));
 }
 
 #[test]

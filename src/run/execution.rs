@@ -150,9 +150,51 @@ impl Execution<'_> {
         let verification = self.look_again(&ended).await;
         // What an interrupted run of the same plan took is not there to be taken again.
         let left = self.left.saturating_sub(self.prepared.taken_before);
-        let came_back = verification.as_ref().filter(|seen| seen.came_back());
+        let (state, reason, error) = self.outcome(&ended, verification.as_ref(), remaining, left);
+        let end = match state {
+            RunState::Failed => RunEnd::Failed,
+            RunState::Stopped => RunEnd::Stopped,
+            _ => RunEnd::Done,
+        };
+        let now = clock::now();
+        // An intent without an outcome must be resolved before the run can end: leave it open.
+        if !matches!(
+            ended,
+            Err(RunError::Ledger(_) | RunError::Unresolved { .. } | RunError::RuleChanged { .. })
+        ) {
+            let finish = Finish { state: end, remaining, reason, error: error.clone(), now };
+            let ledger = &self.runner.ledger;
+            ledger.finish_run(&self.run, finish).await?;
+            fault::point("run.finished");
+            if let Some(seen) = &verification {
+                ledger.record_verification(&self.run, seen, now).await?;
+            }
+        }
+        Ok(RunResult {
+            run: Some(self.run.id),
+            records: self.records,
+            verification,
+            left: matches!(errand, Errand::Plan(_)).then_some(left),
+            lives_on: self.lives_on.in_words(),
+            remaining,
+            batches: self.batches,
+            attachments: if self.replays { self.attachments } else { 0 },
+            error,
+            ..result(self.rule, state, watch)
+        })
+    }
+
+    /// How the run ended: its state, why in the words of the audit log, and what is said to people.
+    fn outcome(
+        &self,
+        ended: &Result<Ended, RunError>,
+        verification: Option<&Verification>,
+        remaining: Option<u64>,
+        left: u64,
+    ) -> (RunState, Option<&'static str>, Option<String>) {
+        let came_back = verification.filter(|seen| seen.came_back());
         let kept = remaining.filter(|due| self.records == 0 && *due > 0 && self.left == 0);
-        let (state, reason, error) = match (&ended, came_back, kept) {
+        match (ended, came_back, kept) {
             (Err(error), ..) => {
                 (RunState::Failed, Some(in_log_words(error)), Some(error.to_string()))
             }
@@ -186,38 +228,7 @@ impl Execution<'_> {
                 (RunState::Done, Some(reason), Some(unfit(self.unfit)))
             }
             (Ok(_), ..) => (RunState::Done, None, None),
-        };
-        let end = match state {
-            RunState::Failed => RunEnd::Failed,
-            RunState::Stopped => RunEnd::Stopped,
-            _ => RunEnd::Done,
-        };
-        let now = clock::now();
-        // An intent without an outcome must be resolved before the run can end: leave it open.
-        if !matches!(
-            ended,
-            Err(RunError::Ledger(_) | RunError::Unresolved { .. } | RunError::RuleChanged { .. })
-        ) {
-            let finish = Finish { state: end, remaining, reason, error: error.clone(), now };
-            let ledger = &self.runner.ledger;
-            ledger.finish_run(&self.run, finish).await?;
-            fault::point("run.finished");
-            if let Some(seen) = &verification {
-                ledger.record_verification(&self.run, seen, now).await?;
-            }
         }
-        Ok(RunResult {
-            run: Some(self.run.id),
-            records: self.records,
-            verification,
-            left: matches!(errand, Errand::Plan(_)).then_some(left),
-            lives_on: self.lives_on.in_words(),
-            remaining,
-            batches: self.batches,
-            attachments: if self.replays { self.attachments } else { 0 },
-            error,
-            ..result(self.rule, state, watch)
-        })
     }
 
     /// Looks for the records that were taken. Not where the ledger failed, and then nothing could be

@@ -87,7 +87,7 @@ mod walk;
 mod window;
 
 use std::io::ErrorKind;
-use std::pin::pin;
+use std::pin::Pin;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -326,7 +326,7 @@ impl Database {
         access: Access,
         isolation: Isolation,
     ) -> Result<Transaction, sqlx::Error> {
-        self.begin_within(self.begin_patiently(access, isolation)).await
+        self.begin_within(Box::pin(self.begin_patiently(access, isolation))).await
     }
 
     /// Begins a transaction that writes, and waits no longer for any lock: it holds others meanwhile, for which others
@@ -336,7 +336,7 @@ impl Database {
         isolation: Isolation,
         lock_wait: Duration,
     ) -> Result<Transaction, sqlx::Error> {
-        let begin = match self {
+        let sql = match self {
             Database::Postgres(_) => {
                 let begin = begin_of_postgres(isolation);
                 format!("{begin}; SET LOCAL lock_timeout = {}", lock_wait.as_millis().max(1))
@@ -349,27 +349,22 @@ impl Database {
             }
             Database::Sqlite(_) => return self.begin_at(Access::ReadWrite, isolation).await,
         };
+        let sql = AssertSqlSafe(sql);
         let begun = async {
             Ok(match self {
-                Database::Postgres(pool) => {
-                    Transaction::Postgres(pool.begin_with(AssertSqlSafe(begin)).await?)
-                }
-                Database::Mysql(pool) => {
-                    Transaction::Mysql(pool.begin_with(AssertSqlSafe(begin)).await?)
-                }
-                Database::Sqlite(pool) => {
-                    Transaction::Sqlite(pool.begin_with(AssertSqlSafe(begin)).await?)
-                }
+                Database::Postgres(pool) => Transaction::Postgres(pool.begin_with(sql).await?),
+                Database::Mysql(pool) => Transaction::Mysql(pool.begin_with(sql).await?),
+                Database::Sqlite(pool) => Transaction::Sqlite(pool.begin_with(sql).await?),
             })
         };
-        self.begin_within(begun).await
+        self.begin_within(Box::pin(begun)).await
     }
 
+    /// On the heap: what takes a batch is large enough without it.
     async fn begin_within(
         &self,
-        begun: impl Future<Output = Result<Transaction, sqlx::Error>>,
+        mut begun: Pin<Box<dyn Future<Output = Result<Transaction, sqlx::Error>> + Send + '_>>,
     ) -> Result<Transaction, sqlx::Error> {
-        let mut begun = pin!(begun);
         // The pool takes a refused connection for a server that is just starting, and tries again
         // until its time is up.
         if let Ok(begun) = timeout(PROMPT, &mut begun).await {
