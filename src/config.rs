@@ -32,6 +32,7 @@ mod attachments;
 mod audit;
 mod backups;
 mod columns;
+mod dependents;
 mod diagnostic;
 mod environment;
 mod events;

@@ -7,8 +7,8 @@ use super::diagnostic::Problem;
 use super::reader::{Located, Reader, Wrong};
 use super::rules::{self, Chosen, Stores, owned};
 use super::text::Place;
-use super::{attachments, events};
-use crate::rule::{Condition, Dialect, Encoding, InvalidCondition, Rows, Selection, StartingPoint};
+use super::{attachments, dependents, events};
+use crate::rule::{Action, Condition, Dialect, Encoding, InvalidCondition, Rows, Selection, StartingPoint};
 use crate::types::TableName;
 
 /// Reads what a rule says of rows. `listens` is where it names events, if it does.
@@ -42,8 +42,16 @@ pub(super) fn read(
         },
     );
     let attachments = attachments::read(reader, stores);
+    let dependents = dependents::read(reader);
     let matching = events::matching(reader, listens);
     let action = anonymizing::action(reader, &columns);
+    if let Some(Action::Anonymize(_)) = action {
+        reader.refuse(
+            "with",
+            "`with` is for rows that are deleted with others, and the rule anonymizes",
+            "leave `with` out, and write a rule of its own for the other table",
+        );
+    }
     let event_values = matching.values().cloned().collect();
     Some(Chosen {
         table: table?.value,
@@ -51,6 +59,7 @@ pub(super) fn read(
             condition,
             starting_point: starting_point?,
             attachments,
+            dependents,
             matching,
         }),
         subject: owned(columns.subject),

@@ -27,7 +27,7 @@ use crate::clock;
 use crate::fault;
 use crate::notice;
 use crate::notice::Telling;
-use crate::plan::Plan;
+use crate::plan::{DependentRows, Plan};
 use crate::rule::Rule;
 use crate::transition::{BatchEnd, State, Step};
 use crate::types::Name;
@@ -118,6 +118,7 @@ pub(super) struct Prepared {
     outcome: Outcome,
     records: u64,
     attachments: u64,
+    dependents: Vec<DependentRows>,
     commitments: Option<Commitments>,
     events: Vec<String>,
     notices: Drafts,
@@ -142,6 +143,7 @@ impl Prepared {
                 action: run.action,
                 records: self.records,
                 attachments: self.attachments,
+                dependents: self.dependents.clone(),
                 commitments: self
                     .commitments
                     .as_ref()
@@ -340,7 +342,19 @@ impl Ledger {
             Outcome::Undone(_) => Tombs::default(),
         };
         let (records, events) = (taken.keys.len() as u64, events.to_vec());
-        Prepared { batch, outcome, records, attachments, commitments, events, notices, tombs, at }
+        let dependents = taken.dependents.clone();
+        Prepared {
+            batch,
+            outcome,
+            records,
+            attachments,
+            dependents,
+            commitments,
+            events,
+            notices,
+            tombs,
+            at,
+        }
     }
 
     /// Writes outcomes of a run that stands so, each once: the one function that does. Gives how many of

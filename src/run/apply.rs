@@ -295,7 +295,7 @@ impl Execution<'_> {
         loop {
             let taken = self.take_at(&mut Next::In(window.clone()), pace, &mut gate).await?;
             let Some(taking) = taken else { return Ok(Found::Nothing) };
-            let taken = taking.batch.keys.len() as u64;
+            let (taken, rows) = (taking.batch.keys.len() as u64, taking.batch.rows());
             if !self.is_as_planned(&taking.batch, ranges) {
                 taking.batch.rollback().await?;
                 return Ok(if taken == 0 { Found::Nothing } else { Found::Other });
@@ -305,7 +305,7 @@ impl Execution<'_> {
                 Ok(false) => {}
                 ended => {
                     ended?;
-                    pace.note(watch.elapsed(), taken);
+                    pace.note(watch.elapsed(), rows);
                     return Ok(Found::AsPlanned);
                 }
             }

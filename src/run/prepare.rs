@@ -12,7 +12,7 @@ use crate::clock::{self, Jump, Stopwatch};
 use crate::ledger::LedgerError;
 use crate::plan::Survey;
 use crate::rule::Rule;
-use crate::store::sql::{self, Access, Bounds, SurveyDepth};
+use crate::store::sql::{Access, Bounds, SurveyDepth};
 use crate::store::{Store, StoreError, Target};
 
 /// Why a rule is not let to run.
@@ -76,9 +76,14 @@ async fn fitting(store: &Store, rule: &Rule) -> Result<Target, Refusal> {
         .filter(|finding| finding.severity == Severity::Error)
         .map(|finding| finding.message.as_str())
         .collect();
-    match (wrong.is_empty(), sql::Target::new(rule, table)) {
-        (true, Ok(target)) => Ok(Target::Rows(Box::new(target))),
-        _ => Err(Refusal::new("the rule does not fit its table", &wrong.join("; "))),
+    let does_not_fit = |why: &dyn fmt::Display| Refusal::new("the rule does not fit its table", why);
+    if !wrong.is_empty() {
+        return Err(does_not_fit(&wrong.join("; ")));
+    }
+    match store.tables()?.target_in(rule, table).await {
+        Ok(target) => Ok(Target::Rows(Box::new(target))),
+        Err(error @ StoreError::Mismatch { .. }) => Err(does_not_fit(&error)),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct TakenRows {
     pub(super) records: Records,
     /// The window it took it from.
     pub(super) window: Window,
+    /// Whether more is due in the window than went.
+    pub(super) is_part: bool,
 }
 
 impl TakenRows {
@@ -137,8 +139,28 @@ impl Tables {
     /// When the store cannot be reached, or the rule does not fit.
     pub async fn target(&self, rule: &Rule) -> Result<Target, StoreError> {
         let table = self.inspect(rule).await?;
-        Target::new(rule, table)
-            .map_err(|mismatches| StoreError::Mismatch { store: self.name.clone(), mismatches })
+        self.target_in(rule, table).await
+    }
+
+    /// Holds a rule against its table, which was looked at, and finds what depends on its records.
+    ///
+    /// # Errors
+    /// As for [`Tables::target`].
+    pub async fn target_in(&self, rule: &Rule, table: Table) -> Result<Target, StoreError> {
+        let unfit = |mismatches| StoreError::Mismatch { store: self.name.clone(), mismatches };
+        let mut target = Target::new(rule, table).map_err(unfit)?;
+        let names_some = rule.rows().is_some_and(|rows| !rows.dependents.is_empty());
+        if target.change_is_deletion() && (names_some || !target.table.referenced_by.is_empty()) {
+            let mut tx = self.begin(Access::ReadOnly).await?;
+            let found = sql::Dependents::find(&mut tx, rule, &mut target.table).await;
+            let (dependents, mismatches) =
+                found.map_err(failed(&self.name, "reading the catalogue"))?;
+            if !mismatches.is_empty() {
+                return Err(unfit(mismatches));
+            }
+            target.dependents = dependents;
+        }
+        Ok(target)
     }
 
     /// Keeps what legal holds claim, by themselves or because held rows point at it, out of what is due.
@@ -352,8 +374,22 @@ impl Tables {
         replace: Replace<'_>,
     ) -> Result<Option<TakenRows>, StoreError> {
         let begun = self.begin_window(target, bounds, walk, pace).await?;
-        let Some((transaction, window)) = begun else { return Ok(None) };
-        self.take_in(transaction, target, bounds, window, replace).await.map(Some)
+        let Some((mut transaction, window)) = begun else { return Ok(None) };
+        if !target.dependents.has_any() {
+            return self.take_in(transaction, target, bounds, window, replace).await.map(Some);
+        }
+        let finding = failed(&self.name, "finding due records");
+        let rows = sql::lock(&mut transaction, target, bounds, &window).await.map_err(&finding)?;
+        let fit = sql::fitting(&mut transaction, target, &rows, pace.most_rows()).await;
+        let fit = fit.map_err(finding)?;
+        let is_part = fit < rows.len();
+        if is_part {
+            pace.narrow();
+        }
+        let mut locked = LockedRows { transaction, rows, window };
+        locked.rows.truncate(fit);
+        let taken = self.take_locked(target, bounds, locked, replace).await?;
+        Ok(Some(TakenRows { is_part, ..taken }))
     }
 
     /// Takes the due records of a window, without committing.
@@ -403,7 +439,7 @@ impl Tables {
         let LockedRows { mut transaction, rows, window } = locked;
         let taken = sql::take_locked(&mut transaction, target, bounds, rows, None, replace).await;
         let records = taken.map_err(|error| self.explain_take(error, target))?;
-        Ok(TakenRows { store: self.name.clone(), transaction, records, window })
+        Ok(TakenRows { store: self.name.clone(), transaction, records, window, is_part: false })
     }
 
     async fn begin_window(
@@ -442,7 +478,7 @@ impl Tables {
     ) -> Result<TakenRows, StoreError> {
         let taken = sql::take(&mut transaction, target, bounds, &window, replace).await;
         let records = taken.map_err(|error| self.explain_take(error, target))?;
-        Ok(TakenRows { store: self.name.clone(), transaction, records, window })
+        Ok(TakenRows { store: self.name.clone(), transaction, records, window, is_part: false })
     }
 
     fn explain_take(&self, error: TakeError, target: &Target) -> StoreError {
@@ -450,6 +486,12 @@ impl Tables {
             if target.change_is_deletion() { "deleting records" } else { "anonymizing records" };
         match error {
             TakeError::Moved => StoreError::Moved { store: self.name.clone() },
+            TakeError::TooDeep { table } => {
+                StoreError::TooDeep { store: self.name.clone(), table }
+            }
+            TakeError::Nameless { table } => {
+                StoreError::Nameless { store: self.name.clone(), table }
+            }
             TakeError::Database(source) => failed(&self.name, doing)(source),
         }
     }

@@ -18,6 +18,7 @@ use crate::types::{Name, TableName};
 
 use super::Transaction;
 use super::catalogue::{Column, ColumnKind, Reference, Table};
+use super::dependents::Dependents;
 use super::statement::{Statement, Value};
 use super::target::Target;
 
@@ -119,7 +120,11 @@ pub(crate) async fn keep(
         return Ok(Keep::default());
     }
     let deletes = target.change_is_deletion();
-    let tables = if deletes { reached(tx, &target.table).await? } else { Vec::new() };
+    let tables = if deletes {
+        reached(tx, &target.table, Some(&target.dependents)).await?
+    } else {
+        Vec::new()
+    };
     let looking = Looking { store: &rule.store, holds, tables: &tables };
     let claims = if rule.holds.applies() {
         claims(looking, &target.table, Some(&rule.name))
@@ -143,7 +148,7 @@ pub(super) async fn keep_of_table(
     if holds.is_empty() {
         return Ok(Keep::default());
     }
-    let tables = reached(tx, table).await?;
+    let tables = reached(tx, table, None).await?;
     let looking = Looking { store, holds, tables: &tables };
     let parts = parts(table, claims(looking, table, None));
     let keep = Keep { parts, referrers: looking.referrers(table, 0) };
@@ -152,7 +157,12 @@ pub(super) async fn keep_of_table(
 }
 
 /// The table's referrers, theirs where a deletion cascades, and so on.
-async fn reached(tx: &mut Transaction, table: &Table) -> Result<Vec<Table>, KeepError> {
+/// Which rows go along, a rule may say as well.
+async fn reached(
+    tx: &mut Transaction,
+    table: &Table,
+    dependents: Option<&Dependents>,
+) -> Result<Vec<Table>, KeepError> {
     let mut found: Vec<Table> = Vec::new();
     let mut open = table.referenced_by.clone();
     while let Some(reference) = open.pop() {
@@ -160,7 +170,12 @@ async fn reached(tx: &mut Transaction, table: &Table) -> Result<Vec<Table>, Keep
             continue;
         }
         let name = TableName { schema: reference.schema.clone(), table: reference.table.clone() };
-        let referrer = match tx.table(&name).await? {
+        let known = dependents.and_then(|dependents| dependents.table(&reference)).cloned();
+        let referrer = match known {
+            None => tx.table(&name).await?,
+            known => known,
+        };
+        let referrer = match referrer {
             Some(referrer) if found.len() < MOST_TABLES => referrer,
             _ => return Err(KeepError::Unseen(name)),
         };

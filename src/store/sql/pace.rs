@@ -61,7 +61,9 @@ impl Pace {
 
     /// Takes note of how a batch went.
     pub fn note(&mut self, took: Duration, rows: u64) {
-        if took > CALM || rows > self.most_rows {
+        if rows > self.most_rows {
+            self.narrow();
+        } else if took > CALM {
             self.width = (self.width / 2).max(self.narrowest.min(self.width));
             self.rows = (self.rows / 2).max(500.min(self.rows));
         } else if took < CALM / 2 {
@@ -71,6 +73,12 @@ impl Pace {
             }
             self.rows = (self.rows * 2).min(self.most_rows);
         }
+    }
+
+    /// Takes note that a window holds more than a batch may take, with what goes along: the next is narrower.
+    pub fn narrow(&mut self) {
+        self.width = (self.width / 2).max(1);
+        self.rows = (self.rows / 2).max(1);
     }
 
     /// Takes note of a batch that had to be undone because somebody else held a lock.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::plan::{Dependents, Survey};
 use crate::types::Key;
 
-use super::catalogue::Reference;
+use super::dependents;
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
 use super::window::{read_key, select_key};
@@ -36,13 +36,15 @@ pub(crate) async fn survey(
     if depth == SurveyDepth::Full {
         count_kept(tx, target, bounds, &mut survey).await?;
         if target.change.is_none() && survey.due > 0 {
-            for reference in &target.table.referenced_by {
-                let rows = count_dependents(tx, target, bounds, reference).await?;
-                survey.dependents.push(Dependents {
-                    table: reference.table.clone(),
-                    on_delete: reference.on_delete,
-                    rows,
-                });
+            for way in target.dependents.paths() {
+                let Some(last) = way.last() else { continue };
+                if last.table.privileges.select == Some(false) {
+                    continue;
+                }
+                let rows = dependents::count(tx, target, bounds, &way).await?;
+                let (table, on_delete) =
+                    (last.name_beside(&target.table), last.reference.on_delete);
+                survey.dependents.push(Dependents { table, on_delete, rows });
             }
         }
     }
@@ -171,31 +173,6 @@ async fn count_kept(
     survey.no_key = positive(row.int(6));
     survey.held = positive(row.int(7));
     Ok(())
-}
-
-async fn count_dependents(
-    tx: &mut Transaction,
-    target: &Target,
-    bounds: Bounds,
-    reference: &Reference,
-) -> Result<u64, sqlx::Error> {
-    // The table keeps its own name, which the operator's condition may use.
-    let taken = target.table.name.eq_ignore_ascii_case("dependent");
-    let alias = if taken { "referrer" } else { "dependent" };
-    let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
-    s.qualified(reference.schema.as_deref(), &reference.table).push(" AS ").push(alias);
-    s.push(" WHERE EXISTS (SELECT 1 FROM ").table(&target.table).push(" WHERE ");
-    s.separated(
-        " AND ",
-        reference.columns.iter().zip(&reference.target_columns),
-        |s, (from, to)| {
-            s.column(&target.table, to).push(" = ").push(alias).push(".").name(from);
-        },
-    );
-    s.push(" AND ");
-    target.due(&mut s, bounds);
-    s.push(")");
-    Ok(positive(tx.fetch_row(&s).await?.int(0)))
 }
 
 /// Some due records, the oldest first: their keys and starting points.

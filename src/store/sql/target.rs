@@ -14,6 +14,7 @@ use crate::plan::OnDelete;
 use crate::rule::{Action, Condition, Dialect, Encoding, Rule};
 
 use super::catalogue::{Column, ColumnKind, Reference, Shape, Table};
+use super::dependents::Dependents;
 use super::keep::Keep;
 use super::start::{Form, StartColumn, form_of};
 use super::statement::Statement;
@@ -49,6 +50,8 @@ pub struct Target {
     /// Whether an event says what is due, whatever its age.
     by_event: bool,
     keep: Keep,
+    /// What goes or changes in other tables with its records.
+    pub dependents: Dependents,
 }
 
 /// What is set in an anonymized record.
@@ -143,6 +146,14 @@ pub enum Mismatch {
         /// More of a reason.
         why: &'static str,
     },
+    /// A table that the rule names in `with` is not one whose rows can go along.
+    #[error("`with` names the table `{table}`: {why}")]
+    Dependent {
+        /// The table.
+        table: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A column of the key would change, and with it the name of the record.
     #[error("the column `{0}` is part of the table's key and cannot be anonymized")]
     KeyChanges(String),
@@ -223,6 +234,7 @@ impl Target {
                 matching,
                 by_event: false,
                 keep: Keep::default(),
+                dependents: Dependents::default(),
             }),
             _ => Err(mismatches),
         }
@@ -257,6 +269,14 @@ impl Target {
         };
         let mut own = referenced_by.iter().filter(|reference| is_own(reference));
         self.change.is_none() && own.any(|reference| does(reference.on_delete))
+    }
+
+    /// Whether records may be locked before they go. PostgreSQL wants a right to UPDATE for that, which a rule that
+    /// deletes may lack: then each is looked at once more as it goes.
+    pub(super) fn may_lock(&self) -> bool {
+        self.dialect() != Dialect::Postgres
+            || !self.carried.is_empty()
+            || self.table.privileges.update != Some(false)
     }
 
     /// Whether an anonymized record is known by a marker column, by the columns' own state, or
