@@ -133,6 +133,17 @@ pub enum StoreError {
         /// The table.
         table: TableName,
     },
+    /// Rows of tables that the rule does not name point at a record.
+    #[error(
+        "store `{store}`: deleting records failed, as rows of {} point at one: to have such rows go as well, add them to the \
+         rule's `with = [\"{}\"]`; or end them earlier by a rule of their own", tables.join(", "), tables.join("\", \"")
+    )]
+    PointedAt {
+        /// The store.
+        store: Name,
+        /// The tables whose rows may be those.
+        tables: Vec<String>,
+    },
     /// Rows that would go along point at one another further than is followed.
     #[error(
         "store `{store}`: rows of {table} point at one another in more than 50 steps, and would all go with one record: \

@@ -111,7 +111,7 @@ pub(super) use explain::explain as explain_record;
 pub(super) use happened::happened;
 pub use happened::{Happened, Watched};
 pub(crate) use keep::KeepError;
-pub(super) use keep::{count_held_of_table, count_held_of_target, keep, try_held_predicate};
+pub(super) use keep::{count_held_of_table, count_held_of_target, hold_back, try_held_predicate};
 pub use pace::Pace;
 pub(super) use readback::{residue, still_there};
 pub(super) use remove::Removal;

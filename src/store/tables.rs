@@ -67,6 +67,11 @@ pub struct Removed {
     pub held: u64,
 }
 
+/// Whether the store refused a deletion because rows point at the record.
+fn is_pointed_at(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.is_foreign_key_violation())
+}
+
 fn failed(store: &Name, doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     let store = store.clone();
     move |cause| StoreError::Database { store: store.clone(), doing, cause }
@@ -177,9 +182,8 @@ impl Tables {
             return Ok(());
         }
         let mut tx = self.begin(Access::ReadOnly).await?;
-        let keep = sql::keep(&mut tx, rule, target, holds).await;
-        target.set_keep(keep.map_err(|error| self.explain_keep(error, "applying legal holds"))?);
-        Ok(())
+        let held = sql::hold_back(&mut tx, rule, target, holds).await;
+        held.map_err(|error| self.explain_keep(error, "applying legal holds"))
     }
 
     fn explain_keep(&self, error: KeepError, doing: &'static str) -> StoreError {
@@ -491,6 +495,15 @@ impl Tables {
             }
             TakeError::Nameless { table } => {
                 StoreError::Nameless { store: self.name.clone(), table }
+            }
+            TakeError::Database(source) if is_pointed_at(&source) => {
+                let store = self.name.clone();
+                match (target.dependents.refusing(), target.dependents.has_any()) {
+                    // Somebody had begun to add a row to a table that goes along when this was begun.
+                    (tables, true) if tables.is_empty() => StoreError::Moved { store },
+                    (tables, _) if tables.is_empty() => failed(&store, doing)(source),
+                    (tables, _) => StoreError::PointedAt { store, tables },
+                }
             }
             TakeError::Database(source) => failed(&self.name, doing)(source),
         }

@@ -8,7 +8,7 @@ use expunged::store::sql::{Access, Mismatch};
 use expunged::store::{Store, Target};
 
 use crate::common::{
-    bounds, by_kind, ids, mismatches, moment_type, numbers, on_each_database, open, replace, rows,
+    bounds, ids, mismatches, moment_type, numbers, on_each_database, open, replace, rows,
     rule, survey,
 };
 use crate::support::TestDatabase;
@@ -26,6 +26,7 @@ on_each_database! {
     what_is_named_in_vain_is_said,
     a_batch_is_as_large_as_all_that_it_removes,
     a_plan_counts_what_goes_along,
+    a_condition_on_dependents_holds_until_its_record_goes,
     null_is_pointed_at_by_nothing,
     two_ways_to_the_same_rows_count_them_once,
 }
@@ -134,8 +135,7 @@ async fn what_nobody_names_and_refuses_keeps_its_record(database: TestDatabase) 
     let mut pace = walk.pace();
     let refused = store.take(&target, bounds(), &mut walk, &mut pace, &replace).await;
     let error = refused.err().unwrap().to_string();
-    let said = by_kind(&database, "other rows point", "other rows point", "FOREIGN KEY");
-    assert!(error.contains(said), "{error}");
+    assert!(error.contains("with = [\"") && error.contains("items\"]"), "{error}");
     store.close().await;
     assert_eq!(ids(&database, "id", "orders").await.len(), 6, "nothing has gone");
 }
@@ -331,6 +331,16 @@ async fn a_plan_counts_what_goes_along(database: TestDatabase) {
     let found: Vec<_> =
         found.dependents.iter().map(|rows| (rows.table.as_str(), rows.on_delete, rows.rows)).collect();
     assert_eq!(found, [("orders", OnDelete::Refuse, 4)]);
+}
+
+async fn a_condition_on_dependents_holds_until_its_record_goes(database: TestDatabase) {
+    shop(&database, "").await;
+    let condition = "EXISTS (SELECT 1 FROM orders WHERE buyer = users.id AND orders.id < 20)";
+    let mut rule = crate::common::rule_where(&database, "users", condition);
+    let named = with("users", &["orders", "items"]);
+    rows(&mut rule).dependents = named.rows().unwrap().dependents.clone();
+    let taken = take(&database, &rule).await;
+    assert_eq!((taken.ids.as_slice(), taken.along()), ([1].as_slice(), vec![("items", 4, 0), ("orders", 2, 0)]));
 }
 
 async fn null_is_pointed_at_by_nothing(database: TestDatabase) {

@@ -238,7 +238,10 @@ pub(crate) async fn take_locked(
     }
     let (keys, told) = keys_and_told(target, rows);
     let mut touched = 0;
-    if let Some(window) = window {
+    // A condition that asks for dependents holds no more once they are gone. Records that are locked are as they were when
+    // it did.
+    let is_settled = target.has_condition() && target.may_lock() && target.dependents.has_any();
+    if let Some(window) = window.filter(|_| !is_settled) {
         let mut s = act(target, bounds.now);
         inside(&mut s, target, window);
         s.push(" AND ");
@@ -247,8 +250,13 @@ pub(crate) async fn take_locked(
     } else {
         for keys in keys.chunks(RESOLVE_CHUNK) {
             let mut s = act(target, bounds.now);
-            s.key_in(&target.table.key, keys).push(" AND ");
-            target.due(&mut s, bounds);
+            s.key_in(&target.table.key, keys);
+            s.push(" AND ");
+            if is_settled {
+                target.is_free(&mut s);
+            } else {
+                target.due(&mut s, bounds);
+            }
             touched += tx.execute(&s).await?;
         }
     }

@@ -8,12 +8,16 @@
 mod measure;
 mod sweep;
 
+use std::collections::BTreeSet;
+
 use crate::plan::OnDelete;
 use crate::rule::{Dependent as Named, Rule};
 use crate::types::TableName;
 
 use super::Transaction;
 use super::catalogue::{Column, ColumnKind, Reference, Shape, Table};
+use super::keep::Keep;
+use super::statement::Statement;
 use super::target::Mismatch;
 
 pub(super) use measure::count;
@@ -53,7 +57,9 @@ pub struct Dependent {
     /// How rows of it point at others of it that go with those.
     own: Vec<Link>,
     /// Rows that point at them.
-    below: Vec<Dependent>,
+    pub(super) below: Vec<Dependent>,
+    /// What legal holds keep of them.
+    pub(super) keep: Keep,
 }
 
 /// How rows point at others.
@@ -137,6 +143,18 @@ impl Dependents {
         self.below.iter().any(|dependent| dependent.reference.on_delete != OnDelete::Refuse)
     }
 
+    /// The tables whose rows keep a record from being deleted.
+    pub(crate) fn refusing(&self) -> Vec<String> {
+        let ways = self.paths();
+        let refuses = |way: &Vec<&Dependent>| {
+            let last = way.last()?;
+            let shown = || last.table.display_name();
+            (last.reference.on_delete == OnDelete::Refuse).then(shown)
+        };
+        let tables: BTreeSet<String> = ways.iter().filter_map(refuses).collect();
+        tables.into_iter().collect()
+    }
+
     /// Each table that is reached, by all that stand between it and the records, the nearest first.
     pub fn paths(&self) -> Vec<Vec<&Dependent>> {
         let mut paths: Vec<Vec<&Dependent>> = Vec::new();
@@ -171,6 +189,15 @@ impl Dependent {
     /// Whether how many there are tells how much a deletion does.
     fn counts(&self) -> bool {
         self.reference.on_delete != OnDelete::Refuse && self.table.privileges.select != Some(false)
+    }
+
+    /// Appends ` AND` no legal hold keeps the row. One that became held since its record was locked makes the batch fall
+    /// short, and it is taken anew.
+    fn is_free(&self, s: &mut Statement) {
+        if !self.keep.is_nothing() {
+            s.push(" AND NOT ");
+            self.keep.is_held_in(s, &self.table);
+        }
     }
 
     /// Its table as people call it, next to another: without a schema that is the same.
@@ -359,7 +386,7 @@ impl<'a> Growth<'a> {
             place(&columns, &mut below);
         }
         let link = Link::new(reference, &pointed_at(above, std::iter::once(reference)))?;
-        let (table, reference) = (table.clone(), reference.clone());
-        Some(Dependent { table, reference, is_named, acts, link, columns, own, below })
+        let (table, reference, keep) = (table.clone(), reference.clone(), Keep::default());
+        Some(Dependent { table, reference, is_named, acts, link, columns, own, below, keep })
     }
 }

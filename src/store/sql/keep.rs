@@ -18,7 +18,7 @@ use crate::types::{Name, TableName};
 
 use super::Transaction;
 use super::catalogue::{Column, ColumnKind, Reference, Table};
-use super::dependents::Dependents;
+use super::dependents::{Dependent, Dependents};
 use super::statement::{Statement, Value};
 use super::target::Target;
 
@@ -109,15 +109,16 @@ pub(crate) enum KeepError {
     NamesItsTable(sqlx::Error),
 }
 
-/// Reads from the catalogue what a deletion reaches, and decides what holds keep of a rule's table.
-pub(crate) async fn keep(
+/// Reads from the catalogue what a deletion reaches, and decides what holds keep of a rule's table, and of those whose
+/// rows go along.
+pub(crate) async fn hold_back(
     tx: &mut Transaction,
     rule: &Rule,
-    target: &Target,
+    target: &mut Target,
     holds: &Holds,
-) -> Result<Keep, KeepError> {
+) -> Result<(), KeepError> {
     if holds.is_empty() {
-        return Ok(Keep::default());
+        return Ok(());
     }
     let deletes = target.change_is_deletion();
     let tables = if deletes {
@@ -135,7 +136,9 @@ pub(crate) async fn keep(
     let referrers = if deletes { looking.referrers(&target.table, 0) } else { Vec::new() };
     let keep = Keep { parts, referrers };
     try_predicates(tx, &keep).await?;
-    Ok(keep)
+    looking.hold_back_below(&mut target.dependents.below);
+    target.set_keep(keep);
+    Ok(())
 }
 
 /// The same of a table that no rule works on. What a range of dates means there is not known, so it counts as a whole.
@@ -199,6 +202,16 @@ fn claims<'a>(looking: Looking<'a>, table: &Table, rule: Option<&Name>) -> Vec<C
 }
 
 impl Looking<'_> {
+    /// Says what of dependents is held. There the starting point is not known, so the whole of it counts.
+    fn hold_back_below(self, below: &mut [Dependent]) {
+        for dependent in below {
+            let table = &dependent.table;
+            let parts = whole(parts(table, claims(self, table, None)));
+            dependent.keep = Keep { parts, referrers: self.referrers(table, 0) };
+            self.hold_back_below(&mut dependent.below);
+        }
+    }
+
     /// What keeps a table's records because of rows that point at them.
     fn referrers(self, table: &Table, depth: usize) -> Vec<Referrer> {
         let mut referrers = Vec::new();
@@ -207,11 +220,8 @@ impl Looking<'_> {
                 continue;
             }
             let keep = self.find(reference).and_then(|referrer| {
-                let mut parts = parts(referrer, claims(self, referrer, None));
                 // There the starting point is not known, so the whole of it counts.
-                for part in &mut parts {
-                    part.range = Range::default();
-                }
+                let parts = whole(parts(referrer, claims(self, referrer, None)));
                 let cascades = reference.on_delete == OnDelete::Cascade;
                 if depth + 1 == ALIASES.len() {
                     let goes_on = cascades && !referrer.referenced_by.is_empty();
@@ -240,6 +250,11 @@ impl Looking<'_> {
     fn find(&self, reference: &Reference) -> Option<&Table> {
         self.tables.iter().find(|table| is_referrer(table, reference))
     }
+}
+
+/// Whatever their dates.
+fn whole(parts: Vec<Part>) -> Vec<Part> {
+    parts.into_iter().map(|part| Part { range: Range::default(), ..part }).collect()
 }
 
 fn parts(table: &Table, claims: Vec<Claim<'_>>) -> Vec<Part> {

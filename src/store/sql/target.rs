@@ -271,6 +271,11 @@ impl Target {
         self.change.is_none() && own.any(|reference| does(reference.on_delete))
     }
 
+    /// Whether the rule has a condition besides the age of a record.
+    pub(super) fn has_condition(&self) -> bool {
+        self.condition.is_some()
+    }
+
     /// Whether records may be locked before they go. PostgreSQL wants a right to UPDATE for that, which a rule that
     /// deletes may lack: then each is looked at once more as it goes.
     pub(super) fn may_lock(&self) -> bool {
@@ -334,8 +339,8 @@ impl Target {
     pub(super) fn due(&self, s: &mut Statement, bounds: Bounds) {
         self.due_or_held(s, bounds);
         if !self.keep.is_nothing() {
-            s.push(" AND NOT ");
-            self.keep.is_held(s, self);
+            s.push(" AND ");
+            self.is_free(s);
         }
     }
 
@@ -348,6 +353,12 @@ impl Target {
 
     /// Appends, in parentheses, that a legal hold keeps the record, due or not.
     pub(super) fn is_held(&self, s: &mut Statement) {
+        self.keep.is_held(s, self);
+    }
+
+    /// Appends that no legal hold keeps the record.
+    pub(super) fn is_free(&self, s: &mut Statement) {
+        s.push("NOT ");
         self.keep.is_held(s, self);
     }
 

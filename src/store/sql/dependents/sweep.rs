@@ -95,6 +95,7 @@ impl Sweep<'_> {
                     let mut s = Statement::new(self.tx.dialect(), "DELETE FROM ");
                     s.table(&dependent.table).push(" WHERE ");
                     dependent.link.points_at(&mut s, keys);
+                    dependent.is_free(&mut s);
                     let gone = self.tx.execute(&s).await?;
                     self.entry(dependent).0 += gone;
                     continue;
@@ -133,11 +134,13 @@ impl Sweep<'_> {
             for keys in keys.chunks(at_once(self.tx.dialect())) {
                 let mut s = Statement::new(self.tx.dialect(), "DELETE FROM ");
                 s.table(&dependent.table).push(" WHERE ").key_in(&dependent.table.key, keys);
+                dependent.is_free(&mut s);
                 gone += self.tx.execute(&s).await?;
             }
         }
         // Of rows that point at one another in a circle, the database takes some along.
-        if dependent.own.is_empty() && gone != all as u64 {
+        let is_exact = dependent.own.is_empty() || !dependent.keep.is_nothing();
+        if is_exact && gone != all as u64 {
             return Err(TakeError::Moved);
         }
         self.entry(dependent).0 += counted as u64;
