@@ -12,8 +12,11 @@ use crate::clock::{self, Jump, Stopwatch};
 use crate::ledger::LedgerError;
 use crate::plan::Survey;
 use crate::rule::Rule;
-use crate::store::sql::{Access, Bounds, SurveyDepth};
+use crate::store::sql::{self, Access, Bounds, SurveyDepth};
 use crate::store::{Store, StoreError, Target};
+
+/// A table of so many rows is long in reading.
+const LARGE: u64 = 100_000;
 
 /// Why a rule is not let to run.
 pub(super) struct Refusal {
@@ -81,9 +84,27 @@ async fn fitting(store: &Store, rule: &Rule) -> Result<Target, Refusal> {
         return Err(does_not_fit(&wrong.join("; ")));
     }
     match store.tables()?.target_in(rule, table).await {
-        Ok(target) => Ok(Target::Rows(Box::new(target))),
+        Ok(target) => {
+            warn_of_missing_indexes(rule, &target);
+            Ok(Target::Rows(Box::new(target)))
+        }
         Err(error @ StoreError::Mismatch { .. }) => Err(does_not_fit(&error)),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Says where each record that goes has the database read a large table through.
+fn warn_of_missing_indexes(rule: &Rule, target: &sql::Target) {
+    for way in target.dependents.paths() {
+        let Some(last) = way.last().filter(|last| !last.reference.indexed) else { continue };
+        let rows = last.table.statistics.rows.unwrap_or_default();
+        if rows >= LARGE {
+            let table = last.table.display_name();
+            tracing::warn!(
+                rule = %rule.name, %table, rows,
+                "no index serves what points at the rule's records: see `expunged check`"
+            );
+        }
     }
 }
 

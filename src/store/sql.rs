@@ -118,14 +118,14 @@ pub(super) use remove::Removal;
 pub(super) use sight::{MARKER_COLUMNS, mark, server, write_mark};
 pub use survey::SurveyDepth;
 pub(super) use survey::{
-    count, count_only_in, each_key, next_start, sample, survey, try_condition,
+    count, count_only_in, count_rows, each_key, next_start, sample, survey, try_condition,
 };
 pub use target::{Bounds, Mismatch, Target};
 pub(super) use walk::next_window;
 pub use walk::{Walk, WalkKind};
 pub use window::Window;
 
-use catalogue::Table;
+use catalogue::{Column, ColumnKind, Table};
 pub(crate) use statement::Statement;
 
 /// How long a connection takes at most where all is well.
@@ -271,6 +271,26 @@ pub fn create_index(
     }
     s.qualified(schema, table).push(" (").names(columns.iter().map(String::as_str)).push(");");
     s.text().to_owned()
+}
+
+/// How many bytes an index on these columns of a table of so many rows takes, by the layout of its pages; an estimate,
+/// as texts are of any length.
+pub fn index_bytes(table: &Table, columns: &[String], rows: u64) -> u64 {
+    let width = |column: &Column| match column.kind {
+        ColumnKind::Integer | ColumnKind::Instant | ColumnKind::Civil | ColumnKind::Date => 8,
+        ColumnKind::Uuid | ColumnKind::Number | ColumnKind::Inet => 16,
+        ColumnKind::Text | ColumnKind::Bytes | ColumnKind::Other => 24,
+    };
+    let of = |columns: &mut dyn Iterator<Item = &Column>| columns.map(width).sum::<u64>();
+    let key = of(&mut columns.iter().filter_map(|name| table.column(name)));
+    // What an entry takes besides, and the part of a page that is filled, in percent. An entry of InnoDB has the
+    // primary key of its row, one of SQLite the rowid.
+    let (besides, filled) = match table.dialect {
+        Dialect::Postgres => (12, 90),
+        Dialect::Mysql => (8 + of(&mut table.key.iter()), 70),
+        Dialect::Sqlite => (12, 70),
+    };
+    rows.saturating_mul((key + besides) * 100 / filled)
 }
 
 impl Database {

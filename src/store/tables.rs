@@ -168,6 +168,23 @@ impl Tables {
         Ok(target)
     }
 
+    /// How many rows a table has: by the store's own statistics, or counted where there are none.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, or the user may not read the table.
+    pub async fn rows_of(&self, table: &Table) -> Result<u64, StoreError> {
+        let may = table.privileges.select != Some(false);
+        match table.statistics.rows {
+            Some(rows) => Ok(rows),
+            None if may => {
+                let mut tx = self.begin(Access::ReadOnly).await?;
+                let rows = sql::count_rows(&mut tx, table).await;
+                rows.map_err(failed(&self.name, "counting rows"))
+            }
+            None => Ok(0),
+        }
+    }
+
     /// Keeps what legal holds claim, by themselves or because held rows point at it, out of what is due.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::plan::{Dependents, Survey};
 use crate::types::Key;
 
+use super::catalogue::Table;
 use super::dependents;
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
@@ -110,8 +111,13 @@ async fn count_total(
 
 /// How many records the table has, exactly.
 pub(crate) async fn count(tx: &mut Transaction, target: &Target) -> Result<u64, sqlx::Error> {
-    let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
-    s.table(&target.table);
+    count_rows(tx, &target.table).await
+}
+
+/// How many rows a table has, exactly.
+pub(crate) async fn count_rows(tx: &mut Transaction, table: &Table) -> Result<u64, sqlx::Error> {
+    let mut s = Statement::new(table.dialect, "SELECT count(*) FROM ");
+    s.table(table);
     Ok(positive(tx.fetch_row(&s).await?.int(0)))
 }
 
