@@ -126,7 +126,9 @@ impl DependentRows {
         match (records, changed) {
             (_, 0) => format!("{records} rows of {table} with them"),
             (0, _) => format!("{changed} rows of {table} point at them no more"),
-            _ => format!("{records} rows of {table} with them, and {changed} point at them no more"),
+            _ => {
+                format!("{records} rows of {table} with them, and {changed} point at them no more")
+            }
         }
     }
 }

@@ -20,7 +20,8 @@ pub(super) async fn examine(
     let target = match tables.target_in(rule, table.clone()).await {
         Ok(target) => target,
         Err(StoreError::Mismatch { mismatches, .. }) => {
-            let wrong = mismatches.iter().map(|mismatch| Finding::error("with", mismatch.to_string()));
+            let wrong =
+                mismatches.iter().map(|mismatch| Finding::error("with", mismatch.to_string()));
             return Ok(wrong.collect());
         }
         Err(error) => return Err(error),
@@ -39,7 +40,8 @@ pub(super) async fn examine(
     if goes && table.dialect == Dialect::Postgres && table.privileges.update == Some(false) {
         let message = "the url's user may not UPDATE, which PostgreSQL asks of whoever locks a record: \
                        rows that others add to it meanwhile may go along uncounted";
-        let help = format!("grant it, for one column: GRANT UPDATE (…) ON {} TO …;", table.display_name());
+        let help =
+            format!("grant it, for one column: GRANT UPDATE (…) ON {} TO …;", table.display_name());
         findings.push(Finding::warning("privileges", message).help(help));
     }
     Ok(findings)
@@ -65,7 +67,9 @@ fn effect(table: &Table, dependent: &Dependent, before: &[&Dependent]) -> Findin
                 "deleting a record deletes the rows of {child} that point at it ({columns}){through}{by}"
             )
         }
-        OnDelete::SetNull => format!("deleting a record sets {columns} of {child} to NULL{through}"),
+        OnDelete::SetNull => {
+            format!("deleting a record sets {columns} of {child} to NULL{through}")
+        }
         OnDelete::SetDefault => {
             format!("deleting a record sets {columns} of {child} to its default{through}")
         }
@@ -89,7 +93,8 @@ fn rights(table: &Table, dependent: &Dependent) -> Option<Finding> {
     let privileges = dependent.table.privileges;
     let grant = |right| format!("grant it: GRANT {right} ON {child} TO …;");
     if privileges.select == Some(false) {
-        let message = format!("the url's user may not SELECT from {child}, so its rows are not counted");
+        let message =
+            format!("the url's user may not SELECT from {child}, so its rows are not counted");
         return Some(Finding::warning("privileges", message).help(grant("SELECT")));
     }
     if !dependent.goes() || privileges.delete != Some(false) {
@@ -99,7 +104,9 @@ fn rights(table: &Table, dependent: &Dependent) -> Option<Finding> {
     Some(if dependent.is_named {
         Finding::error("privileges", message).help(grant("DELETE"))
     } else {
-        let message = format!("{message}: the database deletes its rows, one by one, and what points at them is not counted");
+        let message = format!(
+            "{message}: the database deletes its rows, one by one, and what points at them is not counted"
+        );
         Finding::warning("privileges", message).help(grant("DELETE"))
     })
 }

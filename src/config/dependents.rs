@@ -30,8 +30,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Vec<Dependent> {
         let Some(dependent) = dependent(reader, element) else { continue };
         // A table may point by a foreign key and by a column that has none.
         if dependents.contains(&dependent) {
-            let message =
-                format!("{}: `{}` stands there twice", reader.what, dependent.table);
+            let message = format!("{}: `{}` stands there twice", reader.what, dependent.table);
             reader.report(Problem::new(element.place, message).help("name each table once"));
             continue;
         }
@@ -81,7 +80,6 @@ fn linked(outer: &Reader<'_>, table: &Table) -> Option<Dependent> {
         return None;
     }
     reader.finish();
-    let link =
-        Link { column: column?.value.to_owned(), references: references?.value.to_owned() };
+    let link = Link { column: column?.value.to_owned(), references: references?.value.to_owned() };
     Some(Dependent { table: table?.value, link: Some(link) })
 }

@@ -8,7 +8,9 @@ use super::reader::{Located, Reader, Wrong};
 use super::rules::{self, Chosen, Stores, owned};
 use super::text::Place;
 use super::{attachments, dependents, events};
-use crate::rule::{Action, Condition, Dialect, Encoding, InvalidCondition, Rows, Selection, StartingPoint};
+use crate::rule::{
+    Action, Condition, Dialect, Encoding, InvalidCondition, Rows, Selection, StartingPoint,
+};
 use crate::types::TableName;
 
 /// Reads what a rule says of rows. `listens` is where it names events, if it does.

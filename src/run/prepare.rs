@@ -79,7 +79,8 @@ async fn fitting(store: &Store, rule: &Rule) -> Result<Target, Refusal> {
         .filter(|finding| finding.severity == Severity::Error)
         .map(|finding| finding.message.as_str())
         .collect();
-    let does_not_fit = |why: &dyn fmt::Display| Refusal::new("the rule does not fit its table", why);
+    let does_not_fit =
+        |why: &dyn fmt::Display| Refusal::new("the rule does not fit its table", why);
     if !wrong.is_empty() {
         return Err(does_not_fit(&wrong.join("; ")));
     }

@@ -20,8 +20,8 @@ use super::sources::News;
 use super::{Progress, RunError};
 use crate::clock::{self, Stopwatch};
 use crate::fault;
-use crate::plan::DependentRows;
 use crate::ledger::{Intended, Ledger, LedgerError, Outcome, Run, Settlement};
+use crate::plan::DependentRows;
 use crate::store::{Committed, Effected, Left, StoreError, make_last};
 use crate::transition::MOST_OPEN;
 

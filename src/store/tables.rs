@@ -8,8 +8,8 @@ use super::error::StoreError;
 use super::sql::catalogue::Table;
 use super::sql::{
     self, Access, Bounds, Database, Explained, Happened, Interrupted, Isolation, KeepError,
-    Listener, Locked, Pace, Records, Removal, Replace, Resolution, SurveyDepth, TakeError, Target,
-    Walk, Watched, Window,
+    Listener, Locked, Pace, Records, Removal, Replace, Resolution, SurveyDepth, Target, Walk,
+    Watched, Window,
 };
 use crate::config::{SourceConfig, SqlRecipient};
 use crate::hold::{Holds, Records as HeldRecords, SubjectColumn};
@@ -18,6 +18,7 @@ use crate::plan::{Residue, Survey};
 use crate::rule::{Dialect, Rule};
 use crate::types::{Key, Name};
 
+mod dependents;
 mod sight;
 
 /// A database of tables.
@@ -65,11 +66,6 @@ pub struct Removed {
     pub rows: u64,
     /// So many are there still, because legal holds cover them.
     pub held: u64,
-}
-
-/// Whether the store refused a deletion because rows point at the record.
-fn is_pointed_at(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.is_foreign_key_violation())
 }
 
 fn failed(store: &Name, doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
@@ -145,44 +141,6 @@ impl Tables {
     pub async fn target(&self, rule: &Rule) -> Result<Target, StoreError> {
         let table = self.inspect(rule).await?;
         self.target_in(rule, table).await
-    }
-
-    /// Holds a rule against its table, which was looked at, and finds what depends on its records.
-    ///
-    /// # Errors
-    /// As for [`Tables::target`].
-    pub async fn target_in(&self, rule: &Rule, table: Table) -> Result<Target, StoreError> {
-        let unfit = |mismatches| StoreError::Mismatch { store: self.name.clone(), mismatches };
-        let mut target = Target::new(rule, table).map_err(unfit)?;
-        let names_some = rule.rows().is_some_and(|rows| !rows.dependents.is_empty());
-        if target.change_is_deletion() && (names_some || !target.table.referenced_by.is_empty()) {
-            let mut tx = self.begin(Access::ReadOnly).await?;
-            let found = sql::Dependents::find(&mut tx, rule, &mut target.table).await;
-            let (dependents, mismatches) =
-                found.map_err(failed(&self.name, "reading the catalogue"))?;
-            if !mismatches.is_empty() {
-                return Err(unfit(mismatches));
-            }
-            target.dependents = dependents;
-        }
-        Ok(target)
-    }
-
-    /// How many rows a table has: by the store's own statistics, or counted where there are none.
-    ///
-    /// # Errors
-    /// When the store cannot be reached, or the user may not read the table.
-    pub async fn rows_of(&self, table: &Table) -> Result<u64, StoreError> {
-        let may = table.privileges.select != Some(false);
-        match table.statistics.rows {
-            Some(rows) => Ok(rows),
-            None if may => {
-                let mut tx = self.begin(Access::ReadOnly).await?;
-                let rows = sql::count_rows(&mut tx, table).await;
-                rows.map_err(failed(&self.name, "counting rows"))
-            }
-            None => Ok(0),
-        }
     }
 
     /// Keeps what legal holds claim, by themselves or because held rows point at it, out of what is due.
@@ -500,30 +458,6 @@ impl Tables {
         let taken = sql::take(&mut transaction, target, bounds, &window, replace).await;
         let records = taken.map_err(|error| self.explain_take(error, target))?;
         Ok(TakenRows { store: self.name.clone(), transaction, records, window, is_part: false })
-    }
-
-    fn explain_take(&self, error: TakeError, target: &Target) -> StoreError {
-        let doing =
-            if target.change_is_deletion() { "deleting records" } else { "anonymizing records" };
-        match error {
-            TakeError::Moved => StoreError::Moved { store: self.name.clone() },
-            TakeError::TooDeep { table } => {
-                StoreError::TooDeep { store: self.name.clone(), table }
-            }
-            TakeError::Nameless { table } => {
-                StoreError::Nameless { store: self.name.clone(), table }
-            }
-            TakeError::Database(source) if is_pointed_at(&source) => {
-                let store = self.name.clone();
-                match (target.dependents.refusing(), target.dependents.has_any()) {
-                    // Somebody had begun to add a row to a table that goes along when this was begun.
-                    (tables, true) if tables.is_empty() => StoreError::Moved { store },
-                    (tables, _) if tables.is_empty() => failed(&store, doing)(source),
-                    (tables, _) => StoreError::PointedAt { store, tables },
-                }
-            }
-            TakeError::Database(source) => failed(&self.name, doing)(source),
-        }
     }
 
     /// Finds out what became of a batch whose process died.

@@ -2,7 +2,7 @@
 
 use expunged::rule::{Dependent, Link};
 
-use crate::{good, error, rule};
+use crate::{error, good, rule};
 
 fn refused(text: &str) -> String {
     error(&[("expunged.toml", text)], &[]).to_string()

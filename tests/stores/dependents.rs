@@ -8,8 +8,8 @@ use expunged::store::sql::{Access, Mismatch};
 use expunged::store::{Store, Target};
 
 use crate::common::{
-    bounds, ids, mismatches, moment_type, numbers, on_each_database, open, replace, rows,
-    rule, survey,
+    bounds, ids, mismatches, moment_type, numbers, on_each_database, open, replace, rows, rule,
+    survey,
 };
 use crate::support::TestDatabase;
 
@@ -34,10 +34,8 @@ on_each_database! {
 /// A rule on `table` with which rows of these tables go.
 fn with(table: &str, names: &[&str]) -> Rule {
     let mut rule = rule(table);
-    rows(&mut rule).dependents = names
-        .iter()
-        .map(|name| Dependent { table: name.parse().unwrap(), link: None })
-        .collect();
+    rows(&mut rule).dependents =
+        names.iter().map(|name| Dependent { table: name.parse().unwrap(), link: None }).collect();
     rule
 }
 
@@ -74,7 +72,8 @@ async fn take_all(store: &Store, target: &Target) -> Taken {
     let (mut keys, mut along, mut batches) = (Vec::new(), Vec::new(), Vec::new());
     let mut walk = store.walk(target, bounds(), 1_000_000, 1_000_000).unwrap();
     let mut pace = walk.pace();
-    while let Some(batch) = store.take(target, bounds(), &mut walk, &mut pace, &replace).await.unwrap()
+    while let Some(batch) =
+        store.take(target, bounds(), &mut walk, &mut pace, &replace).await.unwrap()
     {
         assert!(batches.len() < 5_000, "this walk does not end");
         if !batch.is_part {
@@ -193,7 +192,8 @@ async fn keys_of_several_columns_are_followed(database: TestDatabase) {
     let target = store.target(&with("users", &["carts", "cart_lines"])).await.unwrap();
     let mut walk = store.walk(&target, bounds(), 3, 3).unwrap();
     let mut pace = walk.pace();
-    let batch = store.take(&target, bounds(), &mut walk, &mut pace, &replace).await.unwrap().unwrap();
+    let batch =
+        store.take(&target, bounds(), &mut walk, &mut pace, &replace).await.unwrap().unwrap();
     assert_eq!(batch.rows(), 5);
     batch.commit().await.unwrap();
     store.close().await;
@@ -291,7 +291,10 @@ async fn what_is_named_in_vain_is_said(database: TestDatabase) {
     let said = why(&with("users", &["logs", "nowhere", "items"])).await;
     assert!(said[0].starts_with("nowhere: there is none"), "{said:?}");
     assert!(said[1].starts_with("logs: no foreign key"), "{said:?}");
-    assert!(said[2].starts_with("items: no foreign key"), "the table between is not named: {said:?}");
+    assert!(
+        said[2].starts_with("items: no foreign key"),
+        "the table between is not named: {said:?}"
+    );
     let said = why(&linked("users", "logs", "who", "id")).await;
     assert!(said[0].contains("can be compared surely"), "{said:?}");
     let said = why(&linked("users", "logs", "whom", "id")).await;
@@ -316,7 +319,8 @@ async fn a_batch_is_as_large_as_all_that_it_removes(database: TestDatabase) {
     assert_eq!(taken.ids.len(), 300);
     assert_eq!(taken.along(), [("logins", 30_000, 0)]);
     assert_eq!(ids(&database, "id", "logins").await.len(), 0);
-    let (huge, others): (Vec<u64>, Vec<u64>) = taken.batches.iter().partition(|rows| **rows > 5_000);
+    let (huge, others): (Vec<u64>, Vec<u64>) =
+        taken.batches.iter().partition(|rows| **rows > 5_000);
     assert_eq!(huge, [12_061], "the one with thousands goes alone");
     assert!(others.len() >= 4, "{others:?}");
 }
@@ -324,12 +328,18 @@ async fn a_batch_is_as_large_as_all_that_it_removes(database: TestDatabase) {
 async fn a_plan_counts_what_goes_along(database: TestDatabase) {
     shop(&database, "").await;
     let found = survey(&database, &with("users", &["orders"])).await;
-    let found: Vec<_> =
-        found.dependents.iter().map(|rows| (rows.table.as_str(), rows.on_delete, rows.rows)).collect();
+    let found: Vec<_> = found
+        .dependents
+        .iter()
+        .map(|rows| (rows.table.as_str(), rows.on_delete, rows.rows))
+        .collect();
     assert_eq!(found, [("orders", OnDelete::Cascade, 4), ("items", OnDelete::Refuse, 8)]);
     let found = survey(&database, &rule("users")).await;
-    let found: Vec<_> =
-        found.dependents.iter().map(|rows| (rows.table.as_str(), rows.on_delete, rows.rows)).collect();
+    let found: Vec<_> = found
+        .dependents
+        .iter()
+        .map(|rows| (rows.table.as_str(), rows.on_delete, rows.rows))
+        .collect();
     assert_eq!(found, [("orders", OnDelete::Refuse, 4)]);
 }
 
@@ -340,7 +350,10 @@ async fn a_condition_on_dependents_holds_until_its_record_goes(database: TestDat
     let named = with("users", &["orders", "items"]);
     rows(&mut rule).dependents = named.rows().unwrap().dependents.clone();
     let taken = take(&database, &rule).await;
-    assert_eq!((taken.ids.as_slice(), taken.along()), ([1].as_slice(), vec![("items", 4, 0), ("orders", 2, 0)]));
+    assert_eq!(
+        (taken.ids.as_slice(), taken.along()),
+        ([1].as_slice(), vec![("items", 4, 0), ("orders", 2, 0)])
+    );
 }
 
 async fn null_is_pointed_at_by_nothing(database: TestDatabase) {

@@ -12,9 +12,9 @@ use crate::types::{Key, KeyValue};
 
 use super::Transaction;
 use super::catalogue::{Column, Shape};
+use super::dependents::sweep;
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
-use super::dependents::sweep;
 use super::window::{Window, inside, read_key, read_value, select_key};
 use super::{Cell, Row};
 

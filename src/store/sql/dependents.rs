@@ -293,10 +293,7 @@ fn decide(table: &mut Table, with: &[(&Named, Table)]) {
 }
 
 /// The key of a table, and the columns that references point at.
-fn pointed_at<'a>(
-    table: &Table,
-    references: impl Iterator<Item = &'a Reference>,
-) -> Vec<Column> {
+fn pointed_at<'a>(table: &Table, references: impl Iterator<Item = &'a Reference>) -> Vec<Column> {
     let mut columns = table.key.clone();
     for name in references.flat_map(|reference| &reference.target_columns) {
         if !columns.iter().any(|column| column.name == *name) {

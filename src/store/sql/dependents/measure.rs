@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::types::Key;
 
+use super::super::Transaction;
 use super::super::batch::Locked;
 use super::super::statement::Statement;
 use super::super::target::{Bounds, Target};
 use super::super::window::{read_key, select_key};
-use super::super::Transaction;
 use super::sweep::at_once;
 use super::{DEEPEST, Dependent};
 

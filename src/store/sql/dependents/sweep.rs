@@ -48,9 +48,7 @@ pub(crate) async fn sweep(
     let values: Vec<&Values> = records.iter().map(|record| &record.values).collect();
     sweep.all(&target.dependents.below, &values).await?;
     let rows = sweep.rows.into_iter().filter(|(_, (records, changed))| records + changed > 0);
-    Ok(rows
-        .map(|(table, (records, changed))| DependentRows { table, records, changed })
-        .collect())
+    Ok(rows.map(|(table, (records, changed))| DependentRows { table, records, changed }).collect())
 }
 
 struct Sweep<'a> {
