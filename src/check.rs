@@ -3,10 +3,12 @@
 //! [`examine`] is pure: it looks at a rule and a table's facts and says what is fine, what deserves a
 //! look and what is wrong. [`check`] fetches the facts. A run refuses a rule with an error.
 
+mod dependents;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::plan::{OnDelete, Told};
+use crate::plan::Told;
 use crate::rule::{AccessPath, Action, HoldPolicy, Mode, Rule};
 use crate::store::objects::Probe;
 use crate::store::sql::catalogue::Table;
@@ -146,6 +148,7 @@ async fn inspect(rule: &Rule, stores: &Stores, now: Timestamp) -> Result<Vec<Fin
             "none; plans use the url in sessions that the database keeps from writing",
         ));
     }
+    findings.extend(dependents::examine(rule, tables, &table).await?);
     if let Ok(target) = Target::new(rule, table) {
         let bounds = Bounds { cutoff: rule.cutoff(now), now };
         let tried = reader.tables()?.try_condition(&target, bounds).await;
@@ -253,14 +256,6 @@ pub fn examine(rule: &Rule, table: &Table) -> Vec<Finding> {
                 examine_privileges(rule, table),
             ];
             findings.extend(examine_anonymization(rule, &target));
-            if rule.action == Action::Delete {
-                findings.extend(
-                    table
-                        .referenced_by
-                        .iter()
-                        .flat_map(|reference| examine_reference(table, reference)),
-                );
-            }
             findings.extend(examine_triggers(rule, table));
             findings.extend(examine_tellings(rule));
             if let HoldPolicy::NotApplicable { reason } = &rule.holds {
@@ -380,50 +375,6 @@ fn examine_anonymization(rule: &Rule, target: &Target) -> Vec<Finding> {
                 }
             ),
         ));
-    }
-    findings
-}
-
-fn examine_reference(
-    table: &Table,
-    reference: &crate::store::sql::catalogue::Reference,
-) -> Vec<Finding> {
-    let child = &reference.table;
-    let columns = reference.columns.join(", ");
-    let message = match reference.on_delete {
-        OnDelete::Cascade => {
-            format!("deleting a record deletes the rows of {child} that point at it ({columns})")
-        }
-        OnDelete::SetNull => format!("deleting a record sets {columns} of {child} to NULL"),
-        OnDelete::SetDefault => {
-            format!("deleting a record sets {columns} of {child} to its default")
-        }
-        OnDelete::Refuse => {
-            format!("a record cannot be deleted while rows of {child} point at it ({columns})")
-        }
-    };
-    let mut found = Finding::warning("foreign key", message);
-    if reference.on_delete == OnDelete::Refuse {
-        found = found.help(format!(
-            "write a rule that ends the rows of {child} earlier, or exclude such records by `where`"
-        ));
-    }
-    let mut findings = vec![found];
-    if !reference.indexed {
-        findings.push(
-            Finding::warning(
-                "foreign key",
-                format!(
-                    "no index starts with {columns} of {child}: each deletion reads all of {child}"
-                ),
-            )
-            .help(create_index(
-                table.dialect,
-                reference.schema.as_deref(),
-                child,
-                &reference.columns,
-            )),
-        );
     }
     findings
 }

@@ -34,6 +34,7 @@ mod attachments;
 mod audit;
 mod backups;
 mod columns;
+mod dependents;
 mod diagnostic;
 mod environment;
 mod events;

@@ -208,7 +208,9 @@ impl Pace {
 
     /// Takes note of how a batch went.
     pub fn note(&mut self, took: Duration, rows: u64) {
-        if took > self.calm || rows > self.most_rows {
+        if rows > self.most_rows {
+            self.narrow();
+        } else if took > self.calm {
             self.width = (self.width / 2).max(self.narrowest.min(self.width));
             self.rows = (self.rows / 2).max(self.fewest_rows.min(self.rows));
         } else if took < self.calm / 2 {
@@ -218,6 +220,12 @@ impl Pace {
             }
             self.rows = (self.rows * 2).min(self.most_rows);
         }
+    }
+
+    /// Takes note that a window holds more than a batch may take, with what goes along: the next is narrower.
+    pub fn narrow(&mut self) {
+        self.width = (self.width / 2).max(1);
+        self.rows = (self.rows / 2).max(1);
     }
 
     /// Whether locks have made it as small as it can be: trying again then only waits for others.

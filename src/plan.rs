@@ -10,7 +10,7 @@ mod verification;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::breaker::ratio;
 use crate::notice::{Per, Telling};
@@ -120,6 +120,46 @@ pub struct Dependents {
     pub on_delete: OnDelete,
     /// How many there are.
     pub rows: u64,
+}
+
+/// Rows of one table that went, or changed, because records did that they pointed at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DependentRows {
+    /// Their table.
+    pub table: String,
+    /// So many went.
+    pub records: u64,
+    /// So many stay, with an empty reference.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub changed: u64,
+}
+
+impl DependentRows {
+    /// Adds what another batch took along.
+    pub fn add(sum: &mut Vec<DependentRows>, more: &[DependentRows]) {
+        for rows in more {
+            match sum.iter_mut().find(|known| known.table == rows.table) {
+                Some(known) => {
+                    known.records += rows.records;
+                    known.changed += rows.changed;
+                }
+                None => sum.push(rows.clone()),
+            }
+        }
+        sum.sort_by(|one, other| one.table.cmp(&other.table));
+    }
+
+    /// What became of how many rows of which table, in words.
+    pub fn in_words(&self) -> String {
+        let DependentRows { table, records, changed } = self;
+        match (records, changed) {
+            (_, 0) => format!("{records} rows of {table} with them"),
+            (0, _) => format!("{changed} rows of {table} point at them no more"),
+            _ => {
+                format!("{records} rows of {table} with them, and {changed} point at them no more")
+            }
+        }
+    }
 }
 
 /// Why records are kept.

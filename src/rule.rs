@@ -164,6 +164,8 @@ pub struct Rows {
     pub starting_point: StartingPoint,
     /// What belongs to a row and goes with it.
     pub attachments: Vec<Attachment>,
+    /// Tables whose rows go with the rows that they point at.
+    pub dependents: Vec<Dependent>,
     /// The columns by which an event names rows, each with the name of the event's value.
     pub matching: BTreeMap<String, String>,
     /// How a run is to reach them; `None` where it chooses by what it finds.
@@ -197,6 +199,25 @@ pub struct Attachment {
     pub store: Name,
     /// What it is called; the placeholders are columns of the row.
     pub path: Template,
+}
+
+/// A table whose rows go with the rows that they point at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Dependent {
+    /// The table.
+    pub table: TableName,
+    /// How its rows point at the rule's, where no foreign key says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<Link>,
+}
+
+/// A reference that the database does not know of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Link {
+    /// The column that points.
+    pub column: String,
+    /// The column of the rule's table that it points at.
+    pub references: String,
 }
 
 /// Whether what a rule takes may ever have been given to others.
@@ -408,6 +429,8 @@ impl Rule {
                 earliest: Date,
                 #[serde(skip_serializing_if = "<[_]>::is_empty")]
                 attachments: &'a [Attachment],
+                #[serde(skip_serializing_if = "<[_]>::is_empty")]
+                dependents: &'a [Dependent],
                 #[serde(skip_serializing_if = "BTreeMap::is_empty")]
                 matching: &'a BTreeMap<String, String>,
             },
@@ -426,6 +449,7 @@ impl Rule {
                 starting_point_zone: rows.starting_point.time_zone.iana_name(),
                 earliest: rows.starting_point.earliest,
                 attachments: &rows.attachments,
+                dependents: &rows.dependents,
                 matching: &rows.matching,
             },
             Selection::Paths(paths) => {

@@ -35,7 +35,7 @@ use crate::clock::{self, Jump, Stopwatch, Watch};
 use crate::fault;
 use crate::hold::Holds;
 use crate::ledger::{Approval, Ledger, LedgerError, Permission, Request, RuleLock, Start};
-use crate::plan::{Plan, Sample, Verification};
+use crate::plan::{DependentRows, Plan, Sample, Verification};
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Bounds, SurveyDepth};
 use crate::store::{Left, StoreError, Stores};
@@ -111,6 +111,9 @@ pub struct RunResult {
     pub state: RunState,
     /// Records deleted or anonymized.
     pub records: u64,
+    /// Rows of other tables that went or changed along with them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dependents: Vec<DependentRows>,
     /// What was seen of the records that were taken, when expunged looked again.
     pub verification: Option<Verification>,
     /// Of a saved plan, records that were not taken, because they changed since or are held.
@@ -436,6 +439,7 @@ impl Runner {
             attachments: 0,
             taken: Taken::new(),
             records: 0,
+            dependents: Vec::new(),
             left: 0,
             seen: None,
             lives_on: Left::default(),
@@ -566,6 +570,7 @@ fn result(rule: &Rule, state: RunState, watch: Stopwatch) -> RunResult {
         run: None,
         state,
         records: 0,
+        dependents: Vec::new(),
         verification: None,
         left: None,
         lives_on: None,

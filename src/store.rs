@@ -476,6 +476,28 @@ impl Store {
         }
     }
 
+    /// Takes due rows of a window, without committing: so many that no more than `most` go or change with what goes
+    /// along in other tables, and one at least. The batch says whether that is a part.
+    ///
+    /// # Errors
+    /// As for [`Store::take`]; when it holds no rows.
+    pub async fn take_at_most(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        window: Window,
+        most: u64,
+        replace: Replace<'_>,
+    ) -> Result<Batch, StoreError> {
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => {
+                let taken = tables.take_at_most(target, bounds, window, most, replace).await?;
+                Ok(Batch::of_rows(taken))
+            }
+            _ => Err(self.foreign()),
+        }
+    }
+
     /// Whether one transaction at a time may write.
     pub fn has_one_writer(&self) -> bool {
         matches!(self, Store::Tables(tables) if tables.has_one_writer())

@@ -14,6 +14,8 @@ use proptest::prelude::*;
 
 #[path = "config/backups.rs"]
 mod backups;
+#[path = "config/dependents.rs"]
+mod dependents;
 #[path = "config/events.rs"]
 mod events;
 #[path = "config/pacing.rs"]

@@ -18,6 +18,8 @@ mod notices;
 #[path = "killed/house.rs"]
 mod house;
 
+#[path = "killed/dependents.rs"]
+mod dependents;
 #[path = "killed/faults.rs"]
 mod faults;
 #[path = "killed/first_start.rs"]

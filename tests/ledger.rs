@@ -161,6 +161,7 @@ fn history() -> Vec<Entry> {
             action: ActionKind::Delete,
             records: 3,
             attachments: 0,
+            dependents: Vec::new(),
             commitments: Hash([5; 32]),
             pseudonymized: vec![],
             notices: BTreeMap::new(),

@@ -157,6 +157,7 @@ fn events(run: u32, batch: Uuid, commitments: Hash) -> Vec<Event> {
             action: ActionKind::Delete,
             records: 5,
             attachments: 0,
+            dependents: Vec::new(),
             commitments,
             pseudonymized: vec![],
             notices: BTreeMap::new(),

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::tree::Hash;
 use crate::notice;
+use crate::plan::DependentRows;
 use crate::types::Name;
 
 pub mod moment;
@@ -161,6 +162,9 @@ pub enum Event {
         /// Files and objects that belonged to the records and went with them.
         #[serde(default, skip_serializing_if = "is_zero")]
         attachments: u64,
+        /// Rows of other tables of the store that went or changed along with the records.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        dependents: Vec<DependentRows>,
         commitments: Hash,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pseudonymized: Vec<String>,

@@ -115,6 +115,10 @@ pub(crate) fn print(results: &[RunResult]) {
             let text = format!("{}: {error}", result.rule);
             anstream::println!("{RED}failed{RESET}  {}", output::hanging(&text, 8));
         }
+        for rows in &result.dependents {
+            let text = format!("{}: {}", result.rule, rows.in_words());
+            anstream::println!("{BOLD}also{RESET}    {}", output::hanging(&text, 8));
+        }
         if let Some(lives_on) =
             result.lives_on.as_ref().filter(|_| result.state != RunState::Failed)
         {

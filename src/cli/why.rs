@@ -10,7 +10,7 @@ use crate::clock;
 use crate::config::BackupConfig;
 use crate::ledger::{BackupSet, Ledger, RunReport};
 use crate::notice::State;
-use crate::plan::KeptReason;
+use crate::plan::{DependentRows, KeptReason};
 use crate::residue::Residue;
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Bounds, Explained};
@@ -182,10 +182,17 @@ async fn happened(ledger: &Ledger, rule: &Rule, keys: &[Key]) -> Result<Vec<Happ
     let mut happened = Vec::new();
     for taken in ledger.find_record(&rule.store, &rule.table.to_string(), keys).await? {
         let Some(entry) = ledger.audit_entry(taken.position).await? else { continue };
-        let Event::BatchDone { run, rule, action, .. } = &entry.event else { continue };
+        let Event::BatchDone { run, rule, action, dependents, .. } = &entry.event else { continue };
+        let along = match dependents.as_slice() {
+            [] => String::new(),
+            some => {
+                let all: Vec<_> = some.iter().map(DependentRows::in_words).collect();
+                format!("; of its batch, {}", all.join("; "))
+            }
+        };
         happened.push(Happened {
             at: entry.at,
-            what: format!("{action} under rule {rule}, in run {run}"),
+            what: format!("{action} under rule {rule}, in run {run}{along}"),
             batch: taken.batch.to_string(),
             entry: taken.position,
             told: ledger.notices_of_batch(*run, taken.batch).await?,

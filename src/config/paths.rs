@@ -83,6 +83,11 @@ fn refuse(reader: &mut Reader<'_>, one: &str, many: &str) {
             "`attachments` belong to rows".to_owned(),
             "name more paths in `path`, or write a rule of their own for them",
         ),
+        (
+            "with",
+            format!("`with` is for rows of other tables, and no row points at {one}"),
+            "leave `with` out",
+        ),
     ] {
         reader.refuse(key, &reason, help);
     }

@@ -7,9 +7,10 @@ use super::diagnostic::Problem;
 use super::reader::{Located, Reader, Wrong};
 use super::rules::{self, Chosen, Stores, owned};
 use super::text::Place;
-use super::{attachments, events};
+use super::{attachments, dependents, events};
 use crate::rule::{
-    AccessPath, Condition, Dialect, Encoding, InvalidCondition, Rows, Selection, StartingPoint,
+    AccessPath, Action, Condition, Dialect, Encoding, InvalidCondition, Rows, Selection,
+    StartingPoint,
 };
 use crate::types::TableName;
 
@@ -44,9 +45,17 @@ pub(super) fn read(
         },
     );
     let attachments = attachments::read(reader, stores);
+    let dependents = dependents::read(reader);
     let matching = events::matching(reader, listens);
     let access = access(reader);
     let action = anonymizing::action(reader, &columns);
+    if let Some(Action::Anonymize(_)) = action {
+        reader.refuse(
+            "with",
+            "`with` is for rows that are deleted with others, and the rule anonymizes",
+            "leave `with` out, and write a rule of its own for the other table",
+        );
+    }
     let event_values = matching.values().cloned().collect();
     Some(Chosen {
         table: table?.value,
@@ -54,6 +63,7 @@ pub(super) fn read(
             condition,
             starting_point: starting_point?,
             attachments,
+            dependents,
             matching,
             access,
         }),

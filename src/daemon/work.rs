@@ -286,6 +286,7 @@ fn waits_for_window(rule: &Rule, work: &Work, now: Timestamp) -> bool {
 pub(super) fn log(result: &RunResult) {
     let RunResult { rule, records, remaining, batches, seconds, error, .. } = result;
     let run = result.run.map(tracing::field::display);
+    let along: u64 = result.dependents.iter().map(|rows| rows.records).sum();
     match result.state {
         RunState::Failed => {
             tracing::error!(%rule, run, records, batches, remaining, seconds, error, "the run failed");
@@ -295,7 +296,7 @@ pub(super) fn log(result: &RunResult) {
         RunState::Busy => tracing::info!(%rule, "another process is running the rule"),
         RunState::Done | RunState::Observed | RunState::Stopped => {
             let state = result.state.as_str();
-            tracing::info!(%rule, run, state, records, batches, remaining, seconds, "the run is over");
+            tracing::info!(%rule, run, state, records, along, batches, remaining, seconds, "the run is over");
         }
     }
 }

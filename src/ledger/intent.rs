@@ -15,6 +15,7 @@ use crate::clock;
 use crate::fault;
 use crate::keys::Keys;
 use crate::notice::{self, Telling};
+use crate::plan::DependentRows;
 use crate::transition::{State, Step};
 use crate::types::{Key, Name};
 
@@ -32,6 +33,8 @@ pub struct Intended {
     /// Of each record, the values that they are told, in the order of [`notice::told`]; nothing where
     /// nobody is told.
     pub told: Vec<Vec<Option<String>>>,
+    /// What goes or changes along with the records in other tables of their store.
+    pub dependents: Vec<DependentRows>,
     /// Whether events named the records, so that they go whatever their age.
     pub by_event: bool,
     /// The partition that is dropped with them, where they go with all of it.
@@ -71,6 +74,8 @@ const TELLS: u8 = 2;
 const BY_EVENT: u8 = 3;
 /// Comes before all else where a partition is dropped whole: its name follows.
 const PARTITION: u8 = 4;
+/// Comes before what follows where rows of other tables go along.
+const ALONG: u8 = 5;
 /// Stands for the length of a value that there is not.
 const NOTHING: usize = u32::MAX as usize;
 
@@ -92,6 +97,8 @@ impl Intended {
             attached: self.attached.clone(),
             tellings: self.tellings.clone(),
             told: places.iter().filter_map(|place| self.told.get(*place).cloned()).collect(),
+            // Of rows all go, or none.
+            dependents: if places.is_empty() { Vec::new() } else { self.dependents.clone() },
             by_event: self.by_event,
             partition: self.partition.clone(),
         }
@@ -117,6 +124,15 @@ impl Intended {
         }
         if self.by_event {
             out.push(BY_EVENT);
+        }
+        if !self.dependents.is_empty() {
+            out.push(ALONG);
+            put(&mut out, self.dependents.len());
+            for DependentRows { table, records, changed } in &self.dependents {
+                put_text(&mut out, table);
+                out.extend(records.to_be_bytes());
+                out.extend(changed.to_be_bytes());
+            }
         }
         let tells = !self.tellings.is_empty();
         if tells || !self.identities.is_empty() || !self.attached.is_empty() {
@@ -167,6 +183,15 @@ impl Intended {
             _ => bytes,
         };
         let mut rest = bytes;
+        if let Some((&ALONG, more)) = bytes.split_first() {
+            rest = more;
+            for _ in 0..number(&mut rest)? {
+                let table = text(&mut rest)?;
+                let (records, changed) = (long(&mut rest)?, long(&mut rest)?);
+                intended.dependents.push(DependentRows { table, records, changed });
+            }
+        }
+        let bytes = rest;
         if let Some((&kind @ (MORE | TELLS), more)) = bytes.split_first() {
             rest = more;
             for _ in 0..number(&mut rest)? {
@@ -203,6 +228,12 @@ fn number(rest: &mut &[u8]) -> Option<usize> {
     let (head, tail) = rest.split_at_checked(4)?;
     *rest = tail;
     Some(u32::from_be_bytes(head.try_into().ok()?) as usize)
+}
+
+fn long(rest: &mut &[u8]) -> Option<u64> {
+    let (head, tail) = rest.split_at_checked(8)?;
+    *rest = tail;
+    Some(u64::from_be_bytes(head.try_into().ok()?))
 }
 
 fn text(rest: &mut &[u8]) -> Option<String> {
@@ -396,6 +427,7 @@ mod tests {
             attached in prop::collection::vec(("[a-z]{1,9}", ".{0,9}", ".{0,9}", ".{0,9}"), 0..4),
             tellings in prop::collection::vec(telling(), 0..3),
             values in prop::collection::vec(prop::option::of(".{0,9}"), 0..24),
+            dependents in prop::collection::vec((".{0,9}", any::<u64>(), any::<u64>()), 0..3),
             by_event in any::<bool>(),
             partition in prop::option::of(".{0,9}"),
         ) {
@@ -414,6 +446,10 @@ mod tests {
                 attached: attached.collect(),
                 tellings,
                 told,
+                dependents: dependents
+                    .into_iter()
+                    .map(|(table, records, changed)| DependentRows { table, records, changed })
+                    .collect(),
                 by_event,
                 partition,
             };

@@ -27,7 +27,7 @@ use crate::clock;
 use crate::fault;
 use crate::notice;
 use crate::notice::Telling;
-use crate::plan::Plan;
+use crate::plan::{DependentRows, Plan};
 use crate::rule::Rule;
 use crate::transition::{BatchEnd, State, Step};
 use crate::types::Name;
@@ -118,6 +118,7 @@ pub(super) struct Prepared {
     outcome: Outcome,
     records: u64,
     attachments: u64,
+    dependents: Vec<DependentRows>,
     commitments: Option<Commitments>,
     partition: Option<String>,
     events: Vec<String>,
@@ -143,6 +144,7 @@ impl Prepared {
                 action: run.action,
                 records: self.records,
                 attachments: self.attachments,
+                dependents: self.dependents.clone(),
                 commitments: self
                     .commitments
                     .as_ref()
@@ -341,14 +343,17 @@ impl Ledger {
             Outcome::Done => Tombs::of(&self.keys, run, batch, taken),
             Outcome::Undone(_) => Tombs::default(),
         };
+        let (records, events) = (taken.keys.len() as u64, events.to_vec());
+        let (dependents, partition) = (taken.dependents.clone(), taken.partition.clone());
         Prepared {
             batch,
             outcome,
-            records: taken.keys.len() as u64,
+            records,
             attachments,
+            dependents,
             commitments,
-            partition: taken.partition.clone(),
-            events: events.to_vec(),
+            partition,
+            events,
             notices,
             tombs,
             at,

@@ -316,7 +316,7 @@ impl Execution<'_> {
             let taken = taken?;
             self.pacer.taken();
             let Some(taking) = taken else { return Ok(Found::Nothing) };
-            let taken = taking.batch.keys.len() as u64;
+            let (taken, rows) = (taking.batch.keys.len() as u64, taking.batch.rows());
             if !self.is_as_planned(&taking.batch, ranges) {
                 taking.batch.rollback().await?;
                 return Ok(if taken == 0 { Found::Nothing } else { Found::Other });
@@ -326,7 +326,7 @@ impl Execution<'_> {
                 Ok(false) => {}
                 ended => {
                     ended?;
-                    self.pacer.note(taken);
+                    self.pacer.note(rows);
                     return Ok(Found::AsPlanned);
                 }
             }

@@ -20,7 +20,7 @@ use crate::clock::{self, Stopwatch};
 use crate::fault;
 use crate::keys::Keys;
 use crate::ledger::{Finish, Gate, Intended, LedgerError, Outcome, RuleLock, Run};
-use crate::plan::Verification;
+use crate::plan::{DependentRows, Verification};
 use crate::rule::{Rule, Why};
 use crate::store::sql::catalogue::{Column, ColumnKind};
 use crate::store::sql::{Pace, WalkKind, Window};
@@ -61,6 +61,8 @@ pub(super) struct Execution<'a> {
     pub(super) attachments: u64,
     pub(super) taken: Taken,
     pub(super) records: u64,
+    /// Rows of other tables that went or changed along with them.
+    pub(super) dependents: Vec<DependentRows>,
     /// Records of a saved plan that were not taken.
     pub(super) left: u64,
     /// What was due when the walk had taken its last batch.
@@ -173,6 +175,7 @@ impl Execution<'_> {
         Ok(RunResult {
             run: Some(self.run.id),
             records: self.records,
+            dependents: self.dependents,
             verification,
             left: matches!(errand, Errand::Plan(_)).then_some(left),
             lives_on: self.lives_on.in_words(),
@@ -396,6 +399,7 @@ impl Execution<'_> {
         let unfit = taking.unfit;
         let taken = taking.batch.keys.len() as u64;
         let window = taking.batch.window.clone();
+        let (rows, is_part) = (taking.batch.rows(), taking.batch.is_part);
         if taken == 0 {
             taking.batch.rollback().await?;
         } else if !self.finish_batch(taking, gate).await? {
@@ -403,8 +407,10 @@ impl Execution<'_> {
         }
         // Not before: a batch that met a new hold is taken again, and its rows are no more for that.
         self.unfit += unfit;
-        walk.advance(window.as_ref(), taken);
-        self.pacer.note(taken);
+        if !is_part {
+            walk.advance(window.as_ref(), taken);
+        }
+        self.pacer.note(rows);
         Ok(true)
     }
 
@@ -532,6 +538,7 @@ impl Execution<'_> {
             keys: std::mem::take(&mut batch.keys),
             identities: std::mem::take(&mut batch.identities),
             attached: attached.named(),
+            dependents: std::mem::take(&mut batch.dependents),
             by_event: self.events.name_it,
             partition: None,
         };

@@ -15,6 +15,9 @@ use crate::rule::Rule;
 use crate::store::sql::{self, Access, Bounds, SurveyDepth};
 use crate::store::{Store, StoreError, Target};
 
+/// A table of so many rows is long in reading.
+const LARGE: u64 = 100_000;
+
 /// Why a rule is not let to run.
 pub(super) struct Refusal {
     /// In the words of the audit log.
@@ -76,9 +79,33 @@ async fn fitting(store: &Store, rule: &Rule) -> Result<Target, Refusal> {
         .filter(|finding| finding.severity == Severity::Error)
         .map(|finding| finding.message.as_str())
         .collect();
-    match (wrong.is_empty(), sql::Target::new(rule, table)) {
-        (true, Ok(target)) => Ok(Target::Rows(Box::new(target))),
-        _ => Err(Refusal::new("the rule does not fit its table", &wrong.join("; "))),
+    let does_not_fit =
+        |why: &dyn fmt::Display| Refusal::new("the rule does not fit its table", why);
+    if !wrong.is_empty() {
+        return Err(does_not_fit(&wrong.join("; ")));
+    }
+    match store.tables()?.target_in(rule, table).await {
+        Ok(target) => {
+            warn_of_missing_indexes(rule, &target);
+            Ok(Target::Rows(Box::new(target)))
+        }
+        Err(error @ StoreError::Mismatch { .. }) => Err(does_not_fit(&error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Says where each record that goes has the database read a large table through.
+fn warn_of_missing_indexes(rule: &Rule, target: &sql::Target) {
+    for way in target.dependents.paths() {
+        let Some(last) = way.last().filter(|last| !last.reference.indexed) else { continue };
+        let rows = last.table.statistics.rows.unwrap_or_default();
+        if rows >= LARGE {
+            let table = last.table.display_name();
+            tracing::warn!(
+                rule = %rule.name, %table, rows,
+                "no index serves what points at the rule's records: see `expunged check`"
+            );
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use super::{Progress, RunError};
 use crate::clock::{self, Stopwatch};
 use crate::fault;
 use crate::ledger::{Intended, Ledger, LedgerError, Outcome, Run, Settlement};
+use crate::plan::DependentRows;
 use crate::store::{Committed, Effected, Left, StoreError, make_last};
 use crate::transition::MOST_OPEN;
 
@@ -370,6 +371,7 @@ impl Execution<'_> {
         self.lives_on.add(known.left);
         self.taken.extend(&known.taken.keys);
         self.records += taken;
+        DependentRows::add(&mut self.dependents, &known.taken.dependents);
         if taken == 0 {
             self.attachments += known.taken.attached.len() as u64;
         }

@@ -12,9 +12,7 @@ use std::time::Duration;
 use tokio::task::{Id, JoinSet};
 
 use super::attachments::Taking;
-use super::execution::{
-    Ended, Execution, FEWER_ATTEMPTS, GATE_WITHIN, MOST_ATTEMPTS, Next, new_value,
-};
+use super::execution::{Ended, Execution, FEWER_ATTEMPTS, GATE_WITHIN, MOST_ATTEMPTS, new_value};
 use super::{Prepared, RunError};
 use crate::anonymize::Strategy;
 use crate::clock::Stopwatch;
@@ -37,11 +35,11 @@ struct Order {
 }
 
 impl Order {
-    async fn take(&self, window: Window) -> Result<Batch, StoreError> {
+    async fn take(&self, window: Window, most: u64) -> Result<Batch, StoreError> {
         let replace = |strategy: &Strategy, column: &Column, old: Option<&str>| {
             new_value(self.ledger.keys(), &self.scope, strategy, column, old)
         };
-        self.store.take_window(&self.target, self.bounds, window, &replace).await
+        self.store.take_at_most(&self.target, self.bounds, window, most, &replace).await
     }
 }
 
@@ -88,11 +86,11 @@ impl Workers {
         self.jobs.len() < self.most
     }
 
-    fn begin(&mut self, job: Job) {
+    fn begin(&mut self, job: Job, most: u64) {
         let (order, window) = (self.order.clone(), job.window.clone());
         let begun = Stopwatch::start();
         let task = async move {
-            let taken = order.take(window).await;
+            let taken = order.take(window, most).await;
             Brought { taken, begun, took: begun.elapsed() }
         };
         self.jobs.insert(self.tasks.spawn(task).id(), job);
@@ -196,7 +194,7 @@ impl Execution<'_> {
         workers.are_rested = true;
         while workers.has_room() && !self.is_to_end() {
             if let Some(job) = workers.again.pop() {
-                workers.begin(job);
+                workers.begin(job, self.pacer.throttle.pace.most_rows());
                 continue;
             }
             // Rows that are being taken would be found again.
@@ -208,7 +206,7 @@ impl Execution<'_> {
             let pace = &mut self.pacer.throttle.pace;
             let Some(window) = store.next_window(target, *bounds, walk, pace).await? else { break };
             walk.pass(&window);
-            workers.begin(Job { window, failures: 0 });
+            workers.begin(Job { window, failures: 0 }, pace.most_rows());
         }
         Ok(())
     }
@@ -229,7 +227,7 @@ impl Execution<'_> {
             Err(error) => return Err(error.into()),
         };
         self.pacer.turn_to(begun, took);
-        let records = batch.keys.len() as u64;
+        let (rows, is_part) = (batch.rows(), batch.is_part);
         match self.see_through(batch, None).await {
             Err(RunError::Ledger(LedgerError::HoldsChanged)) => {
                 workers.again.push(job);
@@ -237,20 +235,27 @@ impl Execution<'_> {
             }
             seen => seen?,
         }
-        self.is_through(workers, walk, &job.window, records);
+        self.is_through(workers, walk, job, rows, is_part);
         Ok(())
     }
 
+    /// Takes note of a batch that is committed. What is left of its window is taken next.
     fn is_through(
         &mut self,
         workers: &mut Workers,
         walk: &mut sql::Walk,
-        window: &Window,
-        records: u64,
+        job: Job,
+        rows: u64,
+        is_part: bool,
     ) {
-        walk.note(window, records);
-        self.pacer.note(records);
+        self.pacer.note(rows);
         workers.are_rested = false;
+        if is_part {
+            self.pacer.throttle.pace.narrow();
+            workers.again.push(job);
+        } else {
+            walk.note(&job.window, rows);
+        }
     }
 
     /// Somebody else held a lock: smaller windows are tried, and in the end it is left to another walk.
@@ -283,20 +288,25 @@ impl Execution<'_> {
         *workers = self.workers(jobs);
         let Some(job) = workers.again.pop() else { return Ok(()) };
         self.pacer.begin();
-        let mut next = Next::In(job.window.clone());
-        let mut pace = self.pacer.throttle.pace;
-        let taken = tokio::time::timeout(GATE_WITHIN, self.take(&mut next, &mut pace)).await;
-        let Ok(taken) = taken else {
-            // Others wait meanwhile: rather a smaller window than a long wait.
-            self.pacer.throttle.back_off();
-            workers.again.extend(job.in_halves());
-            return Ok(());
+        let most = self.pacer.throttle.pace.most_rows();
+        let taking = workers.order.take(job.window.clone(), most);
+        let batch = match tokio::time::timeout(GATE_WITHIN, taking).await {
+            Ok(Ok(batch)) => batch,
+            Ok(Err(error)) if error.is_transient() && !self.stop.is_cancelled() => {
+                return self.take_later(workers, job, error);
+            }
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => {
+                // Others wait meanwhile: rather a smaller window than a long wait.
+                self.pacer.throttle.back_off();
+                workers.again.extend(job.in_halves());
+                return Ok(());
+            }
         };
-        let Some(Taking { batch, .. }) = taken? else { return Ok(()) };
         self.pacer.taken();
-        let records = batch.keys.len() as u64;
+        let (rows, is_part) = (batch.rows(), batch.is_part);
         self.see_through(batch, Some(gate)).await?;
-        self.is_through(workers, walk, &job.window, records);
+        self.is_through(workers, walk, job, rows, is_part);
         Ok(())
     }
 

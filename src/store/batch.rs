@@ -13,7 +13,7 @@ use super::sql::{self, Bounds, Locked, Pace, Replace, Window};
 use super::tables::{LockedRows, TakenRows};
 use super::{Store, Target};
 use crate::path::Template;
-use crate::plan::KeptReason;
+use crate::plan::{DependentRows, KeptReason};
 use crate::types::{Key, TableName};
 
 /// The way through what is due.
@@ -37,6 +37,11 @@ pub enum Walk {
 }
 
 impl Walk {
+    /// The pace that suits its steps, where nothing else is said.
+    pub fn pace(&self) -> Pace {
+        Pace::new(self.steps_are_pages())
+    }
+
     /// Whether its steps are pages of a heap, not rows.
     pub fn steps_are_pages(&self) -> bool {
         matches!(self, Walk::Rows(walk) if walk.steps_are_pages())
@@ -77,6 +82,10 @@ pub struct Batch {
     pub transaction_id: Option<String>,
     /// The window it was taken from, in a table.
     pub window: Option<Window>,
+    /// Whether more is due in the window than one batch takes: the walk does not move on then.
+    pub is_part: bool,
+    /// What goes or changes along with its records in other tables.
+    pub dependents: Vec<DependentRows>,
     effect: Effect,
 }
 
@@ -223,6 +232,12 @@ fn still_due<T>(
 }
 
 impl Batch {
+    /// How many rows go or change: its records and all that does along with them.
+    pub fn rows(&self) -> u64 {
+        let along = self.dependents.iter().map(|rows| rows.records + rows.changed);
+        self.keys.len() as u64 + along.sum::<u64>()
+    }
+
     /// A batch without records: for what belonged to records that are gone.
     pub fn nothing() -> Batch {
         Batch {
@@ -231,6 +246,8 @@ impl Batch {
             told: Vec::new(),
             transaction_id: None,
             window: None,
+            is_part: false,
+            dependents: Vec::new(),
             effect: Effect::Nothing,
         }
     }
@@ -242,6 +259,8 @@ impl Batch {
             told: std::mem::take(&mut taken.records.told),
             transaction_id: taken.records.transaction_id.take(),
             window: Some(taken.window.clone()),
+            is_part: taken.is_part,
+            dependents: std::mem::take(&mut taken.records.dependents),
             effect: Effect::Rows(taken),
         }
     }
@@ -254,6 +273,8 @@ impl Batch {
             told: Vec::new(),
             transaction_id: None,
             window: None,
+            is_part: false,
+            dependents: Vec::new(),
             effect: Effect::Files { files: files.clone(), search, entries },
         }
     }
@@ -271,6 +292,8 @@ impl Batch {
             told: Vec::new(),
             transaction_id: None,
             window: None,
+            is_part: false,
+            dependents: Vec::new(),
             effect: Effect::Objects { objects: objects.clone(), search, entries },
         }
     }

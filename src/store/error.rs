@@ -133,6 +133,38 @@ pub enum StoreError {
         /// The table.
         table: TableName,
     },
+    /// Rows of tables that the rule does not name point at a record.
+    #[error(
+        "store `{store}`: deleting records failed, as rows of {} point at one: to have such rows go as well, add them to the \
+         rule's `with = [\"{}\"]`; or end them earlier by a rule of their own", tables.join(", "), tables.join("\", \"")
+    )]
+    PointedAt {
+        /// The store.
+        store: Name,
+        /// The tables whose rows may be those.
+        tables: Vec<String>,
+    },
+    /// Rows that would go along point at one another further than is followed.
+    #[error(
+        "store `{store}`: rows of {table} point at one another in more than 50 steps, and would all go with one record: \
+         end them by a rule of their own, or empty the references"
+    )]
+    TooDeep {
+        /// The store.
+        store: Name,
+        /// The table.
+        table: String,
+    },
+    /// A row that would go along cannot be named (SQLite).
+    #[error(
+        "store `{store}`: a row of {table} would go along and its key is NULL or a fraction: give it a key"
+    )]
+    Nameless {
+        /// The store.
+        store: Name,
+        /// The table.
+        table: String,
+    },
     /// Rows changed between looking and acting; try again.
     #[error("store `{store}`: rows changed while a batch was at work")]
     Moved {

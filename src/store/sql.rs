@@ -68,6 +68,7 @@ mod again;
 mod batch;
 pub mod catalogue;
 mod change;
+mod dependents;
 mod explain;
 mod happened;
 mod keep;
@@ -105,12 +106,14 @@ pub(super) use again::{again, present};
 pub(crate) use batch::TakeError;
 pub use batch::{Interrupted, Locked, Records, Replace, Resolution};
 pub(super) use batch::{lock, resolve, take, take_locked, transaction_id, try_told};
+pub(crate) use dependents::fitting;
+pub use dependents::{Dependent, Dependents};
 pub use explain::Explained;
 pub(super) use explain::explain as explain_record;
 pub(super) use happened::happened;
 pub use happened::{Happened, Watched};
 pub(crate) use keep::KeepError;
-pub(super) use keep::{count_held_of_table, count_held_of_target, keep, try_held_predicate};
+pub(super) use keep::{count_held_of_table, count_held_of_target, hold_back, try_held_predicate};
 pub(super) use lag::lag;
 pub use partitions::Partition;
 pub(super) use partitions::{
@@ -121,14 +124,14 @@ pub(super) use remove::Removal;
 pub(super) use sight::{MARKER_COLUMNS, mark, server, write_mark};
 pub use survey::SurveyDepth;
 pub(super) use survey::{
-    count, count_only_in, each_key, next_start, sample, survey, try_condition,
+    count, count_only_in, count_rows, each_key, next_start, sample, survey, try_condition,
 };
 pub use target::{Bounds, Mismatch, Target};
 pub(super) use walk::next_window;
 pub use walk::{Walk, WalkKind};
 pub use window::Window;
 
-use catalogue::Table;
+use catalogue::{Column, ColumnKind, Table};
 pub(crate) use statement::Statement;
 
 /// How long a connection takes at most where all is well.
@@ -291,6 +294,26 @@ fn begin_of_mysql(isolation: Isolation) -> &'static str {
         // For this one transaction; the session keeps its own level.
         Isolation::Steady => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION",
     }
+}
+
+/// How many bytes an index on these columns of a table of so many rows takes, by the layout of its pages; an estimate,
+/// as texts are of any length.
+pub fn index_bytes(table: &Table, columns: &[String], rows: u64) -> u64 {
+    let width = |column: &Column| match column.kind {
+        ColumnKind::Integer | ColumnKind::Instant | ColumnKind::Civil | ColumnKind::Date => 8,
+        ColumnKind::Uuid | ColumnKind::Number | ColumnKind::Inet => 16,
+        ColumnKind::Text | ColumnKind::Bytes | ColumnKind::Other => 24,
+    };
+    let of = |columns: &mut dyn Iterator<Item = &Column>| columns.map(width).sum::<u64>();
+    let key = of(&mut columns.iter().filter_map(|name| table.column(name)));
+    // What an entry takes besides, and the part of a page that is filled, in percent. An entry of InnoDB has the
+    // primary key of its row, one of SQLite the rowid.
+    let (besides, filled) = match table.dialect {
+        Dialect::Postgres => (12, 90),
+        Dialect::Mysql => (8 + of(&mut table.key.iter()), 70),
+        Dialect::Sqlite => (12, 70),
+    };
+    rows.saturating_mul((key + besides) * 100 / filled)
 }
 
 impl Database {

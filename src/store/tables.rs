@@ -8,8 +8,8 @@ use super::error::StoreError;
 use super::sql::catalogue::Table;
 use super::sql::{
     self, Access, Bounds, Database, Explained, Happened, Interrupted, Isolation, KeepError,
-    Listener, Locked, Pace, Records, Removal, Replace, Resolution, SurveyDepth, TakeError, Target,
-    Walk, Watched, Window,
+    Listener, Locked, Pace, Records, Removal, Replace, Resolution, SurveyDepth, Target, Walk,
+    Watched, Window,
 };
 use crate::config::{SourceConfig, SqlRecipient};
 use crate::hold::{Holds, Records as HeldRecords, SubjectColumn};
@@ -18,6 +18,7 @@ use crate::plan::{Residue, Survey};
 use crate::rule::{Dialect, Rule};
 use crate::types::{Key, Name};
 
+mod dependents;
 mod partitions;
 mod sight;
 
@@ -38,6 +39,8 @@ pub(super) struct TakenRows {
     pub(super) records: Records,
     /// The window it took it from.
     pub(super) window: Window,
+    /// Whether more is due in the window than went.
+    pub(super) is_part: bool,
 }
 
 impl TakenRows {
@@ -140,8 +143,7 @@ impl Tables {
     /// When the store cannot be reached, or the rule does not fit.
     pub async fn target(&self, rule: &Rule) -> Result<Target, StoreError> {
         let table = self.inspect(rule).await?;
-        Target::new(rule, table)
-            .map_err(|mismatches| StoreError::Mismatch { store: self.name.clone(), mismatches })
+        self.target_in(rule, table).await
     }
 
     /// Keeps what legal holds claim, by themselves or because held rows point at it, out of what is due.
@@ -158,9 +160,8 @@ impl Tables {
             return Ok(());
         }
         let mut tx = self.begin(Access::ReadOnly).await?;
-        let keep = sql::keep(&mut tx, rule, target, holds).await;
-        target.set_keep(keep.map_err(|error| self.explain_keep(error, "applying legal holds"))?);
-        Ok(())
+        let held = sql::hold_back(&mut tx, rule, target, holds).await;
+        held.map_err(|error| self.explain_keep(error, "applying legal holds"))
     }
 
     fn explain_keep(&self, error: KeepError, doing: &'static str) -> StoreError {
@@ -356,7 +357,48 @@ impl Tables {
     ) -> Result<Option<TakenRows>, StoreError> {
         let begun = self.begin_window(target, bounds, walk, pace).await?;
         let Some((transaction, window)) = begun else { return Ok(None) };
-        self.take_in(transaction, target, bounds, window, replace).await.map(Some)
+        let most = pace.most_rows();
+        let taken = self.take_fitting(transaction, target, bounds, window, most, replace).await?;
+        if taken.is_part {
+            pace.narrow();
+        }
+        Ok(Some(taken))
+    }
+
+    /// Takes due records of a window, without committing: so many that no more than `most` go or change with what
+    /// goes along in other tables, and one at least.
+    pub(super) async fn take_at_most(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        window: Window,
+        most: u64,
+        replace: Replace<'_>,
+    ) -> Result<TakenRows, StoreError> {
+        let transaction = self.begin_taking(target).await?;
+        self.take_fitting(transaction, target, bounds, window, most, replace).await
+    }
+
+    async fn take_fitting(
+        &self,
+        mut transaction: sql::Transaction,
+        target: &Target,
+        bounds: Bounds,
+        window: Window,
+        most: u64,
+        replace: Replace<'_>,
+    ) -> Result<TakenRows, StoreError> {
+        if !target.dependents.has_any() {
+            return self.take_in(transaction, target, bounds, window, replace).await;
+        }
+        let finding = failed(&self.name, "finding due records");
+        let rows = sql::lock(&mut transaction, target, bounds, &window).await.map_err(&finding)?;
+        let fit = sql::fitting(&mut transaction, target, &rows, most).await.map_err(finding)?;
+        let is_part = fit < rows.len();
+        let mut locked = LockedRows { transaction, rows, window };
+        locked.rows.truncate(fit);
+        let taken = self.take_locked(target, bounds, locked, replace).await?;
+        Ok(TakenRows { is_part, ..taken })
     }
 
     /// Takes the due records of a window, without committing.
@@ -406,7 +448,7 @@ impl Tables {
         let LockedRows { mut transaction, rows, window } = locked;
         let taken = sql::take_locked(&mut transaction, target, bounds, rows, None, replace).await;
         let records = taken.map_err(|error| self.explain_take(error, target))?;
-        Ok(TakenRows { store: self.name.clone(), transaction, records, window })
+        Ok(TakenRows { store: self.name.clone(), transaction, records, window, is_part: false })
     }
 
     /// The next window of a walk, which nobody has locked.
@@ -464,16 +506,7 @@ impl Tables {
     ) -> Result<TakenRows, StoreError> {
         let taken = sql::take(&mut transaction, target, bounds, &window, replace).await;
         let records = taken.map_err(|error| self.explain_take(error, target))?;
-        Ok(TakenRows { store: self.name.clone(), transaction, records, window })
-    }
-
-    fn explain_take(&self, error: TakeError, target: &Target) -> StoreError {
-        let doing =
-            if target.change_is_deletion() { "deleting records" } else { "anonymizing records" };
-        match error {
-            TakeError::Moved => StoreError::Moved { store: self.name.clone() },
-            TakeError::Database(source) => failed(&self.name, doing)(source),
-        }
+        Ok(TakenRows { store: self.name.clone(), transaction, records, window, is_part: false })
     }
 
     /// Finds out what became of a batch whose process died.

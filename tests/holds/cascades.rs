@@ -1,6 +1,8 @@
 //! No held row goes because the record that it points at does.
 
+use expunged::audit::Event;
 use expunged::hold::Terms;
+use expunged::plan::DependentRows;
 use expunged::run::RunState;
 
 use crate::house::{House, moment, on_each_database, persons, rule, set, terms};
@@ -14,15 +16,22 @@ on_each_database! {
     a_reference_that_would_be_emptied_keeps_the_record,
     holds_elsewhere_keep_nothing_here,
     a_predicate_that_names_its_table_is_refused,
+    a_held_row_of_a_named_table_keeps_what_it_points_at,
+    what_goes_along_is_in_the_result_and_in_the_log,
 }
 
 /// Accounts, their orders, and the items of those.
 async fn shop(store: TestDatabase, on_delete: &str) -> House {
+    shop_with(store, &format!("ON DELETE {on_delete}"), "").await
+}
+
+/// The same, with more in the rule on accounts.
+async fn shop_with(store: TestDatabase, on_delete: &str, more: &str) -> House {
     let at = moment(&store);
     let mut sql = format!(
         "CREATE TABLE accounts (id integer PRIMARY KEY, at {at});
          CREATE TABLE orders (id integer PRIMARY KEY, account integer, buyer varchar(20), at {at},
-             FOREIGN KEY (account) REFERENCES accounts (id) ON DELETE {on_delete});
+             FOREIGN KEY (account) REFERENCES accounts (id) {on_delete});
          CREATE TABLE items (id integer PRIMARY KEY, ordered integer, state varchar(9),
              FOREIGN KEY (ordered) REFERENCES orders (id) ON DELETE CASCADE);
          CREATE TABLE others (id integer PRIMARY KEY, who integer, at {at});"
@@ -34,7 +43,7 @@ async fn shop(store: TestDatabase, on_delete: &str) -> House {
              INSERT INTO items VALUES ({id}00, {id}0, 's{id}');"
         ));
     }
-    let rules = rule("accounts", "accounts", "")
+    let rules = rule("accounts", "accounts", more)
         + &rule("orders", "orders", "subject = \"buyer\"")
         + &rule("others", "others", "subject = \"who\"");
     House::new(store, &sql, &rules).await
@@ -119,6 +128,44 @@ async fn a_predicate_that_names_its_table_is_refused(store: TestDatabase) {
     assert_eq!(house.due_and_held("accounts").await, (3, 1));
 }
 
+async fn a_held_row_of_a_named_table_keeps_what_it_points_at(store: TestDatabase) {
+    let linked = "{ table = \"events\", column = \"who\", references = \"id\" }";
+    let more = format!("with = [\"orders\", {linked}]");
+    store.execute("CREATE TABLE events (id integer PRIMARY KEY, who integer)").await;
+    store.execute("INSERT INTO events VALUES (1, 1), (2, 2), (4, 4)").await;
+    let house = shop_with(store, "ON DELETE RESTRICT", &more).await;
+    let buyer = house.place(persons(&["buyer2"])).await;
+    let item = house.place(terms(house.table("items", Some("state = 's3'")))).await;
+    let event = house.place(terms(house.table("events", Some("id = 4")))).await;
+    assert_eq!(house.due_and_held("accounts").await, (1, 3));
+    assert_eq!(house.run("accounts").await.records, 1);
+    assert_eq!(house.ids("accounts").await, set(&["2", "3", "4"]));
+    assert_eq!(house.ids("orders").await, set(&["20", "30", "40"]));
+    assert_eq!(house.ids("items").await, set(&["200", "300", "400"]));
+    assert_eq!(house.ids("events").await, set(&["2", "4"]));
+    for hold in [&buyer, &item, &event] {
+        house.release(hold).await;
+    }
+    assert_eq!(house.run("accounts").await.records, 3);
+    for table in ["accounts", "orders", "items", "events"] {
+        assert!(house.ids(table).await.is_empty(), "{table}");
+    }
+}
+
+async fn what_goes_along_is_in_the_result_and_in_the_log(store: TestDatabase) {
+    let house = shop_with(store, "ON DELETE RESTRICT", "with = [\"orders\"]").await;
+    let result = house.run("accounts").await;
+    assert_eq!(result.state, RunState::Done, "{:?}", result.error);
+    let row = |table: &str| DependentRows { table: table.into(), records: 4, changed: 0 };
+    let all = [row("items"), row("orders")];
+    assert_eq!((result.records, result.dependents.as_slice()), (4, all.as_slice()));
+    let logged: Vec<_> = house.events("batch_done").await;
+    let [Event::BatchDone { records: 4, dependents, .. }] = logged.as_slice() else {
+        panic!("{logged:?}")
+    };
+    assert_eq!(dependents.as_slice(), all);
+}
+
 /// Changes an order in a transaction of somebody else, which is committed once the run waits for it.
 macro_rules! with_a_late_change {
     ($pool:expr, $change:expr, $waits:expr, $house:expr) => {{
@@ -141,9 +188,11 @@ const LATE: [&str; 2] = [
 
 #[tokio::test]
 async fn a_row_that_is_held_only_when_the_deletion_reaches_it_stays() {
-    for change in LATE {
+    let ways = ["CASCADE", "RESTRICT"];
+    for (change, on_delete) in LATE.into_iter().flat_map(|change| ways.map(|way| (change, way))) {
         for store in [crate::support::fresh_postgres().await, crate::support::fresh_mysql().await] {
-            let house = shop(store, "CASCADE").await;
+            let (on_delete, named) = (format!("ON DELETE {on_delete}"), "with = [\"orders\"]");
+            let house = shop_with(store, &on_delete, named).await;
             house.place(persons(&["held"])).await;
             let result = match &house.store.pool {
                 Pool::Postgres(pool) => {
@@ -154,7 +203,8 @@ async fn a_row_that_is_held_only_when_the_deletion_reaches_it_stays() {
                 Pool::MySql(pool) => {
                     let waits = "SELECT count(*) FROM information_schema.processlist \
                                  WHERE db = DATABASE() AND id <> connection_id() \
-                                   AND info LIKE '%expunged_held%' AND time_ms > 50";
+                                   AND (info LIKE '%expunged_held%' OR info LIKE '%FOR UPDATE') \
+                                   AND time_ms > 50";
                     with_a_late_change!(pool, change, waits, house)
                 }
                 Pool::Sqlite(_) => panic!("SQLite has one writer"),

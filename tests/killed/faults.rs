@@ -5,6 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 
+use crate::harness::Place;
 use crate::house::{Act, House, kind_of};
 use crate::random::{length, side_by_side};
 use crate::support::{TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
@@ -34,10 +35,7 @@ const ENOUGH: i64 = 2_500;
 /// Runs a command that is to die at the passage of a point after so many others.
 async fn die(house: &mut House, argument: &str, point: &str, after: u32) {
     for attempt in 0..5 {
-        let mut command = house.place.command(&[argument]);
-        command.env("FAILPOINTS", format!("{point}={after}*off->return"));
-        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        if wait(process).await.signal() == Some(Signal::ABORT.as_raw()) {
+        if dies(&house.place, argument, point, after).await {
             return;
         }
         // The lock of the process before may not be free yet, or fewer batches held what was due, which
@@ -48,6 +46,21 @@ async fn die(house: &mut House, argument: &str, point: &str, after: u32) {
         "nothing died at {point}: is it built in, with `--features fault-points`? run the tests through \
          tests/run"
     );
+}
+
+/// Runs a command that is to die there at once; a lock of the process before it may not be free yet.
+pub(crate) async fn die_once(place: &Place, argument: &str, point: &str) {
+    let watch = expunged::clock::Stopwatch::start();
+    while !dies(place, argument, point, 0).await {
+        assert!(watch.elapsed() < crate::harness::LIMIT, "nothing died at {point}");
+    }
+}
+
+async fn dies(place: &Place, argument: &str, point: &str, after: u32) -> bool {
+    let mut command = place.command(&[argument]);
+    command.env("FAILPOINTS", format!("{point}={after}*off->return"));
+    let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait(process).await.signal() == Some(Signal::ABORT.as_raw())
 }
 
 /// Waits for a process; one that does not end by itself is ended, and did not die of a fault.

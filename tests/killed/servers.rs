@@ -3,7 +3,6 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use expunged::pace::Pace;
 use expunged::store::sql::{Access, Bounds, Interrupted, Resolution};
 use expunged::store::{Store, Tables};
 
@@ -107,7 +106,7 @@ async fn the_number_of_a_transaction_that_comes_again_does_not_stand_for_the_bat
         let target = store.target(&rule).await.unwrap();
         let bounds = Bounds { cutoff: rule.cutoff(now), now };
         let mut walk = store.walk(&target, bounds, 50, 50).unwrap();
-        let mut pace = Pace::new(walk.steps_are_pages());
+        let mut pace = walk.pace();
         let taken =
             store.take(&target, bounds, &mut walk, &mut pace, &|_, _, _| None).await.unwrap();
         let batch = taken.expect("there is a window");

@@ -113,6 +113,7 @@ pub(crate) fn rule(table: &str) -> Rule {
                 earliest: jiff::civil::date(1971, 1, 1),
             },
             attachments: Vec::new(),
+            dependents: Vec::new(),
             matching: BTreeMap::new(),
             access: None,
         }),

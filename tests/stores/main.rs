@@ -12,6 +12,7 @@ mod common;
 mod anonymize;
 mod catalogue;
 mod conditions;
+mod dependents;
 mod errors;
 mod fate;
 mod keys;

@@ -71,6 +71,7 @@ fn one_of_each() -> Vec<Event> {
             action,
             records: 2,
             attachments: 0,
+            dependents: Vec::new(),
             commitments: Hash([7; 32]),
             pseudonymized: vec!["email".into()],
             notices: BTreeMap::new(),

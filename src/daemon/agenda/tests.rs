@@ -119,6 +119,7 @@ fn records_that_stayed_are_looked_for_again_soon() {
         run: None,
         state,
         records: 0,
+        dependents: Vec::new(),
         remaining,
         batches: 0,
         attachments: 0,

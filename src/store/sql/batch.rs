@@ -6,26 +6,30 @@
 use std::ops::Range;
 
 use crate::anonymize::Strategy;
+use crate::plan::DependentRows;
 use crate::rule::Dialect;
-use crate::types::Key;
+use crate::types::{Key, KeyValue};
 
 use super::Transaction;
 use super::catalogue::{Column, Shape};
+use super::dependents::sweep;
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
-use super::window::{Window, inside, read_key, select_key};
+use super::window::{Window, inside, read_key, read_value, select_key};
 use super::{Cell, Row};
 
 /// Keys that are asked for in one statement when an interrupted batch is resolved.
 const RESOLVE_CHUNK: usize = 500;
 
 /// The records that a transaction has deleted or changed, not committed yet.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Records {
     /// Their keys.
     pub keys: Vec<Key>,
     /// Of each, the values that recipients are told, as they were before; nothing where none is told.
     pub told: Vec<Vec<Option<String>>>,
+    /// What went or changed along with them in other tables.
+    pub dependents: Vec<DependentRows>,
     /// The transaction's own name in the store, where its fate can be asked later.
     pub transaction_id: Option<String>,
 }
@@ -62,6 +66,18 @@ pub(crate) enum TakeError {
     /// Rows changed between looking and acting: roll back and try again.
     #[error("rows changed while the batch was at work")]
     Moved,
+    /// Rows of a table point at one another further than is followed.
+    #[error("rows of {table} point at one another in too many steps")]
+    TooDeep {
+        /// The table.
+        table: String,
+    },
+    /// A row that would go along has a key that names no row (SQLite).
+    #[error("a row of {table} has a key that names none")]
+    Nameless {
+        /// The table.
+        table: String,
+    },
 }
 
 /// The new value of a column that this process computes: strategy, column, old value.
@@ -78,6 +94,10 @@ pub struct Locked {
     told: Vec<Option<String>>,
     /// Its values of the columns whose new ones this process computes.
     old: Vec<Option<String>>,
+    /// Its values of the columns that other rows point at ([`Dependents::columns`]).
+    ///
+    /// [`Dependents::columns`]: super::dependents::Dependents
+    pub(super) values: Vec<Option<KeyValue>>,
 }
 
 /// Deletes or anonymizes the due records of a window, without committing, and returns their keys.
@@ -98,9 +118,10 @@ pub(crate) async fn take(
         // MySQL returns nothing from a DELETE: the due rows are locked and read first.
         Dialect::Mysql => false,
     };
-    if computed || is_told_old || !returns_all {
+    // What goes along has to be known, and go first.
+    if computed || is_told_old || !returns_all || target.dependents.has_any() {
         let rows = lock(tx, target, bounds, window).await?;
-        let window = Some(window).filter(|_| !takes_along);
+        let window = Some(window).filter(|_| !takes_along && target.may_lock());
         return take_locked(tx, target, bounds, rows, window, replace).await;
     }
     let mut s = act(target, bounds.now);
@@ -120,7 +141,7 @@ pub(crate) async fn take(
         let texts = |row: &Row| read_texts(row, first..first + target.told.len());
         rows.iter().map(texts).collect()
     };
-    named(tx, keys, told).await
+    named(tx, keys, told, Vec::new()).await
 }
 
 /// Appends columns as texts, each after a comma.
@@ -148,12 +169,13 @@ async fn named(
     tx: &mut Transaction,
     keys: Vec<Key>,
     told: Vec<Vec<Option<String>>>,
+    dependents: Vec<DependentRows>,
 ) -> Result<Records, TakeError> {
     let transaction_id = match (tx.dialect(), keys.is_empty()) {
         (Dialect::Postgres, false) => Some(transaction_id(tx).await?),
         _ => None,
     };
-    Ok(Records { keys, told, transaction_id })
+    Ok(Records { keys, told, dependents, transaction_id })
 }
 
 /// The name of a transaction of PostgreSQL, by which its fate can be asked later.
@@ -191,8 +213,9 @@ pub(crate) async fn take_locked(
     let computed = target.change.as_ref().map(super::target::Change::computed_here);
     let computed = computed.filter(|columns| !columns.is_empty());
     if rows.is_empty() {
-        return Ok(Records { keys: Vec::new(), told: Vec::new(), transaction_id: None });
+        return Ok(Records::default());
     }
+    let dependents = sweep(tx, target, &rows).await?;
     if let (Some(change), Some(computed)) = (&target.change, computed) {
         // Where this process computes values, each record gets its own UPDATE.
         for row in &rows {
@@ -214,11 +237,14 @@ pub(crate) async fn take_locked(
             }
         }
         let (keys, told) = keys_and_told(target, rows);
-        return named(tx, keys, told).await;
+        return named(tx, keys, told, dependents).await;
     }
     let (keys, told) = keys_and_told(target, rows);
     let mut touched = 0;
-    if let Some(window) = window {
+    // A condition that asks for dependents holds no more once they are gone. Records that are locked are as they were when
+    // it did.
+    let is_settled = target.has_condition() && target.may_lock() && target.dependents.has_any();
+    if let Some(window) = window.filter(|_| !is_settled) {
         let mut s = act(target, bounds.now);
         inside(&mut s, target, window);
         s.push(" AND ");
@@ -227,8 +253,13 @@ pub(crate) async fn take_locked(
     } else {
         for keys in keys.chunks(RESOLVE_CHUNK) {
             let mut s = act(target, bounds.now);
-            s.key_in(&target.table.key, keys).push(" AND ");
-            target.due(&mut s, bounds);
+            s.key_in(&target.table.key, keys);
+            s.push(" AND ");
+            if is_settled {
+                target.is_free(&mut s);
+            } else {
+                target.due(&mut s, bounds);
+            }
             touched += tx.execute(&s).await?;
         }
     }
@@ -241,7 +272,7 @@ pub(crate) async fn take_locked(
         }
         is_whole = left == 0;
     }
-    if is_whole { named(tx, keys, told).await } else { Err(TakeError::Moved) }
+    if is_whole { named(tx, keys, told, dependents).await } else { Err(TakeError::Moved) }
 }
 
 fn keys_and_told(target: &Target, rows: Vec<Locked>) -> (Vec<Key>, Vec<Vec<Option<String>>>) {
@@ -280,21 +311,34 @@ pub(crate) async fn lock(
     let mut s = Statement::new(target.dialect(), "SELECT ");
     select_key(&mut s, &target.table.key);
     select_texts(&mut s, old.chain(&target.carried).chain(&target.told));
+    let pointed_at = &target.dependents.columns;
+    if !pointed_at.is_empty() {
+        s.push(", ");
+        select_key(&mut s, pointed_at);
+    }
     s.push(" FROM ").table(&target.table).push(" WHERE ");
     inside(&mut s, target, window);
     s.push(" AND ");
     target.due(&mut s, bounds);
-    // SQLite has one writer, which this transaction already is.
-    s.by_dialect(" FOR UPDATE", " FOR UPDATE", "");
+    if target.may_lock() {
+        // SQLite has one writer, which this transaction already is.
+        s.by_dialect(" FOR UPDATE", " FOR UPDATE", "");
+    }
     let rows = tx.fetch(&s).await?;
     let (first, second) = (target.table.key.len(), target.table.key.len() + computed.len());
     let third = second + target.carried.len();
+    let fourth = third + target.told.len();
     let read = |row: &Row| {
         Ok(Locked {
             key: read_key(target.dialect(), row, &target.table.key)?,
             old: (first..second).map(|place| row.scalar_text(place)).collect(),
             carried: (second..third).map(|place| row.scalar_text(place)).collect(),
-            told: read_texts(row, third..third + target.told.len()),
+            told: read_texts(row, third..fourth),
+            values: pointed_at
+                .iter()
+                .enumerate()
+                .map(|(place, column)| read_value(target.dialect(), row, fourth + place, column))
+                .collect(),
         })
     };
     rows.iter().map(read).collect()

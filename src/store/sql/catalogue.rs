@@ -124,6 +124,8 @@ pub struct Reference {
     /// Whether an index of the referencing table starts with the columns; without one each deletion
     /// scans that table.
     pub indexed: bool,
+    /// Whether the database knows of it, and not only a rule's `with`.
+    pub declared: bool,
 }
 
 /// A trigger.

@@ -18,6 +18,7 @@ use crate::types::{Name, TableName};
 
 use super::Transaction;
 use super::catalogue::{Column, ColumnKind, Reference, Table};
+use super::dependents::{Dependent, Dependents};
 use super::statement::{Statement, Value};
 use super::target::Target;
 
@@ -108,18 +109,23 @@ pub(crate) enum KeepError {
     NamesItsTable(sqlx::Error),
 }
 
-/// Reads from the catalogue what a deletion reaches, and decides what holds keep of a rule's table.
-pub(crate) async fn keep(
+/// Reads from the catalogue what a deletion reaches, and decides what holds keep of a rule's table, and of those whose
+/// rows go along.
+pub(crate) async fn hold_back(
     tx: &mut Transaction,
     rule: &Rule,
-    target: &Target,
+    target: &mut Target,
     holds: &Holds,
-) -> Result<Keep, KeepError> {
+) -> Result<(), KeepError> {
     if holds.is_empty() {
-        return Ok(Keep::default());
+        return Ok(());
     }
     let deletes = target.change_is_deletion();
-    let tables = if deletes { reached(tx, &target.table).await? } else { Vec::new() };
+    let tables = if deletes {
+        reached(tx, &target.table, Some(&target.dependents)).await?
+    } else {
+        Vec::new()
+    };
     let looking = Looking { store: &rule.store, holds, tables: &tables };
     let claims = if rule.holds.applies() {
         claims(looking, &target.table, Some(&rule.name))
@@ -130,7 +136,9 @@ pub(crate) async fn keep(
     let referrers = if deletes { looking.referrers(&target.table, 0) } else { Vec::new() };
     let keep = Keep { parts, referrers };
     try_predicates(tx, &keep).await?;
-    Ok(keep)
+    looking.hold_back_below(&mut target.dependents.below);
+    target.set_keep(keep);
+    Ok(())
 }
 
 /// The same of a table that no rule works on. What a range of dates means there is not known, so it counts as a whole.
@@ -143,7 +151,7 @@ pub(super) async fn keep_of_table(
     if holds.is_empty() {
         return Ok(Keep::default());
     }
-    let tables = reached(tx, table).await?;
+    let tables = reached(tx, table, None).await?;
     let looking = Looking { store, holds, tables: &tables };
     let parts = parts(table, claims(looking, table, None));
     let keep = Keep { parts, referrers: looking.referrers(table, 0) };
@@ -152,7 +160,12 @@ pub(super) async fn keep_of_table(
 }
 
 /// The table's referrers, theirs where a deletion cascades, and so on.
-async fn reached(tx: &mut Transaction, table: &Table) -> Result<Vec<Table>, KeepError> {
+/// Which rows go along, a rule may say as well.
+async fn reached(
+    tx: &mut Transaction,
+    table: &Table,
+    dependents: Option<&Dependents>,
+) -> Result<Vec<Table>, KeepError> {
     let mut found: Vec<Table> = Vec::new();
     let mut open = table.referenced_by.clone();
     while let Some(reference) = open.pop() {
@@ -160,7 +173,12 @@ async fn reached(tx: &mut Transaction, table: &Table) -> Result<Vec<Table>, Keep
             continue;
         }
         let name = TableName { schema: reference.schema.clone(), table: reference.table.clone() };
-        let referrer = match tx.table(&name).await? {
+        let known = dependents.and_then(|dependents| dependents.table(&reference)).cloned();
+        let referrer = match known {
+            None => tx.table(&name).await?,
+            known => known,
+        };
+        let referrer = match referrer {
             Some(referrer) if found.len() < MOST_TABLES => referrer,
             _ => return Err(KeepError::Unseen(name)),
         };
@@ -184,6 +202,16 @@ fn claims<'a>(looking: Looking<'a>, table: &Table, rule: Option<&Name>) -> Vec<C
 }
 
 impl Looking<'_> {
+    /// Says what of dependents is held. There the starting point is not known, so the whole of it counts.
+    fn hold_back_below(self, below: &mut [Dependent]) {
+        for dependent in below {
+            let table = &dependent.table;
+            let parts = whole(parts(table, claims(self, table, None)));
+            dependent.keep = Keep { parts, referrers: self.referrers(table, 0) };
+            self.hold_back_below(&mut dependent.below);
+        }
+    }
+
     /// What keeps a table's records because of rows that point at them.
     fn referrers(self, table: &Table, depth: usize) -> Vec<Referrer> {
         let mut referrers = Vec::new();
@@ -192,11 +220,8 @@ impl Looking<'_> {
                 continue;
             }
             let keep = self.find(reference).and_then(|referrer| {
-                let mut parts = parts(referrer, claims(self, referrer, None));
                 // There the starting point is not known, so the whole of it counts.
-                for part in &mut parts {
-                    part.range = Range::default();
-                }
+                let parts = whole(parts(referrer, claims(self, referrer, None)));
                 let cascades = reference.on_delete == OnDelete::Cascade;
                 if depth + 1 == ALIASES.len() {
                     let goes_on = cascades && !referrer.referenced_by.is_empty();
@@ -225,6 +250,11 @@ impl Looking<'_> {
     fn find(&self, reference: &Reference) -> Option<&Table> {
         self.tables.iter().find(|table| is_referrer(table, reference))
     }
+}
+
+/// Whatever their dates.
+fn whole(parts: Vec<Part>) -> Vec<Part> {
+    parts.into_iter().map(|part| Part { range: Range::default(), ..part }).collect()
 }
 
 fn parts(table: &Table, claims: Vec<Claim<'_>>) -> Vec<Part> {

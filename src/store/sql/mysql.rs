@@ -261,6 +261,7 @@ async fn references(
                     _ => OnDelete::Refuse,
                 },
                 indexed: true,
+                declared: true,
             });
         reference.columns.push(row.text(3).unwrap_or_default());
         reference.target_columns.push(row.text(4).unwrap_or_default());

@@ -279,6 +279,7 @@ async fn references(
             _ => OnDelete::Refuse,
         },
         indexed: row.int(6) == Some(1),
+        declared: true,
     };
     let mut references: Vec<Reference> = Vec::new();
     for found in fetch(connection, &query).await?.iter().map(reference) {

@@ -238,6 +238,7 @@ async fn references(
                 _ => OnDelete::Refuse,
             },
             indexed: row.int(5) == Some(1),
+            declared: true,
         });
     }
     Ok(references)

@@ -6,7 +6,8 @@ use crate::plan::{Access, Dependents, Partition, Survey};
 use crate::rule::{AccessPath, Facts};
 use crate::types::Key;
 
-use super::catalogue::Reference;
+use super::catalogue::Table;
+use super::dependents;
 use super::partitions::{self as sql, partitions};
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
@@ -39,13 +40,15 @@ pub(crate) async fn survey(
     if depth == SurveyDepth::Full {
         count_kept(tx, target, bounds, &mut survey).await?;
         if target.change.is_none() && survey.due > 0 {
-            for reference in &target.table.referenced_by {
-                let rows = count_dependents(tx, target, bounds, reference).await?;
-                survey.dependents.push(Dependents {
-                    table: reference.table.clone(),
-                    on_delete: reference.on_delete,
-                    rows,
-                });
+            for way in target.dependents.paths() {
+                let Some(last) = way.last() else { continue };
+                if last.table.privileges.select == Some(false) {
+                    continue;
+                }
+                let rows = dependents::count(tx, target, bounds, &way).await?;
+                let (table, on_delete) =
+                    (last.name_beside(&target.table), last.reference.on_delete);
+                survey.dependents.push(Dependents { table, on_delete, rows });
             }
         }
         if survey.due > 0 {
@@ -138,8 +141,13 @@ async fn count_total(
 
 /// How many records the table has, exactly.
 pub(crate) async fn count(tx: &mut Transaction, target: &Target) -> Result<u64, sqlx::Error> {
-    let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
-    s.table(&target.table);
+    count_rows(tx, &target.table).await
+}
+
+/// How many rows a table has, exactly.
+pub(crate) async fn count_rows(tx: &mut Transaction, table: &Table) -> Result<u64, sqlx::Error> {
+    let mut s = Statement::new(table.dialect, "SELECT count(*) FROM ");
+    s.table(table);
     Ok(positive(tx.fetch_row(&s).await?.int(0)))
 }
 
@@ -201,31 +209,6 @@ async fn count_kept(
     survey.no_key = positive(row.int(6));
     survey.held = positive(row.int(7));
     Ok(())
-}
-
-async fn count_dependents(
-    tx: &mut Transaction,
-    target: &Target,
-    bounds: Bounds,
-    reference: &Reference,
-) -> Result<u64, sqlx::Error> {
-    // The table keeps its own name, which the operator's condition may use.
-    let taken = target.table.name.eq_ignore_ascii_case("dependent");
-    let alias = if taken { "referrer" } else { "dependent" };
-    let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
-    s.qualified(reference.schema.as_deref(), &reference.table).push(" AS ").push(alias);
-    s.push(" WHERE EXISTS (SELECT 1 FROM ").table(&target.table).push(" WHERE ");
-    s.separated(
-        " AND ",
-        reference.columns.iter().zip(&reference.target_columns),
-        |s, (from, to)| {
-            s.column(&target.table, to).push(" = ").push(alias).push(".").name(from);
-        },
-    );
-    s.push(" AND ");
-    target.due(&mut s, bounds);
-    s.push(")");
-    Ok(positive(tx.fetch_row(&s).await?.int(0)))
 }
 
 /// Some due records, the oldest first: their keys and starting points.

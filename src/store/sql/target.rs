@@ -15,6 +15,7 @@ use crate::plan::OnDelete;
 use crate::rule::{AccessPath, Action, Condition, Dialect, Encoding, Rule};
 
 use super::catalogue::{Column, ColumnKind, Reference, Shape, Table};
+use super::dependents::Dependents;
 use super::keep::Keep;
 use super::partitions;
 use super::start::{Form, StartColumn, form_of};
@@ -57,6 +58,8 @@ pub struct Target {
     pub(super) pinned: Option<AccessPath>,
     /// Why no partition is dropped whole, if so.
     pub(super) obstacle: Option<&'static str>,
+    /// What goes or changes in other tables with its records.
+    pub dependents: Dependents,
 }
 
 /// What is set in an anonymized record.
@@ -151,6 +154,14 @@ pub enum Mismatch {
         /// More of a reason.
         why: &'static str,
     },
+    /// A table that the rule names in `with` is not one whose rows can go along.
+    #[error("`with` names the table `{table}`: {why}")]
+    Dependent {
+        /// The table.
+        table: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A column of the key would change, and with it the name of the record.
     #[error("the column `{0}` is part of the table's key and cannot be anonymized")]
     KeyChanges(String),
@@ -234,6 +245,7 @@ impl Target {
                 lock_wait: rule.pacing.tempo.targets().lock_wait,
                 keep: Keep::default(),
                 pinned: rows.access,
+                dependents: Dependents::default(),
             }),
             _ => Err(mismatches),
         }
@@ -268,6 +280,19 @@ impl Target {
         };
         let mut own = referenced_by.iter().filter(|reference| is_own(reference));
         self.change.is_none() && own.any(|reference| does(reference.on_delete))
+    }
+
+    /// Whether the rule has a condition besides the age of a record.
+    pub(super) fn has_condition(&self) -> bool {
+        self.condition.is_some()
+    }
+
+    /// Whether records may be locked before they go. PostgreSQL wants a right to UPDATE for that, which a rule that
+    /// deletes may lack: then each is looked at once more as it goes.
+    pub(super) fn may_lock(&self) -> bool {
+        self.dialect() != Dialect::Postgres
+            || !self.carried.is_empty()
+            || self.table.privileges.update != Some(false)
     }
 
     /// Whether an anonymized record is known by a marker column, by the columns' own state, or
@@ -330,8 +355,8 @@ impl Target {
     pub(super) fn due(&self, s: &mut Statement, bounds: Bounds) {
         self.due_or_held(s, bounds);
         if !self.keep.is_nothing() {
-            s.push(" AND NOT ");
-            self.keep.is_held(s, self);
+            s.push(" AND ");
+            self.is_free(s);
         }
     }
 
@@ -344,6 +369,12 @@ impl Target {
 
     /// Appends, in parentheses, that a legal hold keeps the record, due or not.
     pub(super) fn is_held(&self, s: &mut Statement) {
+        self.keep.is_held(s, self);
+    }
+
+    /// Appends that no legal hold keeps the record.
+    pub(super) fn is_free(&self, s: &mut Statement) {
+        s.push("NOT ");
         self.keep.is_held(s, self);
     }
 

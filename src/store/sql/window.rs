@@ -175,29 +175,37 @@ pub(super) fn read_key(
     row: &Row,
     columns: &[Column],
 ) -> Result<Key, sqlx::Error> {
-    let sqlite = dialect == Dialect::Sqlite;
     let values = columns.iter().enumerate().map(|(place, column)| {
         let unreadable = || {
             sqlx::Error::Decode(
                 format!("a value of the key column `{}` is not readable", column.name).into(),
             )
         };
-        let value = match (row.0.get(place), column.kind) {
-            // SQLite's columns hold any type; the value's own is the one that finds it again.
-            (Some(Cell::Text(text)), _) if sqlite => Some(KeyValue::Text(text.clone())),
-            (Some(Cell::Int(number)), _) => Some(KeyValue::Int(i128::from(*number))),
-            (Some(Cell::Text(text)), ColumnKind::Integer) => text.parse().ok().map(KeyValue::Int),
-            (Some(Cell::Text(text)), ColumnKind::Uuid) => text.parse().ok().map(KeyValue::Uuid),
-            (Some(Cell::Text(text)), ColumnKind::Bytes) => {
-                hex::decode(text.strip_prefix("\\x").unwrap_or(text)).ok().map(KeyValue::Bytes)
-            }
-            (Some(Cell::Text(text)), _) => Some(KeyValue::Text(text.clone())),
-            (Some(Cell::Bytes(bytes)), _) => Some(KeyValue::Bytes(bytes.clone())),
-            _ => None,
-        };
-        value.ok_or_else(unreadable)
+        read_value(dialect, row, place, column).ok_or_else(unreadable)
     });
     values.collect::<Result<Vec<_>, _>>().map(Key)
+}
+
+/// Reads a value by which rows are found again; `None` for NULL, and for what cannot be one.
+pub(super) fn read_value(
+    dialect: Dialect,
+    row: &Row,
+    place: usize,
+    column: &Column,
+) -> Option<KeyValue> {
+    match (row.0.get(place)?, column.kind) {
+        // SQLite's columns hold any type; the value's own is the one that finds it again.
+        (Cell::Text(text), _) if dialect == Dialect::Sqlite => Some(KeyValue::Text(text.clone())),
+        (Cell::Int(number), _) => Some(KeyValue::Int(i128::from(*number))),
+        (Cell::Text(text), ColumnKind::Integer) => text.parse().ok().map(KeyValue::Int),
+        (Cell::Text(text), ColumnKind::Uuid) => text.parse().ok().map(KeyValue::Uuid),
+        (Cell::Text(text), ColumnKind::Bytes) => {
+            hex::decode(text.strip_prefix("\\x").unwrap_or(text)).ok().map(KeyValue::Bytes)
+        }
+        (Cell::Text(text), _) => Some(KeyValue::Text(text.clone())),
+        (Cell::Bytes(bytes), _) => Some(KeyValue::Bytes(bytes.clone())),
+        _ => None,
+    }
 }
 
 /// A ctid as a key of page and place, so that it sorts by where it lies.
