@@ -15,6 +15,7 @@ mod conditions;
 mod errors;
 mod fate;
 mod keys;
+mod lag;
 mod properties;
 mod read_only;
 mod starts;

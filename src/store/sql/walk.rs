@@ -269,6 +269,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_found_along_an_index_is_cut_as_small_as_a_batch_may_be_by_now() {
+        let rows = |rows: std::ops::Range<i128>| {
+            Window::Rows(rows.map(|row| Key(vec![crate::types::KeyValue::Int(row)])).collect())
+        };
+        let mut collected = vec![rows(10..20), rows(0..10)];
+        split_last(&mut collected, 10);
+        assert_eq!(collected.len(), 2, "it is small enough");
+        split_last(&mut collected, 4);
+        assert_eq!(collected, [rows(10..20), rows(4..10), rows(0..4)]);
+    }
+
+    #[test]
     fn few_due_rows_are_found_by_the_index_and_many_by_walking_the_table() {
         assert_eq!(WalkKind::choose(100, 10_000, true), WalkKind::Index);
         assert_eq!(WalkKind::choose(400_000, 20_000, true), WalkKind::Ranges);
