@@ -70,9 +70,10 @@ struct Following {
 }
 
 impl Pacer {
-    /// For a run of a rule. What events name waits for no replica.
+    /// For a run of a rule. What events name waits for no replica, and neither does a replay, after which those of the store
+    /// follow something else.
     pub(super) fn new(runner: &Runner, rule: &Rule, errand: &Errand<'_>) -> Pacer {
-        let waits = !matches!(errand, Errand::Events);
+        let waits = !matches!(errand, Errand::Events | Errand::Replay(_));
         let config = runner.stores.configuration(&rule.store).ok();
         let tables = config.and_then(|config| config.tables());
         let tables = tables.filter(|tables| waits && tables.replica_url.is_some());

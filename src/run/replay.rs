@@ -404,7 +404,11 @@ impl Execution<'_> {
                         break 'all Ended::Stopped;
                     }
                     runner.clock.look()?;
+                    let before = self.records;
+                    self.pacer.begin();
                     self.take_keys(replaying, tombstone, keys).await?;
+                    self.pacer.note(self.records - before);
+                    self.rest().await;
                 }
             }
             if after >= replaying.upto {
@@ -455,6 +459,7 @@ impl Execution<'_> {
                 self.take_at(&mut next, &mut pace, &mut gate).await?
             };
             let Some(taking) = taken else { return Ok(()) };
+            self.pacer.taken();
             self.unfit += taking.unfit;
             if taking.batch.keys.is_empty() && taking.attached.named().is_empty() {
                 taking.batch.rollback().await?;

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use crate::clock::fake;
-use crate::harness::{Place, accounts, left, rule};
+use crate::harness::{Place, accounts, left, rule, says};
 use crate::support::fresh_sqlite;
 
 const NIGHTLY: &str = "window = \"22:00-05:00\"\n";
@@ -111,4 +111,55 @@ async fn a_run_ends_when_its_window_closes_and_goes_on_in_the_next() {
     assert_eq!((&run["state"], &run["records"]), (&"done".into(), &(20_000 - taken).into()));
     assert_eq!(daemon.stop().code(), Some(0));
     place.assert_settled(20_000).await;
+}
+
+/// It costs nothing meanwhile, and is not overdue.
+#[tokio::test]
+async fn a_continuous_rule_sleeps_until_its_window_opens() {
+    let store = fresh_sqlite().await;
+    accounts(&store, 10).await;
+    let mut place = Place::new();
+    let text = place.store("app", &store) + &rule("always", "app", "continuous", NIGHTLY);
+    place.configure(&text);
+    fake(&mut place);
+    set(&place, "12:30:00");
+
+    let mut daemon = place.start();
+    daemon.wait_for("looked");
+    let status = &place.json(&["status"])[0];
+    assert!(status["next_run"].as_str().unwrap().contains("T22:00:00"), "{status}");
+    assert_eq!(status["overdue_seconds"], serde_json::Value::Null);
+    daemon.drain();
+    let looks = daemon.log.iter().filter(|line| says(line, "looked")).count();
+    assert!(looks < 10, "it looks again and again:\n{}", daemon.text());
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert_eq!(left(&store).await, 11);
+
+    set(&place, "23:00:00");
+    let mut daemon = place.start();
+    assert_eq!(daemon.wait_for_run("always")["records"], 10);
+    assert_eq!(daemon.stop().code(), Some(0));
+    place.assert_settled(10).await;
+}
+
+#[tokio::test]
+async fn a_window_in_a_rule_that_waits_for_events_is_warned_of() {
+    let store = fresh_sqlite().await;
+    accounts(&store, 10).await;
+    let place = Place::new();
+    let lines = "on_event = \"account.closed\"\nmatch = { id = \"id\" }\nmax_age = \"1 day\"\n";
+    let waiting = rule("closed", "app", "", &format!("{lines}{NIGHTLY}"));
+    let waiting = waiting.replace("retention = \"2 years\"\n", "").replace("schedule = \"\"\n", "");
+    let nightly = rule("nightly", "app", "0 12 * * *", NIGHTLY);
+    place.configure(&(place.store("app", &store) + &waiting + &nightly));
+
+    let reports = place.json(&["check"]);
+
+    let found = |report: usize| {
+        let findings = reports[report]["findings"].as_array().unwrap();
+        findings.iter().find(|finding| finding["topic"] == "window").unwrap().clone()
+    };
+    assert_eq!(found(0)["severity"], "warning", "{reports}");
+    assert_eq!(found(1)["severity"], "fine", "{reports}");
+    assert!(found(1)["message"].as_str().unwrap().contains("22:00-05:00"), "{reports}");
 }

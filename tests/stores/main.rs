@@ -16,6 +16,7 @@ mod dependents;
 mod errors;
 mod fate;
 mod keys;
+mod lag;
 mod properties;
 mod read_only;
 mod starts;

@@ -432,3 +432,20 @@ async fn collect(
     };
     Ok(rows_found.chunks(size).rev().map(window).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_along_an_index_is_cut_as_small_as_a_batch_may_be_by_now() {
+        let rows = |rows: std::ops::Range<i128>| {
+            Window::Rows(rows.map(|row| Key(vec![KeyValue::Int(row)])).collect())
+        };
+        let mut collected = vec![rows(10..20), rows(0..10)];
+        split_last(&mut collected, 10);
+        assert_eq!(collected.len(), 2, "it is small enough");
+        split_last(&mut collected, 4);
+        assert_eq!(collected, [rows(10..20), rows(4..10), rows(0..4)]);
+    }
+}
