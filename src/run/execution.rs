@@ -260,15 +260,17 @@ impl Execution<'_> {
             }
             let Prepared { store, target, bounds, total, .. } = &self.prepared;
             let mut walk = store.walk(target, *bounds, due, *total)?;
-            if let Walk::Rows(walk) = &walk {
-                self.note_path(walk.kind, walk.why).await?;
-            }
+            let begun_by = walk.path();
+            self.note_path(begun_by).await?;
             let mut pace = walk.pace();
             while self.batch(&mut walk, &mut pace).await? {
                 self.keep_to_what_was_due()?;
                 if self.stop.is_cancelled() {
                     return Ok(Ended::Stopped);
                 }
+            }
+            if walk.path() != begun_by {
+                self.note_path(walk.path()).await?;
             }
             self.flush().await?;
             if self.records == before {
@@ -282,7 +284,8 @@ impl Execution<'_> {
     }
 
     /// Writes down how the rows are reached, and why: for people.
-    async fn note_path(&mut self, kind: WalkKind, why: Why) -> Result<(), RunError> {
+    async fn note_path(&mut self, path: Option<(WalkKind, Why)>) -> Result<(), RunError> {
+        let Some((kind, why)) = path else { return Ok(()) };
         let access = format!("{kind}: {}", why.in_words());
         tracing::info!(rule = %self.rule.name, access, "walking");
         self.runner.ledger.note_access(&self.run, &access).await?;
