@@ -77,6 +77,8 @@ pub enum Why {
     Few(u64, u64),
     /// Due rows lie in so many of so many pages.
     Many(u64, u64),
+    /// A walk met so many due rows in so many pages.
+    Sparse(u64, u64),
 }
 
 impl Why {
@@ -94,6 +96,9 @@ impl Why {
             }
             Why::Many(touched, pages) => {
                 format!("due rows lie in about {touched} of {pages} pages, a fair share")
+            }
+            Why::Sparse(rows, pages) => {
+                format!("a stretch of {pages} pages held {rows} due rows")
             }
         }
     }

@@ -287,9 +287,8 @@ impl Execution<'_> {
             }
             let Prepared { store, target, bounds, total, .. } = &self.prepared;
             let mut walk = store.walk(target, *bounds, due, *total)?;
-            if let Walk::Rows(walk) = &walk {
-                self.note_path(walk.kind, walk.why).await?;
-            }
+            let begun_by = walk.path();
+            self.note_path(begun_by).await?;
             self.pacer.set_out(walk.steps_are_pages());
             match &mut walk {
                 Walk::Rows(walk) if self.rule.attachments().is_empty() => {
@@ -307,6 +306,9 @@ impl Execution<'_> {
                     }
                 }
             }
+            if walk.path() != begun_by {
+                self.note_path(walk.path()).await?;
+            }
             self.flush().await?;
             if self.records == before && !self.pacer.has_passed() {
                 break;
@@ -319,7 +321,8 @@ impl Execution<'_> {
     }
 
     /// Writes down how the rows are reached, and why: for people.
-    async fn note_path(&mut self, kind: WalkKind, why: Why) -> Result<(), RunError> {
+    async fn note_path(&mut self, path: Option<(WalkKind, Why)>) -> Result<(), RunError> {
+        let Some((kind, why)) = path else { return Ok(()) };
         let access = format!("{kind}: {}", why.in_words());
         tracing::info!(rule = %self.rule.name, access, "walking");
         self.runner.ledger.note_access(&self.run, &access).await?;

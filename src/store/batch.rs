@@ -9,11 +9,12 @@ use super::files::{self, FileWalk, Files};
 use super::objects::{self, ObjectWalk, Objects};
 use super::paths::{PathTarget, key_of};
 use super::search::{Age, Kept, Search, Verdict};
-use super::sql::{self, Bounds, Locked, Pace, Replace, Window};
+use super::sql::{self, Bounds, Locked, Pace, Replace, WalkKind, Window};
 use super::tables::{LockedRows, TakenRows};
 use super::{Store, Target};
 use crate::path::Template;
 use crate::plan::{DependentRows, KeptReason};
+use crate::rule::Why;
 use crate::types::{Key, TableName};
 
 /// The way through what is due.
@@ -53,6 +54,14 @@ impl Walk {
         match self {
             Walk::Rows(walk) => walk.pass_over(),
             Walk::Files { .. } | Walk::Objects { .. } => false,
+        }
+    }
+
+    /// Which way it goes through a table, and why.
+    pub fn path(&self) -> Option<(WalkKind, Why)> {
+        match self {
+            Walk::Rows(walk) => Some((walk.kind, walk.why)),
+            Walk::Files { .. } | Walk::Objects { .. } => None,
         }
     }
 

@@ -117,7 +117,8 @@ pub(super) use keep::{count_held_of_table, count_held_of_target, hold_back, try_
 pub(super) use lag::lag;
 pub use partitions::Partition;
 pub(super) use partitions::{
-    begin_keys, detach_and_drop, is_free, is_unchanged, lock_writers_out, next_keys, partitions,
+    begin_keys, detach_and_drop, is_free, is_unchanged, lock_everybody_out, lock_writers_out,
+    may_still_go, next_keys, partitions,
 };
 pub(super) use readback::{residue, still_there};
 pub(super) use remove::Removal;

@@ -98,6 +98,16 @@ async fn what_comes_after_the_keys_were_read_keeps_the_partition() {
     }
     assert_eq!(house.partitions().await.len(), 5);
 
+    // What a deletion would set off, and a drop would not.
+    let found = tables.partitions(target, bounds).await.unwrap();
+    let mut dropping = tables.begin_drop(target, bounds, found[0].clone()).await.unwrap().unwrap();
+    while !dropping.next_keys(target, 50).await.unwrap().is_empty() {}
+    house.store.execute("CREATE PUBLICATION late FOR TABLE events").await;
+    let dropped = dropping.detach_and_drop(target, bounds).await.unwrap();
+    assert_eq!(dropped, Err("its partition may not be dropped any more"));
+    dropping.rollback().await.unwrap();
+    house.store.execute("DROP PUBLICATION late").await;
+
     // A writer who has not committed: neither waits for the other for long, and the writer wins.
     let found = tables.partitions(target, bounds).await.unwrap();
     let mut dropping = tables.begin_drop(target, bounds, found[0].clone()).await.unwrap().unwrap();

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in helpers too, what fails to unwrap fails the test")]
 
+#[path = "../daemon/harness.rs"]
+mod harness;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -10,3 +12,5 @@ mod concurrent;
 mod house;
 mod partitions;
 mod paths;
+mod shown;
+mod speed;

@@ -111,6 +111,28 @@ async fn each_path_takes_all_that_is_due_in_sqlite() {
     Box::pin(each_path_takes_all_that_is_due(fresh_sqlite)).await;
 }
 
+/// Where nothing tells that due rows lie together far behind, a walk finds out.
+#[tokio::test]
+async fn a_sparse_stretch_leads_to_the_index() {
+    let store = fresh_postgres().await;
+    let sql = filled(&store, 60_000, "n > 40000")
+        .replace(
+            "note varchar(200))",
+            "note varchar(200)) WITH (fillfactor = 10, autovacuum_enabled = off)",
+        )
+        .replace("; ANALYZE events", "");
+    let house = House::new(store, &sql, "").await;
+    let run = house.run().await;
+    assert_eq!((run.state, run.records, run.remaining), (RunState::Done, 20_000, Some(0)));
+    let last = house.runner.ledger.last_run(&"old".parse().unwrap()).await.unwrap().unwrap();
+    let noted = last.access.unwrap();
+    assert!(noted.starts_with("ranges: due rows lie in about"), "{noted}");
+    assert!(
+        noted.contains("; index: a stretch of") && noted.contains("pages held 0 due rows"),
+        "{noted}"
+    );
+}
+
 /// Statistics that are wrong lead a long way round, and to the same end.
 #[tokio::test]
 async fn wrong_statistics_cost_time_and_nothing_else() {

@@ -9,11 +9,11 @@ use sqlx::error::DatabaseError;
 use crate::rule::{AccessPath, Action, Dialect, Rule};
 use crate::types::Key;
 
-use super::Transaction;
 use super::catalogue::Table;
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
 use super::window::{read_key, select_key};
+use super::{Access, Transaction};
 
 /// How often a lock is asked for, for a third of a second each: others wait behind us meanwhile.
 const ATTEMPTS: u32 = 3;
@@ -89,16 +89,19 @@ impl Target {
 
 /// The partitions that may go whole by their bounds, the rows of each counted: those that take nothing any
 /// more that is not due, and where the rule pins partitions, also those of other bounds.
+///
+/// Whoever only reads may be another user than the one that acts: whose the partitions are is asked of that one.
 pub(crate) async fn partitions(
     tx: &mut Transaction,
     target: &Target,
     bounds: Bounds,
+    access: Access,
 ) -> Result<Vec<Partition>, sqlx::Error> {
     if target.keeps_partitions().is_some() {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for row in tx.fetch(&candidates(target, bounds)).await? {
+    for row in tx.fetch(&candidates(target, bounds, access)).await? {
         let text = |place| row.text(place).unwrap_or_default();
         let mut partition = Partition {
             schema: text(0),
@@ -111,13 +114,13 @@ pub(crate) async fn partitions(
         target.due(&mut s, bounds);
         s.push(") FROM ");
         partition.as_the_whole(&mut s, &target.table);
+        if !has_due(tx, target, bounds, &partition).await? {
+            continue;
+        }
         if partition.spared.is_none() {
             let counted = tx.fetch_row(&s).await?;
             let count = |place| counted.int(place).and_then(|count| u64::try_from(count).ok());
             let (all, due) = (count(0).unwrap_or_default(), count(1).unwrap_or_default());
-            if due == 0 {
-                continue;
-            }
             partition.rows = all;
             if due < all {
                 partition.spared = Some(format!("{} of its {all} rows are not due", all - due));
@@ -128,9 +131,42 @@ pub(crate) async fn partitions(
     Ok(found)
 }
 
+/// Whether any of its rows is due: quick where the index tells that none is, such as where all that were due are
+/// gone. One that cannot be looked into may have some.
+async fn has_due(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    partition: &Partition,
+) -> Result<bool, sqlx::Error> {
+    if partition.spared.is_some() {
+        return Ok(true);
+    }
+    let mut s = Statement::new(Dialect::Postgres, "SELECT EXISTS (SELECT 1 FROM ");
+    partition.as_the_whole(&mut s, &target.table).push(" WHERE ");
+    target.due(&mut s, bounds);
+    s.push(")");
+    Ok(tx.fetch_row(&s).await?.int(0) == Some(1))
+}
+
+/// Whether nothing has come in its way since it was chosen. Once everybody is locked out, nothing does any more.
+pub(crate) async fn may_still_go(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    partition: &Partition,
+) -> Result<bool, sqlx::Error> {
+    let found = tx.fetch(&candidates(target, bounds, Access::ReadWrite)).await?;
+    Ok(found.iter().any(|row| {
+        let is_it = row.text(0).as_deref() == Some(&*partition.schema)
+            && row.text(1).as_deref() == Some(&*partition.name);
+        is_it && row.text(4).is_none()
+    }))
+}
+
 /// Selects those that may go by their bounds: schema and name, those of the table above, and what is in the
 /// way apart from rows that are not due.
-fn candidates(target: &Target, bounds: Bounds) -> Statement {
+fn candidates(target: &Target, bounds: Bounds, access: Access) -> Statement {
     let table = &target.table;
     let mut s = Statement::new(
         Dialect::Postgres,
@@ -160,9 +196,19 @@ fn candidates(target: &Target, bounds: Bounds) -> Statement {
          SELECT n.nspname::text, c.relname::text, pn.nspname::text, p.relname::text, CASE \
            WHEN b.catches_all THEN 'it is a default partition, which takes what fits in no other' \
            WHEN c.relkind <> 'r' THEN 'it is no ordinary table' \
-           WHEN NOT (pg_has_role(c.relowner, 'USAGE') AND pg_has_role(p.relowner, 'USAGE')) \
-             THEN 'the url''s user does not own it and the table above it' \
-           WHEN row_security_active(c.oid) OR row_security_active((SELECT id FROM root)) \
+           WHEN ",
+    );
+    s.push(match access {
+        Access::ReadOnly => {
+            "NOT has_table_privilege(c.oid, 'SELECT') THEN 'it cannot be read by itself'"
+        }
+        Access::ReadWrite => {
+            "NOT (pg_has_role(c.relowner, 'USAGE') AND pg_has_role(p.relowner, 'USAGE')) \
+             THEN 'the url''s user does not own it and the table above it'"
+        }
+    });
+    s.push(
+        " WHEN row_security_active(c.oid) OR row_security_active((SELECT id FROM root)) \
              THEN 'row security may hide rows' \
            WHEN c.relhasrules OR (SELECT r.relhasrules FROM pg_class r, root WHERE r.oid = root.id) \
              THEN 'rules rewrite what is done to it' \
@@ -281,8 +327,19 @@ pub(crate) async fn is_unchanged(
     Ok(expected.is_some() && row.int(0) == expected && row.int(1) == expected && is_same)
 }
 
-/// Detaches and drops it. Whether it could be done: others may be at work on the whole table, or something
-/// else depends on the partition.
+/// Locks everybody out of the table that it is attached to, which detaching it takes. Whether it could be done:
+/// others may be at work there.
+pub(crate) async fn lock_everybody_out(
+    tx: &mut Transaction,
+    partition: &Partition,
+) -> Result<bool, sqlx::Error> {
+    let (schema, parent) = &partition.parent;
+    let mut s = Statement::new(Dialect::Postgres, "LOCK TABLE ONLY ");
+    s.qualified(Some(schema), parent).push(" IN ACCESS EXCLUSIVE MODE");
+    try_to(tx, &[s]).await
+}
+
+/// Detaches and drops it. Whether it could be done: others may read it, or something else depends on it.
 pub(crate) async fn detach_and_drop(
     tx: &mut Transaction,
     partition: &Partition,
@@ -317,9 +374,9 @@ async fn try_to(tx: &mut Transaction, statements: &[Statement]) -> Result<bool, 
         match error.as_database_error().and_then(DatabaseError::code).as_deref() {
             // lock_not_available, deadlock_detected
             Some("55P03" | "40P01") => {}
-            // dependent_objects_still_exist, object_in_use, object_not_in_prerequisite_state, insufficient_privilege,
-            // undefined_table: someone else was quicker.
-            Some("2BP01" | "55006" | "55000" | "42501" | "42P01") => {
+            // dependent_objects_still_exist, foreign_key_violation, object_in_use, object_not_in_prerequisite_state,
+            // insufficient_privilege, undefined_table: someone else was quicker.
+            Some("2BP01" | "23503" | "55006" | "55000" | "42501" | "42P01") => {
                 tx.execute(&say("ROLLBACK TO undisturbed")).await?;
                 return Ok(false);
             }

@@ -8,7 +8,7 @@ use crate::types::Key;
 
 use super::catalogue::Table;
 use super::dependents;
-use super::partitions::{self as sql, partitions};
+use super::partitions::partitions;
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
 use super::walk::facts;
@@ -65,11 +65,11 @@ async fn access(
     bounds: Bounds,
     (due, total): (u64, u64),
 ) -> Result<Access, sqlx::Error> {
-    let found = partitions(tx, target, bounds).await?;
+    let found = partitions(tx, target, bounds, super::Access::ReadOnly).await?;
     let whole = found.iter().filter(|partition| partition.spared.is_none()).count();
     let facts = Facts { whole_partitions: whole as u64, ..facts(target, due, total) };
     let (path, why) = AccessPath::choose(&facts);
-    let planned = |partition: sql::Partition| Partition {
+    let planned = |partition: super::Partition| Partition {
         name: partition.display_name(),
         rows: partition.rows,
         spared: partition.spared,

@@ -203,8 +203,7 @@ impl Walk {
         if pages >= STRETCH {
             self.stretch = (0, 0);
             if self.may_switch && rows * SPARSE < pages {
-                tracing::debug!(pages, rows, "a sparse stretch: going on along the index");
-                self.kind = WalkKind::Index;
+                (self.kind, self.why) = (WalkKind::Index, Why::Sparse(rows, pages));
                 self.position = Position::on_index(self.due);
             }
         }

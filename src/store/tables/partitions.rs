@@ -17,7 +17,8 @@ pub struct Dropping {
 }
 
 impl Tables {
-    /// The partitions of which every row may be due, by their bounds, counted. Cannot write.
+    /// The partitions of which every row may be due, by their bounds, counted, as the user sees them who drops
+    /// them. Cannot write.
     ///
     /// # Errors
     /// As for [`Tables::survey`].
@@ -30,7 +31,7 @@ impl Tables {
             return Ok(Vec::new());
         }
         let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::partitions(&mut tx, target, bounds)
+        sql::partitions(&mut tx, target, bounds, Access::ReadWrite)
             .await
             .map_err(failed(&self.name, "looking at partitions"))
     }
@@ -90,6 +91,12 @@ impl Dropping {
         let seen = (self.rows, self.sum);
         if !sql::is_unchanged(tx, target, bounds, partition, seen).await.map_err(&failed)? {
             return Ok(Err("its partition changed meanwhile"));
+        }
+        if !sql::lock_everybody_out(tx, partition).await.map_err(&failed)? {
+            return Ok(Err("others were at work on its table"));
+        }
+        if !sql::may_still_go(tx, target, bounds, partition).await.map_err(&failed)? {
+            return Ok(Err("its partition may not be dropped any more"));
         }
         if !sql::detach_and_drop(tx, partition).await.map_err(&failed)? {
             return Ok(Err("its partition could not be detached and dropped"));

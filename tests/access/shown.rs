@@ -1,0 +1,52 @@
+//! What operators see of access paths.
+
+use crate::harness::{Place, rule};
+use crate::support::fresh_postgres;
+
+fn text(bytes: &[u8]) -> String {
+    // Lines are broken where the terminal ends.
+    String::from_utf8_lossy(bytes).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn plan_and_status_say_which_way_and_why() {
+    let store = fresh_postgres().await;
+    store
+        .execute(
+            "CREATE TABLE accounts (id bigint, last_seen timestamptz, PRIMARY KEY (id, last_seen))
+                 PARTITION BY RANGE (last_seen);
+             CREATE TABLE january PARTITION OF accounts FOR VALUES FROM ('2020-01-01') TO ('2020-02-01');
+             CREATE TABLE february PARTITION OF accounts FOR VALUES FROM ('2020-02-01') TO ('2020-03-01');
+             CREATE TABLE later PARTITION OF accounts FOR VALUES FROM ('2090-01-01') TO ('2091-01-01');
+             INSERT INTO accounts SELECT n, '2020-01-02' FROM generate_series(1, 30) n;
+             INSERT INTO accounts SELECT n, '2020-02-02' FROM generate_series(1, 50) n;
+             INSERT INTO accounts VALUES (0, '2020-02-03'), (1, '2090-06-01')",
+        )
+        .await;
+    let place = Place::new();
+    let rule = rule("nightly", "app", "0 3 * * *", "where = \"id > 0\"");
+    place.configure(&(place.store("app", &store) + &rule));
+
+    let plan = text(&place.run(&["plan"]).stdout);
+    assert!(plan.contains("path partitions: one partition holds nothing but due rows"), "{plan}");
+    assert!(
+        plan.contains("drops 30 with partitions that are dropped whole: public.january"),
+        "{plan}"
+    );
+    let spared = "public.february, whose due rows go one by one: 1 of its 51 rows are not due";
+    assert!(plan.contains(spared), "{plan}");
+    let json = place.json(&["plan"]);
+    assert_eq!(json[0]["access"]["path"], "partitions", "{json}");
+    assert_eq!(json[0]["access"]["partitions"][1]["rows"], 30, "{json}");
+
+    assert_eq!(place.run(&["run"]).status.code(), Some(0));
+    let status = text(&place.run(&["status"]).stdout);
+    let said =
+        "nightly, last run: by partitions: every row of them was due; ranges: no index serves";
+    assert!(status.contains(said), "{status}");
+    let log = text(&place.run(&["audit", "log", "--kind", "batch_done"]).stdout);
+    assert!(log.contains("delete of 30 records with partition public.january"), "{log}");
+    let why = text(&place.run(&["why", "nightly", "7,2020-01-02 00:00:00+00"]).stdout);
+    assert!(why.contains("deleted"), "{why}");
+    assert_eq!(store.count("SELECT count(*) FROM accounts").await, 2);
+}
