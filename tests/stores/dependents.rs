@@ -8,8 +8,8 @@ use expunged::store::sql::{Access, Mismatch};
 use expunged::store::{Store, Target};
 
 use crate::common::{
-    bounds, ids, mismatches, moment_type, numbers, on_each_database, open, replace, rows, rule,
-    survey,
+    bounds, ids, mismatches, moment_type, numbers, on_each_database, open, open_as, replace, rows,
+    rule, survey,
 };
 use crate::support::{Kind, TestDatabase, fresh_mysql, fresh_postgres};
 
