@@ -26,6 +26,9 @@
 //! the deletion, and the outcome names what is gone. What belongs to a row goes between its intent and its
 //! commit, so that a row which is still there finds the rest of it ([`run`], `run/attachments.rs`).
 //!
+//! Rows of other tables that a record takes along go in its transaction, before it, each table by statements of its own, and are
+//! counted in the intent and in the outcome (`store/sql/dependents.rs`). A batch is as large as all that it removes.
+//!
 //! What took effect may wait a moment for its outcome, so that one durable write and one sync serve several
 //! batches (`run/underway.rs`). No event is forgotten, and nothing is reported, before the outcome is
 //! written.

@@ -424,7 +424,7 @@ impl Runner {
         }
         let run = self.ledger.start_run(request, rule, &start, now).await?;
         fault::point("run.started");
-        let ended = Execution {
+        let execution = Execution {
             runner: self,
             rule,
             run,
@@ -448,9 +448,9 @@ impl Runner {
             stays: None,
             batches: 0,
             intended: 0,
-        }
-        .carry_out(errand, watch)
-        .await?;
+        };
+        // On the heap, because it is large.
+        let ended = Box::pin(execution.carry_out(errand, watch)).await?;
         // A backup that was begun before now lacks what was taken last: by its marker it is an older one.
         if ended.records > 0
             && !is_replay

@@ -165,11 +165,10 @@ impl Execution<'_> {
             Err(RunError::Ledger(_) | RunError::Unresolved { .. } | RunError::RuleChanged { .. })
         ) {
             let finish = Finish { state: end, remaining, reason, error: error.clone(), now };
-            let ledger = &self.runner.ledger;
-            ledger.finish_run(&self.run, finish).await?;
+            self.runner.ledger.finish_run(&self.run, finish).await?;
             fault::point("run.finished");
             if let Some(seen) = &verification {
-                ledger.record_verification(&self.run, seen, now).await?;
+                self.runner.ledger.record_verification(&self.run, seen, now).await?;
             }
         }
         Ok(RunResult {

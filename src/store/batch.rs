@@ -101,7 +101,7 @@ pub struct Batch {
 /// What committing does.
 enum Effect {
     Nothing,
-    Rows(TakenRows),
+    Rows(Box<TakenRows>),
     Files { files: Files, search: Arc<Search>, entries: Vec<files::Entry> },
     Objects { objects: Objects, search: Arc<Search>, entries: Vec<objects::Entry> },
 }
@@ -270,7 +270,7 @@ impl Batch {
             window: Some(taken.window.clone()),
             is_part: taken.is_part,
             dependents: std::mem::take(&mut taken.records.dependents),
-            effect: Effect::Rows(taken),
+            effect: Effect::Rows(Box::new(taken)),
         }
     }
 

@@ -10,8 +10,8 @@ fn refused(text: &str) -> String {
 
 fn dependents(text: &str) -> Vec<Dependent> {
     let config = good(&[("expunged.toml", text)], &[]);
-    let rule = config.rules.values().next().unwrap();
-    rule.rows().unwrap().dependents.clone()
+    let rule = config.rules.values().next().expect("there is one rule");
+    rule.rows().expect("it is of rows").dependents.clone()
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn tables_are_named_alone_or_with_the_column_that_points() {
 fn which_rows_go_along_is_part_of_what_a_rule_is() {
     let digest = |lines: &str| {
         let config = good(&[("expunged.toml", &rule(lines))], &[]);
-        config.rules.values().next().unwrap().digest()
+        config.rules.values().next().expect("there is one rule").digest()
     };
     assert_ne!(digest(""), digest("with = [\"orders\"]"));
     assert_ne!(digest("with = [\"orders\"]"), digest("with = [\"orders\", \"logins\"]"));

@@ -45,6 +45,7 @@ macro_rules! on_each_database {
 mod told;
 
 mod breakers;
+mod dependents;
 mod house;
 mod locks;
 mod notices;

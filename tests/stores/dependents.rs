@@ -8,10 +8,10 @@ use expunged::store::sql::{Access, Mismatch};
 use expunged::store::{Store, Target};
 
 use crate::common::{
-    bounds, ids, mismatches, moment_type, numbers, on_each_database, open, replace, rows, rule,
-    survey,
+    bounds, ids, mismatches, moment_type, numbers, on_each_database, open, open_as, replace, rows,
+    rule, survey,
 };
-use crate::support::TestDatabase;
+use crate::support::{Kind, TestDatabase, fresh_mysql, fresh_postgres};
 
 on_each_database! {
     children_and_theirs_go_first_and_are_counted,
@@ -391,4 +391,67 @@ async fn two_ways_to_the_same_rows_count_them_once(database: TestDatabase) {
     let taken = take(&database, &with("users", &["messages", "chats"])).await;
     assert_eq!(taken.along(), [("chats", 1, 0), ("messages", 3, 0)]);
     assert_eq!(ids(&database, "id", "messages").await, [4]);
+}
+
+#[tokio::test]
+async fn who_may_delete_and_not_update_takes_rows_along() {
+    for database in [fresh_postgres().await, fresh_mysql().await] {
+        shop(&database, "ON DELETE RESTRICT").await;
+        let tables = ["users", "orders", "items"];
+        let grants = tables.map(|table| format!("SELECT, DELETE ON {table}"));
+        let url = database.restricted_user(&grants.each_ref().map(String::as_str)).await;
+        let store = open_as(&database, &url, Access::ReadWrite);
+        let target = store.target(&with("users", &["orders", "items"])).await.unwrap();
+        let taken = take_all(&store, &target).await;
+        store.close().await;
+        assert_eq!(
+            (taken.ids.as_slice(), taken.along()),
+            ([1, 2].as_slice(), vec![("items", 8, 0), ("orders", 4, 0)])
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_delete_leaves_a_cascade_to_the_database_and_counts() {
+    for database in [fresh_postgres().await, fresh_mysql().await] {
+        shop(&database, "ON DELETE CASCADE").await;
+        let grants = ["SELECT, DELETE ON users", "SELECT ON orders"];
+        let url = database.restricted_user(&grants).await;
+        let store = open_as(&database, &url, Access::ReadWrite);
+        let target = store.target(&rule("users")).await.unwrap();
+        let taken = take_all(&store, &target).await;
+        store.close().await;
+        assert_eq!(
+            (taken.ids.as_slice(), taken.along()),
+            ([1, 2].as_slice(), vec![("orders", 4, 0)])
+        );
+        assert_eq!(ids(&database, "id", "items").await, [300, 301, 310, 311]);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_is_adding_goes_along_or_is_refused() {
+    for database in [fresh_postgres().await, fresh_mysql().await] {
+        shop(&database, "").await;
+        let add = "INSERT INTO orders VALUES (99, 1)";
+        let mut other = crate::common::Session::in_the_middle(&database, add).await;
+        let named = with("users", &["orders", "items"]);
+        let (taken, ()) = tokio::join!(take(&database, &named), async {
+            someone_waits(&database).await;
+            other.execute("COMMIT").await;
+        });
+        assert_eq!(taken.along(), [("items", 8, 0), ("orders", 5, 0)], "{:?}", database.kind);
+    }
+}
+
+/// Returns once somebody in this database waits for a lock.
+async fn someone_waits(database: &TestDatabase) {
+    if database.kind == Kind::Postgres {
+        return crate::common::someone_waits(database).await;
+    }
+    let waiting = "SELECT count(*) FROM information_schema.processlist \
+                   WHERE db = DATABASE() AND info LIKE '%FOR UPDATE%' AND id <> connection_id() AND time_ms > 50";
+    while database.count(waiting).await == 0 {
+        tokio::task::yield_now().await;
+    }
 }

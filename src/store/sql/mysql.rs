@@ -1,6 +1,6 @@
 //! MySQL and MariaDB: connecting, binding and reading values, and the catalogue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -236,7 +236,7 @@ async fn references(
                 CAST(k.table_name AS CHAR), CAST(k.column_name AS CHAR), \
                 CAST(k.referenced_column_name AS CHAR), CAST(r.delete_rule AS CHAR) \
          FROM information_schema.key_column_usage k \
-         JOIN information_schema.referential_constraints r \
+         LEFT JOIN information_schema.referential_constraints r \
            ON r.constraint_schema = k.constraint_schema AND r.constraint_name = k.constraint_name \
               AND r.table_name = k.table_name \
          WHERE k.referenced_table_schema = ? AND k.referenced_table_name = ? \
@@ -245,8 +245,12 @@ async fn references(
         table,
     );
     let mut references: BTreeMap<(String, String), Reference> = BTreeMap::new();
+    let mut untold = BTreeSet::new();
     for row in fetch(connection, &query).await? {
         let (name, table) = (row.text(0).unwrap_or_default(), row.text(2).unwrap_or_default());
+        if row.text(5).is_none() {
+            untold.insert((table.clone(), name.clone()));
+        }
         let reference =
             references.entry((table.clone(), name.clone())).or_insert_with(|| Reference {
                 name,
@@ -266,7 +270,36 @@ async fn references(
         reference.columns.push(row.text(3).unwrap_or_default());
         reference.target_columns.push(row.text(4).unwrap_or_default());
     }
+    for known in untold {
+        if let Some(reference) = references.get_mut(&known) {
+            reference.on_delete = on_delete(connection, reference).await;
+        }
+    }
     Ok(references.into_values().collect())
+}
+
+/// What a deletion does by a foreign key, by the definition of its table: who has rights on tables alone sees no
+/// `referential_constraints` in MariaDB. Where that is not told either, the key is taken for one that refuses: the database
+/// itself does what it does.
+async fn on_delete(connection: &mut MySqlConnection, reference: &Reference) -> OnDelete {
+    let mut show = Statement::new(Dialect::Mysql, "SHOW CREATE TABLE ");
+    show.qualified(reference.schema.as_deref(), &reference.table);
+    let Ok(rows) = fetch(connection, &show).await else { return OnDelete::Refuse };
+    let definition = rows.first().and_then(|row| row.text(1)).unwrap_or_default();
+    let mut constraint = Statement::new(Dialect::Mysql, "CONSTRAINT ");
+    constraint.name(&reference.name).push(" FOREIGN KEY ");
+    // Each stands on a line of its own, and what it does at its end.
+    let mut lines = definition.lines().map(str::trim_start);
+    let line = lines.find(|line| line.starts_with(constraint.text())).unwrap_or_default();
+    let after = line.rsplit_once(" ON DELETE ").map_or("", |(_, after)| after);
+    [
+        ("CASCADE", OnDelete::Cascade),
+        ("SET NULL", OnDelete::SetNull),
+        ("SET DEFAULT", OnDelete::SetDefault),
+    ]
+    .into_iter()
+    .find_map(|(words, does)| after.starts_with(words).then_some(does))
+    .unwrap_or(OnDelete::Refuse)
 }
 
 async fn triggers(

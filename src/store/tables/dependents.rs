@@ -1,5 +1,7 @@
 //! What depends on the records of a rule: found before they go, and named where it is in their way.
 
+use sqlx::error::DatabaseError;
+
 use super::super::error::StoreError;
 use super::super::sql::catalogue::Table;
 use super::super::sql::{self, Access, TakeError, Target};
@@ -8,7 +10,7 @@ use crate::rule::Rule;
 
 /// Whether the store refused a deletion because rows point at the record.
 fn is_pointed_at(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.is_foreign_key_violation())
+    error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation)
 }
 
 impl Tables {

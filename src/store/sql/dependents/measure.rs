@@ -136,22 +136,19 @@ pub(crate) async fn count(
             s.table(&dependent.table).push(" AS ").push(alias).push(" WHERE ");
         }
         s.push("EXISTS (SELECT 1 FROM ");
-        match place.checked_sub(1).map(|above| (way[above], ALIASES[above])) {
-            Some((above, above_alias)) => {
-                s.table(&above.table).push(" AS ").push(above_alias).push(" WHERE ");
-                points(&mut s, dependent, alias, &|s, column| {
-                    s.push(above_alias).push(".").name(column);
-                });
-                s.push(" AND ");
-            }
-            None => {
-                s.table(&target.table).push(" WHERE ");
-                points(&mut s, dependent, alias, &|s, column| {
-                    s.column(&target.table, column);
-                });
-                s.push(" AND ");
-                target.due(&mut s, bounds);
-            }
+        if let Some(above) = place.checked_sub(1) {
+            s.table(&way[above].table).push(" AS ").push(ALIASES[above]).push(" WHERE ");
+            points(&mut s, dependent, alias, &|s, column| {
+                s.push(ALIASES[above]).push(".").name(column);
+            });
+            s.push(" AND ");
+        } else {
+            s.table(&target.table).push(" WHERE ");
+            points(&mut s, dependent, alias, &|s, column| {
+                s.column(&target.table, column);
+            });
+            s.push(" AND ");
+            target.due(&mut s, bounds);
         }
     }
     for _ in way {
