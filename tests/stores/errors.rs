@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use expunged::anonymize::Strategy;
 use expunged::clock::Stopwatch;
+use expunged::pace::{Pacing, Tempo};
 use expunged::rule::{Dialect, Rule};
 use expunged::store::sql::{Access, SurveyDepth};
 use expunged::store::{Batch, Store, StoreError, Tables};
 
 use crate::common::*;
-use crate::support::{Kind, TestDatabase};
+use crate::support::{Kind, TestDatabase, fresh_postgres};
 
 on_each_database! {
     errors_quote_no_data,
@@ -139,7 +140,9 @@ async fn a_deadlock_or_a_lock_that_others_hold_is_worth_another_try(database: Te
     session.execute("UPDATE others SET n = 1").await;
     session.execute("UPDATE people SET n = 1 WHERE id = 2").await;
 
-    let rule = rule("people");
+    // At a calmer pace it gives way before the server looks for deadlocks.
+    let pacing = Pacing { tempo: Tempo::Full, ..Pacing::default() };
+    let rule = Rule { pacing, ..rule("people") };
     let take = first_batch(&store, &rule);
     let cross = async {
         if database.kind != Kind::Sqlite {
@@ -159,6 +162,28 @@ async fn a_deadlock_or_a_lock_that_others_hold_is_worth_another_try(database: Te
     );
     let batch = first_batch(&store, &rule).await.unwrap().expect("there is a window");
     assert_eq!(numbers(&batch.keys), [1, 2]);
+}
+
+/// While it waits for one it holds others, for which others wait.
+#[tokio::test]
+async fn a_batch_waits_for_a_lock_no_longer_than_its_pace_allows() {
+    let database = fresh_postgres().await;
+    let table = "CREATE TABLE people (id integer PRIMARY KEY, at timestamptz);
+                 INSERT INTO people VALUES (1, '2020-01-01'), (2, '2020-01-01')";
+    database.execute(table).await;
+    let store = open(&database, Access::ReadWrite);
+    let mut session = Session::open(&database).await;
+    session.execute("BEGIN").await;
+    session.execute("SELECT FROM people WHERE id = 2 FOR UPDATE").await;
+    let mut waited = Vec::new();
+    for tempo in [Tempo::Gentle, Tempo::Full] {
+        let rule = Rule { pacing: Pacing { tempo, ..Pacing::default() }, ..rule("people") };
+        let watch = Stopwatch::start();
+        let error = first_batch(&store, &rule).await.err().expect("it is locked");
+        waited.push(watch.elapsed());
+        assert!(error.is_transient() && error.to_string().contains("lock timeout"), "{error}");
+    }
+    assert!(waited[0] < waited[1] && waited[1] >= Duration::from_secs(2), "{waited:?}");
 }
 
 #[tokio::test]
