@@ -27,6 +27,7 @@ mod holds;
 mod intent;
 mod lock;
 mod notices;
+mod past;
 mod place;
 mod prove;
 mod reports;
@@ -54,13 +55,14 @@ pub use holds::{Gate, Ground, HoldAct, OlderIntent};
 pub use intent::{Attached, Intended, OpenBatch};
 pub use lock::{DaemonLock, RecipientLock, RemovalLock, RuleLock};
 pub use notices::{Answered, Notice, NoticeFilter, Queued, ReceiptReceived, RecipientState};
+pub use past::LastRun;
 use place::Place;
 pub use prove::Taken;
 pub use reports::RunReport;
 pub use requests::Request;
 pub use restores::{Frozen, Watch};
 pub use rules::{Loaded, RuleChange, RuleState};
-pub use runs::{Finish, LastRun, Outcome, Run, Settlement, Start};
+pub use runs::{Finish, Outcome, Run, Settlement, Start};
 pub use tombstones::{Tombstone, Tombstones};
 
 /// Connections to the ledger; a rule that runs needs one more of its own on PostgreSQL.
