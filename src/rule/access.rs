@@ -153,7 +153,7 @@ impl AccessPath {
             clippy::cast_sign_loss,
             reason = "between 0 and the number of pages"
         )]
-        let shown = touched.round() as u64;
+        let shown = (touched.round() as u64).min(facts.pages);
         #[expect(clippy::cast_precision_loss, reason = "an estimate needs no more")]
         if touched * SOUGHT < facts.pages as f64 {
             (AccessPath::Index, Why::Few(shown, facts.pages))

@@ -47,6 +47,6 @@ async fn plan_and_status_say_which_way_and_why() {
     let log = text(&place.run(&["audit", "log", "--kind", "batch_done"]).stdout);
     assert!(log.contains("delete of 30 records with partition public.january"), "{log}");
     let why = text(&place.run(&["why", "nightly", "7,2020-01-02 00:00:00+00"]).stdout);
-    assert!(why.contains("deleted"), "{why}");
+    assert!(why.contains("delete under rule nightly"), "{why}");
     assert_eq!(store.count("SELECT count(*) FROM accounts").await, 2);
 }
