@@ -21,8 +21,8 @@ use crate::transition::MOST_OPEN;
 
 /// So many keys are intended at once, if the partition has no more than so many batches can be open.
 const KEYS_AT_ONCE: u64 = 20_000;
-/// So many at most, for memory's sake.
-const MOST_KEYS_AT_ONCE: u64 = 250_000;
+/// So many at most, for memory's sake: keys of a number and a moment take some 20 MB then, and as much again sealed.
+const MOST_KEYS_AT_ONCE: u64 = 100_000;
 
 /// How many keys of a partition are intended at once; `None` where it has too many.
 fn at_once(rows: u64) -> Option<u64> {
@@ -197,10 +197,10 @@ mod tests {
     #[test]
     fn a_partition_is_intended_in_as_many_batches_as_may_be_open() {
         assert_eq!(at_once(1), Some(KEYS_AT_ONCE));
-        for rows in [1_200_001, 5_000_000, 15_000_000] {
+        for rows in [1_200_001, 5_000_000, 6_000_000] {
             let at_once = at_once(rows).unwrap();
             assert!(rows.div_ceil(at_once) < MOST_OPEN as u64, "{rows}");
         }
-        assert_eq!(at_once(16_000_000), None);
+        assert_eq!(at_once(6_000_001), None);
     }
 }

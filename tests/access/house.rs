@@ -52,6 +52,17 @@ impl House {
 
     /// With tables of the configuration behind the rule.
     pub(crate) async fn with(store: TestDatabase, sql: &str, more: &str, rest: &str) -> House {
+        let url = store.url.clone();
+        House::acting_as(store, &url, sql, &format!("{more}\n{rest}")).await
+    }
+
+    /// With this URL of the store's.
+    pub(crate) async fn acting_as(
+        store: TestDatabase,
+        store_url: &str,
+        sql: &str,
+        more: &str,
+    ) -> House {
         store.execute(sql).await;
         let kind = match store.kind {
             Kind::Postgres => "postgres",
@@ -60,7 +71,7 @@ impl House {
         };
         let folder = tempfile::tempdir().unwrap();
         let url = folder.path().join("url");
-        std::fs::write(&url, &store.url).unwrap();
+        std::fs::write(&url, store_url).unwrap();
         {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(&url, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -68,7 +79,7 @@ impl House {
         let text = format!(
             "[breakers]\nmax_share = \"100 %\"\n[store.app]\nkind = \"{kind}\"\nurl = {{ file = \"{}\" }}\n\
              [rule.old]\nstore = \"app\"\ntable = \"events\"\nstarting_point = \"at\"\nretention = \"2 years\"\n\
-             action = \"delete\"\nmode = \"enforce\"\nsubject = \"person\"\n{more}\n{rest}\n",
+             action = \"delete\"\nmode = \"enforce\"\nsubject = \"person\"\n{more}\n",
             url.display()
         );
         let file = InputFile { path: "expunged.toml".into(), bytes: text.into_bytes() };

@@ -193,7 +193,21 @@ async fn what_a_deletion_would_bring_about_is_never_left_out() {
 }
 
 #[tokio::test]
-async fn recipients_and_anonymizing_keep_partitions() {
+async fn whoever_does_not_own_the_partitions_deletes_rows() {
+    let store = fresh_postgres().await;
+    store.execute(MONTHS).await;
+    let url = store.restricted_user(&["SELECT, DELETE ON events"]).await;
+    let house = House::acting_as(store, &url, "SELECT 1", "").await;
+    let access = house.plan().await.access.unwrap();
+    let spared: Vec<_> = access.partitions.iter().filter_map(|one| one.spared.as_deref()).collect();
+    assert_eq!(spared, ["it cannot be read by itself"; 3]);
+    let run = house.run().await;
+    assert_eq!((run.state, run.records), (RunState::Done, 600), "{:?}", run.error);
+    assert_eq!(house.partitions().await.len(), 5);
+}
+
+#[tokio::test]
+async fn recipients_keep_partitions() {
     let keeps = "[recipient.warehouse]\nprotocol = \"sql\"\nstore = \"app\"\ntable = \"facts\"\n\
                  columns = { subject = \"person\" }\n";
     let sql = format!("{MONTHS}; CREATE TABLE facts (person integer)");
