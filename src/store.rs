@@ -476,6 +476,17 @@ impl Store {
         }
     }
 
+    /// Two halves of a window of a table, in order; itself where it has none.
+    ///
+    /// # Errors
+    /// As for [`Store::survey`]; when it holds no rows.
+    pub async fn halves(&self, target: &Target, window: Window) -> Result<Vec<Window>, StoreError> {
+        match (self, target) {
+            (Store::Tables(tables), Target::Rows(target)) => tables.halves(target, window).await,
+            _ => Err(self.foreign()),
+        }
+    }
+
     /// Takes due rows of a window, without committing: so many that no more than `most` go or change with what goes
     /// along in other tables, and one at least. The batch says whether that is a part.
     ///

@@ -49,20 +49,6 @@ struct Job {
     failures: u32,
 }
 
-impl Job {
-    /// Smaller ones instead of one that met a lock.
-    fn in_halves(self) -> impl Iterator<Item = Job> {
-        let failures = self.failures + 1;
-        self.window.halves().into_iter().rev().map(move |window| Job { window, failures })
-    }
-
-    /// Whether it has been tried often enough.
-    fn is_hopeless(&self) -> bool {
-        let most = if self.window.is_single() { FEWER_ATTEMPTS } else { MOST_ATTEMPTS };
-        self.failures + 1 >= most
-    }
-}
-
 /// What a worker brings.
 struct Brought {
     taken: Result<Batch, StoreError>,
@@ -167,8 +153,9 @@ impl Execution<'_> {
                     None => break,
                 },
             };
-            // Before this one is intended and committed, so that the store is not idle meanwhile.
-            if is_eager {
+            // Before this one is intended and committed, so that the store is not idle meanwhile; unless a rest is due, in
+            // which it would hold its locks.
+            if is_eager && !self.pacer.is_to_rest() {
                 self.hand_out(workers, walk).await?;
             }
             self.accept(workers, walk, job, brought).await?;
@@ -222,7 +209,7 @@ impl Execution<'_> {
         let batch = match taken {
             Ok(batch) => batch,
             Err(error) if error.is_transient() && !self.stop.is_cancelled() => {
-                return self.take_later(workers, job, error);
+                return self.take_later(workers, job, error).await;
             }
             Err(error) => return Err(error.into()),
         };
@@ -259,20 +246,33 @@ impl Execution<'_> {
     }
 
     /// Somebody else held a lock: smaller windows are tried, and in the end it is left to another walk.
-    fn take_later(
+    async fn take_later(
         &mut self,
         workers: &mut Workers,
         job: Job,
         error: StoreError,
     ) -> Result<(), RunError> {
-        self.pacer.throttle.back_off();
-        if job.is_hopeless() {
-            let is_left = self.pass_over(&error, || true);
-            return if is_left { Ok(()) } else { Err(error.into()) };
+        let failures = job.failures + 1;
+        tracing::debug!(rule = %self.rule.name, %error, failures, "a batch met a lock");
+        let is_one = failures < MOST_ATTEMPTS && !self.take_in_halves(workers, job).await?;
+        if failures >= MOST_ATTEMPTS || is_one && failures >= FEWER_ATTEMPTS {
+            if is_one {
+                workers.again.pop();
+            }
+            return if self.pass_over(&error, || true) { Ok(()) } else { Err(error.into()) };
         }
-        tracing::debug!(rule = %self.rule.name, %error, failures = job.failures, "trying a batch again");
-        workers.again.extend(job.in_halves());
         Ok(())
+    }
+
+    /// Has the halves of a window taken next. Says whether it has any.
+    async fn take_in_halves(&mut self, workers: &mut Workers, job: Job) -> Result<bool, RunError> {
+        self.pacer.throttle.back_off();
+        let Prepared { store, target, .. } = &self.prepared;
+        let windows = store.halves(target, job.window).await?;
+        let are_halves = windows.len() > 1;
+        let failures = job.failures + 1;
+        workers.again.extend(windows.into_iter().rev().map(|window| Job { window, failures }));
+        Ok(are_halves)
     }
 
     /// A hold was placed. What others have taken by now does not heed it either: all of it is undone, and one
@@ -293,13 +293,13 @@ impl Execution<'_> {
         let batch = match tokio::time::timeout(GATE_WITHIN, taking).await {
             Ok(Ok(batch)) => batch,
             Ok(Err(error)) if error.is_transient() && !self.stop.is_cancelled() => {
-                return self.take_later(workers, job, error);
+                return self.take_later(workers, job, error).await;
             }
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => {
                 // Others wait meanwhile: rather a smaller window than a long wait.
-                self.pacer.throttle.back_off();
-                workers.again.extend(job.in_halves());
+                drop(gate);
+                self.take_in_halves(workers, job).await?;
                 return Ok(());
             }
         };

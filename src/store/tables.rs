@@ -465,6 +465,18 @@ impl Tables {
             .map_err(failed(&self.name, "finding due records"))
     }
 
+    /// Two halves of a window, in order; itself where it has none.
+    pub(super) async fn halves(
+        &self,
+        target: &Target,
+        window: Window,
+    ) -> Result<Vec<Window>, StoreError> {
+        let mut tx = self.begin(Access::ReadOnly).await?;
+        sql::halves(&mut tx, target, window)
+            .await
+            .map_err(failed(&self.name, "looking for a smaller window"))
+    }
+
     /// Whether one transaction at a time may write.
     pub fn has_one_writer(&self) -> bool {
         matches!(self.database, Database::Sqlite(_))

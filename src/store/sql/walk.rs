@@ -309,6 +309,42 @@ async fn overflows(
     Ok(tx.fetch_row(&s).await?.int(0).unwrap_or_default() > most)
 }
 
+/// Two halves of a window, in order; itself where it has none.
+pub(crate) async fn halves(
+    tx: &mut Transaction,
+    target: &Target,
+    window: Window,
+) -> Result<Vec<Window>, sqlx::Error> {
+    Ok(match window {
+        Window::Pages { from, to } if to - from > 1 => {
+            let middle = from + (to - from) / 2;
+            vec![Window::Pages { from, to: middle }, Window::Pages { from: middle, to }]
+        }
+        Window::Rows(mut rows) if rows.len() > 1 => {
+            let second = rows.split_off(rows.len() / 2);
+            vec![Window::Rows(rows), Window::Rows(second)]
+        }
+        Window::Span { ref after, ref upto } => {
+            let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
+            s.table(&target.table).push(" WHERE ");
+            inside(&mut s, target, &window);
+            let rows = tx.fetch_row(&s).await?.int(0).unwrap_or_default().unsigned_abs();
+            let middle = match rows {
+                2.. => boundary(tx, target, after.as_ref(), rows / 2).await?,
+                _ => None,
+            };
+            match middle.filter(|middle| upto.as_ref() != Some(middle)) {
+                Some(middle) => vec![
+                    Window::Span { after: after.clone(), upto: Some(middle.clone()) },
+                    Window::Span { after: Some(middle), upto: upto.clone() },
+                ],
+                None => vec![window],
+            }
+        }
+        whole => vec![whole],
+    })
+}
+
 /// The row that ends a window of `width` rows after `after`; `None` when fewer are left.
 async fn boundary(
     tx: &mut Transaction,

@@ -43,50 +43,6 @@ pub enum Window {
     },
 }
 
-impl Window {
-    /// Whether it cannot be smaller.
-    pub fn is_single(&self) -> bool {
-        match self {
-            Window::Pages { from, to } => to - from <= 1,
-            Window::Rows(rows) => rows.len() <= 1,
-            _ => false,
-        }
-    }
-
-    /// Two halves of it, or itself where it cannot be told where to cut.
-    pub fn halves(self) -> Vec<Window> {
-        match self {
-            Window::Pages { from, to } if to - from > 1 => {
-                let middle = from + (to - from) / 2;
-                vec![Window::Pages { from, to: middle }, Window::Pages { from: middle, to }]
-            }
-            Window::Rows(mut rows) if rows.len() > 1 => {
-                let second = rows.split_off(rows.len() / 2);
-                vec![Window::Rows(rows), Window::Rows(second)]
-            }
-            Window::Span { after: Some(after), upto: Some(upto) } => match middle(&after, &upto) {
-                Some(middle) => vec![
-                    Window::Span { after: Some(after), upto: Some(middle.clone()) },
-                    Window::Span { after: Some(middle), upto: Some(upto) },
-                ],
-                None => vec![Window::Span { after: Some(after), upto: Some(upto) }],
-            },
-            whole => vec![whole],
-        }
-    }
-}
-
-/// The number half-way between two, where keys are single numbers.
-fn middle(after: &Key, upto: &Key) -> Option<Key> {
-    match (after.0.as_slice(), upto.0.as_slice()) {
-        ([KeyValue::Int(after)], [KeyValue::Int(upto)]) => {
-            let middle = after + (upto - after) / 2;
-            (middle > *after).then(|| Key(vec![KeyValue::Int(middle)]))
-        }
-        _ => None,
-    }
-}
-
 /// How a table's rows are named while walking.
 pub(super) enum Locator {
     Ctid,
