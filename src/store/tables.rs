@@ -357,18 +357,13 @@ impl Tables {
         if !target.dependents.has_any() {
             return self.take_in(transaction, target, bounds, window, replace).await.map(Some);
         }
-        let finding = failed(&self.name, "finding due records");
-        let rows = sql::lock(&mut transaction, target, bounds, &window).await.map_err(&finding)?;
-        let fit = sql::fitting(&mut transaction, target, &rows, pace.most_rows()).await;
-        let fit = fit.map_err(finding)?;
-        let is_part = fit < rows.len();
+        let most = pace.most_rows();
+        let taken = sql::take_fitting(&mut transaction, target, bounds, &window, most, replace);
+        let (records, is_part) = taken.await.map_err(|error| self.explain_take(error, target))?;
         if is_part {
             pace.narrow();
         }
-        let mut locked = LockedRows { transaction, rows, window };
-        locked.rows.truncate(fit);
-        let taken = self.take_locked(target, bounds, locked, replace).await?;
-        Ok(Some(TakenRows { is_part, ..taken }))
+        Ok(Some(TakenRows { store: self.name.clone(), transaction, records, window, is_part }))
     }
 
     /// Takes the due records of a window, without committing.

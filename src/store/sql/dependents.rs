@@ -20,9 +20,8 @@ use super::keep::Keep;
 use super::statement::Statement;
 use super::target::Mismatch;
 
-pub(super) use measure::count;
-pub(crate) use measure::fitting;
-pub(super) use sweep::sweep;
+pub(super) use measure::{count, fitting};
+pub(super) use sweep::{at_once, sweep};
 
 /// Tables that are looked at for one target; those beyond are left to the database.
 const MOST_TABLES: usize = 100;
