@@ -143,11 +143,11 @@ impl Dependents {
     }
 
     /// The tables whose rows keep a record from being deleted.
-    pub(crate) fn refusing(&self) -> Vec<String> {
+    pub(crate) fn refusing(&self, records: &Table) -> Vec<String> {
         let ways = self.paths();
         let refuses = |way: &Vec<&Dependent>| {
             let last = way.last()?;
-            let shown = || last.table.display_name();
+            let shown = || last.name_beside(records);
             (last.reference.on_delete == OnDelete::Refuse).then(shown)
         };
         let tables: BTreeSet<String> = ways.iter().filter_map(refuses).collect();
