@@ -391,14 +391,10 @@ impl Tables {
         if !target.dependents.has_any() {
             return self.take_in(transaction, target, bounds, window, replace).await;
         }
-        let finding = failed(&self.name, "finding due records");
-        let rows = sql::lock(&mut transaction, target, bounds, &window).await.map_err(&finding)?;
-        let fit = sql::fitting(&mut transaction, target, &rows, most).await.map_err(finding)?;
-        let is_part = fit < rows.len();
-        let mut locked = LockedRows { transaction, rows, window };
-        locked.rows.truncate(fit);
-        let taken = self.take_locked(target, bounds, locked, replace).await?;
-        Ok(TakenRows { is_part, ..taken })
+        let taken =
+            sql::take_fitting(&mut transaction, target, bounds, &window, most, replace).await;
+        let (records, is_part) = taken.map_err(|error| self.explain_take(error, target))?;
+        Ok(TakenRows { store: self.name.clone(), transaction, records, window, is_part })
     }
 
     /// Takes the due records of a window, without committing.

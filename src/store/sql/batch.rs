@@ -12,7 +12,7 @@ use crate::types::{Key, KeyValue};
 
 use super::Transaction;
 use super::catalogue::{Column, Shape};
-use super::dependents::sweep;
+use super::dependents::{at_once, fitting, sweep};
 use super::statement::{Statement, Value};
 use super::target::{Bounds, Target};
 use super::window::{Window, inside, read_key, read_value, select_key};
@@ -118,10 +118,13 @@ pub(crate) async fn take(
         // MySQL returns nothing from a DELETE: the due rows are locked and read first.
         Dialect::Mysql => false,
     };
-    // What goes along has to be known, and go first.
-    if computed || is_told_old || !returns_all || target.dependents.has_any() {
+    if target.dependents.has_any() {
+        let taken = take_fitting(tx, target, bounds, window, u64::MAX, replace).await;
+        return taken.map(|(records, _)| records);
+    }
+    if computed || is_told_old || !returns_all {
         let rows = lock(tx, target, bounds, window).await?;
-        let window = Some(window).filter(|_| !takes_along && target.may_lock());
+        let window = Some(window).filter(|_| !takes_along);
         return take_locked(tx, target, bounds, rows, window, replace).await;
     }
     let mut s = act(target, bounds.now);
@@ -142,6 +145,27 @@ pub(crate) async fn take(
         rows.iter().map(texts).collect()
     };
     named(tx, keys, told, Vec::new()).await
+}
+
+/// Deletes due records of a window and, first, what goes along: so many rows in all at most, or one record with what goes
+/// along with it. Says whether more of the window is due.
+pub(crate) async fn take_fitting(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    window: &Window,
+    most: u64,
+    replace: Replace<'_>,
+) -> Result<(Records, bool), TakeError> {
+    let mut rows = lock(tx, target, bounds, window).await?;
+    let fit = if most == u64::MAX { rows.len() } else { fitting(tx, target, &rows, most).await? };
+    let is_part = fit < rows.len();
+    rows.truncate(fit);
+    // Records that are not locked are looked at once more, one by one.
+    let is_whole = !is_part && !target.takes_its_own_along() && target.may_lock();
+    let window = Some(window).filter(|_| is_whole);
+    let records = take_locked(tx, target, bounds, rows, window, replace).await?;
+    Ok((records, is_part))
 }
 
 /// Appends columns as texts, each after a comma.
@@ -251,9 +275,9 @@ pub(crate) async fn take_locked(
         target.due(&mut s, bounds);
         touched += tx.execute(&s).await?;
     } else {
-        for keys in keys.chunks(RESOLVE_CHUNK) {
+        for keys in keys.chunks(at_once(target.dialect())) {
             let mut s = act(target, bounds.now);
-            s.key_in(&target.table.key, keys);
+            s.some_keys_in(&target.table.key, keys);
             s.push(" AND ");
             if is_settled {
                 target.is_free(&mut s);

@@ -20,9 +20,8 @@ use super::keep::Keep;
 use super::statement::Statement;
 use super::target::Mismatch;
 
-pub(super) use measure::count;
-pub(crate) use measure::fitting;
-pub(super) use sweep::sweep;
+pub(super) use measure::{count, fitting};
+pub(super) use sweep::{at_once, sweep};
 
 /// Tables that are looked at for one target; those beyond are left to the database.
 const MOST_TABLES: usize = 100;
@@ -144,11 +143,11 @@ impl Dependents {
     }
 
     /// The tables whose rows keep a record from being deleted.
-    pub(crate) fn refusing(&self) -> Vec<String> {
+    pub(crate) fn refusing(&self, records: &Table) -> Vec<String> {
         let ways = self.paths();
         let refuses = |way: &Vec<&Dependent>| {
             let last = way.last()?;
-            let shown = || last.table.display_name();
+            let shown = || last.name_beside(records);
             (last.reference.on_delete == OnDelete::Refuse).then(shown)
         };
         let tables: BTreeSet<String> = ways.iter().filter_map(refuses).collect();

@@ -281,6 +281,23 @@ impl Statement {
         self.separated(", ", keys, row).push(")")
     }
 
+    /// Appends `(columns) IN (keys)`, for a statement that comes again with others, about as many. In MySQL the last is
+    /// repeated up to one of a few lengths, so that what was prepared is used again: it is described to the client and back,
+    /// and closing one makes the next wait for the network.
+    pub(crate) fn some_keys_in(&mut self, columns: &[Column], keys: &[Key]) -> &mut Self {
+        if self.dialect != Dialect::Mysql {
+            return self.key_in(columns, keys);
+        }
+        let lengths = [1, 8, 40, 150];
+        let length = lengths.into_iter().find(|length| *length >= keys.len());
+        let missing = length.unwrap_or_default().saturating_sub(keys.len());
+        let padding = keys.last().into_iter().cycle().take(missing);
+        let padded: Vec<Key> = keys.iter().chain(padding).cloned().collect();
+        self.key_in(columns, &padded);
+        self.reusable = length.is_some();
+        self
+    }
+
     /// Appends that the texts among the columns are, letter by letter, one of the keys'. By their collation or
     /// their type's own comparison (`citext`, `char(n)`) `K1` may be taken for `k1`, and a cast to a shorter
     /// `varchar(n)` cuts a value off: so an event would name another's row.

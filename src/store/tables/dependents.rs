@@ -63,7 +63,7 @@ impl Tables {
             }
             TakeError::Database(source) if is_pointed_at(&source) => {
                 let store = self.name.clone();
-                match (target.dependents.refusing(), target.dependents.has_any()) {
+                match (target.dependents.refusing(&target.table), target.dependents.has_any()) {
                     // Somebody had begun to add a row to a table that goes along when this was begun.
                     (tables, true) if tables.is_empty() => StoreError::Moved { store },
                     (tables, _) if tables.is_empty() => failed(&store, doing)(source),
