@@ -89,9 +89,11 @@ async fn die_at_every_step(store: TestDatabase, ledger: Option<TestDatabase>, ac
                 house.add(4 * ENOUGH).await;
             }
             die(&mut house, "run", point, after).await;
-            // From the intent on, and until the outcome is durable, a batch is open.
-            let is_open = (2..5).contains(&place);
-            assert_eq!(house.open_batches().await, i64::from(is_open), "{point}");
+            // From the intent on, and until the outcome is durable, a batch is open; so may others be, whose outcomes
+            // are written while it goes on.
+            let open = house.open_batches().await;
+            let most = if place < 2 { 0 } else { 6 };
+            assert!((i64::from((2..5).contains(&place))..=most).contains(&open), "{point}: {open}");
             // The next process recovers, and dies before it does anything of its own.
             die(&mut house, "run", "run.started", 0).await;
             assert_eq!(house.open_batches().await, 0, "{point}");

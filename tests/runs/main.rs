@@ -51,6 +51,7 @@ mod locks;
 mod notices;
 mod plans;
 mod readback;
+mod workers;
 
 use house::House;
 use support::{Kind, fresh_mysql, fresh_postgres, fresh_sqlite};
