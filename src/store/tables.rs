@@ -21,6 +21,7 @@ use crate::types::{Key, Name};
 mod dependents;
 mod partitions;
 mod sight;
+mod windows;
 
 pub use partitions::Dropping;
 
@@ -365,38 +366,6 @@ impl Tables {
         Ok(Some(taken))
     }
 
-    /// Takes due records of a window, without committing: so many that no more than `most` go or change with what
-    /// goes along in other tables, and one at least.
-    pub(super) async fn take_at_most(
-        &self,
-        target: &Target,
-        bounds: Bounds,
-        window: Window,
-        most: u64,
-        replace: Replace<'_>,
-    ) -> Result<TakenRows, StoreError> {
-        let transaction = self.begin_taking(target).await?;
-        self.take_fitting(transaction, target, bounds, window, most, replace).await
-    }
-
-    async fn take_fitting(
-        &self,
-        mut transaction: sql::Transaction,
-        target: &Target,
-        bounds: Bounds,
-        window: Window,
-        most: u64,
-        replace: Replace<'_>,
-    ) -> Result<TakenRows, StoreError> {
-        if !target.dependents.has_any() {
-            return self.take_in(transaction, target, bounds, window, replace).await;
-        }
-        let taken =
-            sql::take_fitting(&mut transaction, target, bounds, &window, most, replace).await;
-        let (records, is_part) = taken.map_err(|error| self.explain_take(error, target))?;
-        Ok(TakenRows { store: self.name.clone(), transaction, records, window, is_part })
-    }
-
     /// Takes the due records of a window, without committing.
     pub(super) async fn take_window(
         &self,
@@ -445,37 +414,6 @@ impl Tables {
         let taken = sql::take_locked(&mut transaction, target, bounds, rows, None, replace).await;
         let records = taken.map_err(|error| self.explain_take(error, target))?;
         Ok(TakenRows { store: self.name.clone(), transaction, records, window, is_part: false })
-    }
-
-    /// The next window of a walk, which nobody has locked.
-    pub(super) async fn next_window(
-        &self,
-        target: &Target,
-        bounds: Bounds,
-        walk: &mut Walk,
-        pace: &mut Pace,
-    ) -> Result<Option<Window>, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::next_window(&mut tx, target, bounds, walk, pace)
-            .await
-            .map_err(failed(&self.name, "finding due records"))
-    }
-
-    /// Two halves of a window, in order; itself where it has none.
-    pub(super) async fn halves(
-        &self,
-        target: &Target,
-        window: Window,
-    ) -> Result<Vec<Window>, StoreError> {
-        let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::halves(&mut tx, target, window)
-            .await
-            .map_err(failed(&self.name, "looking for a smaller window"))
-    }
-
-    /// Whether one transaction at a time may write.
-    pub fn has_one_writer(&self) -> bool {
-        matches!(self.database, Database::Sqlite(_))
     }
 
     async fn begin_window(
