@@ -61,7 +61,8 @@ impl Share {
 
     /// Whether `part` of `whole` is so near to this share that an estimate of the whole does not tell.
     pub fn is_near(self, part: u64, whole: u64) -> bool {
-        part > 0 && ratio(part, whole.max(part)) > self.0 / 20.0
+        // No part is more than the whole.
+        part > 0 && self.0 < 1.0 && ratio(part, whole.max(part)) > self.0 / 20.0
     }
 
     /// Whether `part` of `whole` is more than this share.

@@ -228,6 +228,11 @@ impl Pace {
         self.rows = (self.rows / 2).max(1);
     }
 
+    /// Whether a batch may take more than at another.
+    fn is_larger_than(&self, other: Pace) -> bool {
+        self.width > other.width || self.rows > other.rows
+    }
+
     /// Whether locks have made it as small as it can be: trying again then only waits for others.
     pub fn is_smallest(&self) -> bool {
         self.width == 1 && self.rows <= FEWEST_ROWS
@@ -255,6 +260,8 @@ pub struct Measured {
     pub commit: Option<Duration>,
     /// Records that it took.
     pub rows: u64,
+    /// What it was begun at. Several may be begun at the same, and their ends say the same thing.
+    pub pace: Pace,
 }
 
 /// What is new about the replica.
@@ -318,8 +325,12 @@ impl Throttle {
 
     /// Takes note of how a batch went.
     pub fn note(&mut self, measured: Measured) {
-        let Measured { at, took, held, worked, commit, rows } = measured;
+        let Measured { at, took, held, worked, commit, rows, pace } = measured;
+        let before = self.pace;
         self.pace.note(held, rows);
+        if self.pace.is_larger_than(before) && before.is_larger_than(pace) {
+            self.pace = before;
+        }
         if let Some(commit) = commit {
             self.note_commit(commit);
         }

@@ -34,7 +34,7 @@ def main() -> None:
         say("building expunged")
         subprocess.run(["cargo", "build", "--release", "--locked"], check=True)
     store = {"workers": arguments.workers, "pace": arguments.pace}
-    options = Options(binary, store, dict(pair.split("=", 1) for pair in arguments.set))
+    options = Options(binary, store, dict(pair.split("=", 1) for pair in arguments.set), arguments.at_once)
     # SIGTERM takes the way of Ctrl-C, which takes everything away.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="expunged-bench-", dir=arguments.folder))
@@ -95,6 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--binary", type=Path, default=Path("target/release/expunged"))
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--at-once", type=int, default=1000)
     parser.add_argument("--pace", default="full")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--skip", action="append", default=[], metavar="CONTENDER")

@@ -21,6 +21,7 @@ class Options:
     binary: Path
     store: dict[str, str] = field(default_factory=dict)
     rule: dict[str, str] = field(default_factory=dict)
+    at_once: int = 1000
 
 
 def toml(value) -> str:
@@ -96,7 +97,7 @@ class House:
     def write(self, store: dict, rule: dict) -> None:
         lines = ['[ledger]', 'url = "sqlite://ledger.db"', '[api]', 'enabled = false', '[breakers]',
                  'max_share = "100 %"', 'max_rows = 1_000_000_000', '[recipient.partner]', 'protocol = "command"',
-                 'program = "/bin/true"', '[store.app]']
+                 'program = "/bin/true"', f'at_once = {self.options.at_once}', '[store.app]']
         lines += [f"{key} = {toml(value)}" for key, value in {**self.store, **store}.items()]
         lines += ['[rule.old]', 'mode = "enforce"', 'basis = "a benchmark"']
         whole = {"recipients": ["partner"], **self.rule, **rule}

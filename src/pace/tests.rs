@@ -10,7 +10,8 @@ fn throttle(tempo: Tempo, rate: Option<f64>) -> Throttle {
 }
 
 fn took(took: Duration, rows: u64) -> Measured {
-    Measured { at: Duration::ZERO, took, held: took, worked: took, commit: None, rows }
+    let pace = Pace { width: u64::MAX, rows: u64::MAX, ..Pace::new(false) };
+    Measured { at: Duration::ZERO, took, held: took, worked: took, commit: None, rows, pace }
 }
 
 const fn ms(milliseconds: u64) -> Duration {
@@ -258,4 +259,20 @@ proptest! {
         // What a second allows may be used at once.
         prop_assert!(rows <= rate * (passed.as_secs_f64() + 1.0) + 1.0, "{rows} in {passed:?}");
     }
+}
+
+#[test]
+fn batches_begun_side_by_side_make_the_next_larger_only_once() {
+    let mut throttle = Throttle::new(Pacing::default(), None);
+    let at_first = throttle.pace;
+    let quick = Measured { pace: at_first, ..took(ms(1), 100) };
+    throttle.note(quick);
+    let grown = throttle.pace;
+    assert_eq!(grown.width, 2 * at_first.width);
+    throttle.note(quick);
+    assert_eq!(throttle.pace, grown, "what was begun before says nothing of the next");
+    throttle.note(Measured { pace: grown, ..quick });
+    assert_eq!(throttle.pace.width, 4 * at_first.width);
+    throttle.note(Measured { pace: at_first, ..took(Duration::from_secs(1), 100) });
+    assert_eq!(throttle.pace.width, 2 * at_first.width, "a slow one always does");
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::execution::Execution;
 use super::{Errand, Runner};
 use crate::clock::{self, Stopwatch};
-use crate::pace::{Measured, ReplicaNews, Throttle};
+use crate::pace::{Measured, Pace, ReplicaNews, Throttle};
 use crate::rule::Rule;
 use crate::store::{Store, StoreError};
 
@@ -46,6 +46,8 @@ pub(super) struct Pacer {
 #[derive(Clone, Copy)]
 struct Batch {
     begun: Stopwatch,
+    /// What it was begun at.
+    pace: Pace,
     /// How long it took to take.
     taken: Duration,
     /// How long it held its locks.
@@ -54,12 +56,8 @@ struct Batch {
 }
 
 impl Batch {
-    fn begin() -> Batch {
-        Batch::taken(Stopwatch::start(), Duration::ZERO)
-    }
-
-    fn taken(begun: Stopwatch, taken: Duration) -> Batch {
-        Batch { begun, taken, held: None, commit: None }
+    fn begin(pace: Pace) -> Batch {
+        Batch { begun: Stopwatch::start(), pace, taken: Duration::ZERO, held: None, commit: None }
     }
 }
 
@@ -82,7 +80,7 @@ impl Pacer {
             throttle: Throttle::new(rule.pacing, tables.map(|tables| tables.max_replica_lag)),
             since: Stopwatch::start(),
             following: replica.map(|replica| Following::start(rule, replica)),
-            batch: Batch::begin(),
+            batch: Batch::begin(Pace::of(rule.pacing, false)),
             passed: 0,
             in_a_row: 0,
         }
@@ -97,17 +95,17 @@ impl Pacer {
 
     /// A batch is about to be taken.
     pub(super) fn begin(&mut self) {
-        self.batch = Batch::begin();
+        self.batch = Batch::begin(self.throttle.pace);
     }
 
     /// It is taken.
     pub(super) fn taken(&mut self) {
-        self.batch = Batch::taken(self.batch.begun, self.batch.begun.elapsed());
+        self.batch.taken = self.batch.begun.elapsed();
     }
 
-    /// Turns to a batch that was begun then, and took so long to take.
-    pub(super) fn turn_to(&mut self, begun: Stopwatch, taken: Duration) {
-        self.batch = Batch::taken(begun, taken);
+    /// Turns to a batch that was begun then, at this pace, and took so long to take.
+    pub(super) fn turn_to(&mut self, begun: Stopwatch, pace: Pace, taken: Duration) {
+        self.batch = Batch { begun, pace, taken, held: None, commit: None };
     }
 
     /// It is committed, which took so long.
@@ -118,7 +116,7 @@ impl Pacer {
 
     /// It is over.
     pub(super) fn note(&mut self, rows: u64) {
-        let Batch { begun, taken, held, commit } = self.batch;
+        let Batch { begun, pace, taken, held, commit } = self.batch;
         let measured = Measured {
             at: self.since.elapsed(),
             took: begun.elapsed(),
@@ -126,6 +124,7 @@ impl Pacer {
             worked: taken + commit.unwrap_or_default(),
             commit,
             rows,
+            pace,
         };
         self.throttle.note(measured);
         self.in_a_row = 0;

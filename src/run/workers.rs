@@ -17,7 +17,7 @@ use super::{Prepared, RunError};
 use crate::anonymize::Strategy;
 use crate::clock::Stopwatch;
 use crate::ledger::{Gate, Ledger, LedgerError};
-use crate::pace::Tempo;
+use crate::pace::{Pace, Tempo};
 use crate::store::sql::catalogue::Column;
 use crate::store::sql::{self, Bounds, Window};
 use crate::store::{Batch, Store, StoreError, Target};
@@ -53,6 +53,7 @@ struct Job {
 struct Brought {
     taken: Result<Batch, StoreError>,
     begun: Stopwatch,
+    pace: Pace,
     took: Duration,
 }
 
@@ -72,12 +73,12 @@ impl Workers {
         self.jobs.len() < self.most
     }
 
-    fn begin(&mut self, job: Job, most: u64) {
+    fn begin(&mut self, job: Job, pace: Pace) {
         let (order, window) = (self.order.clone(), job.window.clone());
         let begun = Stopwatch::start();
         let task = async move {
-            let taken = order.take(window, most).await;
-            Brought { taken, begun, took: begun.elapsed() }
+            let taken = order.take(window, pace.most_rows()).await;
+            Brought { taken, begun, pace, took: begun.elapsed() }
         };
         self.jobs.insert(self.tasks.spawn(task).id(), job);
     }
@@ -181,7 +182,7 @@ impl Execution<'_> {
         workers.are_rested = true;
         while workers.has_room() && !self.is_to_end() {
             if let Some(job) = workers.again.pop() {
-                workers.begin(job, self.pacer.throttle.pace.most_rows());
+                workers.begin(job, self.pacer.throttle.pace);
                 continue;
             }
             // Rows that are being taken would be found again.
@@ -193,7 +194,7 @@ impl Execution<'_> {
             let pace = &mut self.pacer.throttle.pace;
             let Some(window) = store.next_window(target, *bounds, walk, pace).await? else { break };
             walk.pass(&window);
-            workers.begin(Job { window, failures: 0 }, pace.most_rows());
+            workers.begin(Job { window, failures: 0 }, *pace);
         }
         Ok(())
     }
@@ -204,7 +205,7 @@ impl Execution<'_> {
         workers: &mut Workers,
         walk: &mut sql::Walk,
         job: Job,
-        Brought { taken, begun, took }: Brought,
+        Brought { taken, begun, pace, took }: Brought,
     ) -> Result<(), RunError> {
         let batch = match taken {
             Ok(batch) => batch,
@@ -213,7 +214,7 @@ impl Execution<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        self.pacer.turn_to(begun, took);
+        self.pacer.turn_to(begun, pace, took);
         let (rows, is_part) = (batch.rows(), batch.is_part);
         match self.see_through(batch, None).await {
             Err(RunError::Ledger(LedgerError::HoldsChanged)) => {

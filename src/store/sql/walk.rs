@@ -29,7 +29,7 @@ const MOST_VALUES: usize = 30_000;
 
 /// A window whose rows, due or not, are at most so many times those that a batch takes is not counted before: that would
 /// cost half as much as the deletion. The pace follows what is met, and a page has room for 291 rows at most.
-const AMPLE: u64 = 4;
+const AMPLE: u64 = 2;
 /// Pages of a stretch, after which it is asked whether the walk is still worth its way.
 const STRETCH: u64 = 2_048;
 /// With fewer due rows in a stretch than one in so many pages, the index finds the rest sooner.
