@@ -439,6 +439,7 @@ impl Runner {
             attachments: 0,
             taken: Taken::new(),
             records: 0,
+            committed: 0,
             dependents: Vec::new(),
             left: 0,
             seen: None,

@@ -61,6 +61,8 @@ pub(super) struct Execution<'a> {
     pub(super) attachments: u64,
     pub(super) taken: Taken,
     pub(super) records: u64,
+    /// Of these and of those that have no outcome yet, those that workers have committed.
+    pub(super) committed: u64,
     /// Rows of other tables that went or changed along with them.
     pub(super) dependents: Vec<DependentRows>,
     /// Records of a saved plan that were not taken.
@@ -332,8 +334,9 @@ impl Execution<'_> {
     /// changes the table meanwhile. The next run is held against its limits again.
     pub(super) fn keep_to_what_was_due(&self) -> Result<(), RunError> {
         let due = self.prepared.due;
-        if self.records > due.saturating_add((due / 10).max(FEW)) {
-            return Err(RunError::Surge { due, records: self.records });
+        let records = self.records.max(self.committed);
+        if records > due.saturating_add((due / 10).max(FEW)) {
+            return Err(RunError::Surge { due, records });
         }
         Ok(())
     }

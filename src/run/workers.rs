@@ -316,8 +316,10 @@ impl Execution<'_> {
         if batch.keys.is_empty() {
             return Ok(batch.rollback().await?);
         }
+        let records = batch.keys.len() as u64;
         match self.begin(Taking::alone(batch), gate).await? {
             (begun, Ok(effect)) => {
+                self.committed += records;
                 self.let_wait(begun, effect);
                 self.leave_unsettled(MOST_UNSETTLED).await
             }
