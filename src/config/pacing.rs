@@ -50,7 +50,7 @@ fn workers(reader: &mut Reader<'_>, kind: Option<StoreKind>) -> usize {
         // Elsewhere the key is refused by the kind of store.
         Some(StoreKind::Files | StoreKind::Objects) => 1,
         Some(StoreKind::Sql(_)) | None => {
-            let workers = reader.number("workers", 1..=16, "2");
+            let workers = reader.number("workers", 1..=8, "2");
             workers.and_then(|workers| usize::try_from(workers.value).ok()).unwrap_or(WORKERS)
         }
     }

@@ -40,7 +40,7 @@ impl Execution<'_> {
         };
         let found = tables.partitions(target, *bounds).await?;
         for partition in found {
-            if self.stop.is_cancelled() {
+            if self.is_to_end() {
                 return Ok(Ended::Stopped);
             }
             let name = partition.display_name();
@@ -129,7 +129,7 @@ impl Execution<'_> {
         loop {
             let keys = match dropping.next_keys(target, at_once).await {
                 Ok(keys) if keys.is_empty() => return Ok(Ok(())),
-                Ok(_) if self.stop.is_cancelled() => return Ok(Err("it was asked to stop")),
+                Ok(_) if self.is_to_end() => return Ok(Err("it was asked to stop")),
                 Ok(keys) if batches.len() < MOST_OPEN => keys,
                 Ok(_) => return Ok(Err("its partition changed meanwhile")),
                 Err(error) if error.is_transient() => {

@@ -204,7 +204,7 @@ impl Execution<'_> {
     }
 
     /// Settles what took effect, unless other batches are just being settled.
-    fn begin_to_settle(&mut self) {
+    pub(super) fn begin_to_settle(&mut self) {
         let underway = &mut self.underway;
         if underway.settling.is_some() || underway.in_effect.is_empty() {
             return;

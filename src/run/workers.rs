@@ -23,7 +23,7 @@ use crate::store::sql::{self, Bounds, Window};
 use crate::store::{Batch, Store, StoreError, Target};
 
 /// Batches that took effect and may wait for their outcomes before no other is begun: each is kept in memory.
-const MOST_UNSETTLED: usize = 4;
+const MOST_UNSETTLED: usize = 2;
 
 /// What each worker needs to know.
 struct Order {
@@ -177,6 +177,8 @@ impl Execution<'_> {
             if !workers.jobs.is_empty() {
                 return Ok(());
             }
+            // Whoever places a hold waits for outcomes: they are written while it rests.
+            self.begin_to_settle();
             self.rest().await;
         }
         workers.are_rested = true;
@@ -294,6 +296,7 @@ impl Execution<'_> {
         let batch = match tokio::time::timeout(GATE_WITHIN, taking).await {
             Ok(Ok(batch)) => batch,
             Ok(Err(error)) if error.is_transient() && !self.stop.is_cancelled() => {
+                drop(gate);
                 return self.take_later(workers, job, error).await;
             }
             Ok(Err(error)) => return Err(error.into()),

@@ -327,3 +327,21 @@ async fn a_large_partition_goes_in_several_batches() {
     assert_eq!(january, [20_000, 20_000, 5_200]);
     house.assert_log_is_sound().await;
 }
+
+#[tokio::test]
+async fn a_partition_whose_rows_take_others_along_goes_row_by_row() {
+    let sql = format!(
+        "{MONTHS};
+         CREATE TABLE notes (id bigint PRIMARY KEY, event bigint);
+         INSERT INTO notes SELECT id, id FROM events WHERE id <= 20 OR id > 3090"
+    );
+    let with = "with = [{ table = \"notes\", column = \"event\", references = \"id\" }]";
+    let house = House::new(fresh_postgres().await, &sql, with).await;
+
+    let run = house.run().await;
+
+    assert_eq!((run.state, run.records, run.remaining), (RunState::Done, 600, Some(0)));
+    assert_eq!(house.dropped().await, Vec::<String>::new());
+    assert_eq!(house.store.count("SELECT count(*) FROM notes").await, 10, "those of later events");
+    house.assert_log_is_sound().await;
+}

@@ -239,6 +239,12 @@ pub(crate) async fn take_locked(
     if rows.is_empty() {
         return Ok(Records::default());
     }
+    if target.has_condition()
+        && target.dependents.has_any()
+        && !are_still_due(tx, target, bounds, &rows).await?
+    {
+        return Err(TakeError::Moved);
+    }
     let dependents = sweep(tx, target, &rows).await?;
     if let (Some(change), Some(computed)) = (&target.change, computed) {
         // Where this process computes values, each record gets its own UPDATE.
@@ -297,6 +303,26 @@ pub(crate) async fn take_locked(
         is_whole = left == 0;
     }
     if is_whole { named(tx, keys, told, dependents).await } else { Err(TakeError::Moved) }
+}
+
+/// Whether locked records are due yet, right before anything goes along with them: a condition may ask for rows of tables
+/// that others change meanwhile, and once what goes along is gone it can be asked no more.
+async fn are_still_due(
+    tx: &mut Transaction,
+    target: &Target,
+    bounds: Bounds,
+    rows: &[Locked],
+) -> Result<bool, sqlx::Error> {
+    let keys: Vec<Key> = rows.iter().map(|row| row.key.clone()).collect();
+    let mut due = 0;
+    for keys in keys.chunks(at_once(target.dialect())) {
+        let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM ");
+        s.table(&target.table).push(" WHERE ").some_keys_in(&target.table.key, keys);
+        s.push(" AND ");
+        target.due(&mut s, bounds);
+        due += tx.fetch_row(&s).await?.int(0).unwrap_or_default();
+    }
+    Ok(usize::try_from(due).is_ok_and(|due| due == keys.len()))
 }
 
 fn keys_and_told(target: &Target, rows: Vec<Locked>) -> (Vec<Key>, Vec<Vec<Option<String>>>) {

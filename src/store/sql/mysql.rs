@@ -20,8 +20,9 @@ use super::catalogue::{
 use super::statement::{Statement, Value};
 use super::{Access, Cell, Row};
 
-/// Connections that are kept at most: those that delete, and those that look on meanwhile.
-const CONNECTIONS: u32 = 8;
+/// Connections that are kept at most: those that delete, eight workers' and that of the batch being committed, and those
+/// that look on meanwhile.
+const CONNECTIONS: u32 = 16;
 
 /// Prepares a pool; nothing is connected yet.
 pub(super) fn pool(

@@ -29,7 +29,7 @@ const MOST_VALUES: usize = 30_000;
 
 /// A window whose rows, due or not, are at most so many times those that a batch takes is not counted before: that would
 /// cost half as much as the deletion. The pace follows what is met, and a page has room for 291 rows at most.
-const AMPLE: u64 = 2;
+const AMPLE: u64 = 4;
 /// Pages of a stretch, after which it is asked whether the walk is still worth its way.
 const STRETCH: u64 = 2_048;
 /// With fewer due rows in a stretch than one in so many pages, the index finds the rest sooner.
@@ -163,7 +163,8 @@ impl Walk {
     /// About how many rows lie in a window of this width, due or not.
     fn rows_in(&self, width: u64) -> u64 {
         match self.position {
-            Position::Page { rows, .. } => width.saturating_mul(rows),
+            // Where pages are empty on average, some may be full.
+            Position::Page { rows, .. } => width.saturating_mul(rows.max(ROWS_IN_A_PAGE)),
             Position::Row { .. } | Position::Index { .. } => width,
         }
     }

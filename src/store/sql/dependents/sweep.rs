@@ -139,11 +139,28 @@ impl Sweep<'_> {
         }
         // Of rows that point at one another in a circle, the database takes some along.
         let is_exact = dependent.own.is_empty() || !dependent.keep.is_nothing();
-        if is_exact && gone != all as u64 {
+        if gone != all as u64 && (is_exact || self.are_some_left(dependent, later).await?) {
             return Err(TakeError::Moved);
         }
         self.entry(dependent).0 += counted as u64;
         Ok(gone)
+    }
+
+    /// Whether some of these rows are still there, such as where a trigger keeps them.
+    async fn are_some_left(
+        &mut self,
+        dependent: &Dependent,
+        keys: BTreeSet<Key>,
+    ) -> Result<bool, TakeError> {
+        let keys: Vec<Key> = keys.into_iter().collect();
+        for keys in keys.chunks(at_once(self.tx.dialect())) {
+            let mut s = Statement::new(self.tx.dialect(), "SELECT count(*) FROM ");
+            s.table(&dependent.table).push(" WHERE ").some_keys_in(&dependent.table.key, keys);
+            if self.tx.fetch_row(&s).await?.int(0) != Some(0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Finds the rows of the same table that point at the last of these, and those that point at them, and so on.
