@@ -23,7 +23,7 @@ use crate::store::sql::{self, Bounds, Window};
 use crate::store::{Batch, Store, StoreError, Target};
 
 /// Batches that took effect and may wait for their outcomes before no other is begun: each is kept in memory.
-const MOST_UNSETTLED: usize = 2;
+const MOST_UNSETTLED: usize = 1;
 
 /// What each worker needs to know.
 struct Order {

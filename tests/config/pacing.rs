@@ -35,7 +35,7 @@ fn a_rule_is_paced_as_its_store_unless_it_says_otherwise() {
 
 #[test]
 fn what_is_gentle_and_what_has_one_writer_goes_alone() {
-    assert_eq!(pacing(&read(&both("workers = 16\n", "pace = \"gentle\"\n"))).workers, 1);
+    assert_eq!(pacing(&read(&both("workers = 8\n", "pace = \"gentle\"\n"))).workers, 1);
     let sqlite = rule("").replace("\"postgres\"", "\"sqlite\"");
     let sqlite = sqlite.replace("postgres://expunged@db/app", "sqlite:app.db");
     assert_eq!(pacing(&read(&sqlite)).workers, 1);

@@ -82,8 +82,8 @@ impl Target {
     pub fn keeps_partitions(&self) -> Option<&'static str> {
         match self.pinned {
             Some(AccessPath::Ranges | AccessPath::Index) => Some("the rule pins another path"),
-            _ if self.dependents.has_any() => Some("rows of other tables go with its rows"),
-            _ => self.obstacle,
+            _ if self.obstacle.is_some() => self.obstacle,
+            _ => self.dependents.has_any().then_some("rows of other tables go with its rows"),
         }
     }
 }

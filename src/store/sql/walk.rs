@@ -165,7 +165,8 @@ impl Walk {
         match self.position {
             // Where pages are empty on average, some may be full.
             Position::Page { rows, .. } => width.saturating_mul(rows.max(ROWS_IN_A_PAGE)),
-            Position::Row { .. } | Position::Index { .. } => width,
+            // Of a row nobody knows on what page it lies: as many as a batch takes are certain.
+            Position::Row { .. } | Position::Index { .. } => width.saturating_mul(AMPLE),
         }
     }
 
