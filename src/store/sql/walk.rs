@@ -28,7 +28,7 @@ const COLLECT: u64 = 20_000;
 const MOST_VALUES: usize = 30_000;
 
 /// A window whose rows, due or not, are at most so many times those that a batch takes is not counted before: that would
-/// cost half as much as the deletion. The pace follows what is met, and a page has room for 291 rows at most.
+/// cost half as much as the deletion. The pace follows what is met, and a page has room for a few hundred rows at most.
 const AMPLE: u64 = 4;
 /// Pages of a stretch, after which it is asked whether the walk is still worth its way.
 const STRETCH: u64 = 2_048;
