@@ -218,7 +218,7 @@ impl Execution<'_> {
         };
         self.pacer.turn_to(begun, pace, took);
         let (rows, is_part) = (batch.rows(), batch.is_part);
-        match self.see_through(batch, None).await {
+        match self.see_through(workers, batch, None).await {
             Err(RunError::Ledger(LedgerError::HoldsChanged)) => {
                 workers.again.push(job);
                 return self.take_at_gate_again(workers, walk).await;
@@ -309,13 +309,18 @@ impl Execution<'_> {
         };
         self.pacer.taken();
         let (rows, is_part) = (batch.rows(), batch.is_part);
-        self.see_through(batch, Some(gate)).await?;
+        self.see_through(workers, batch, Some(gate)).await?;
         self.is_through(workers, walk, job, rows, is_part);
         Ok(())
     }
 
     /// Intends and commits a batch. Its outcome follows.
-    async fn see_through(&mut self, batch: Batch, gate: Option<Gate>) -> Result<(), RunError> {
+    async fn see_through(
+        &mut self,
+        workers: &mut Workers,
+        batch: Batch,
+        gate: Option<Gate>,
+    ) -> Result<(), RunError> {
         if batch.keys.is_empty() {
             return Ok(batch.rollback().await?);
         }
@@ -326,7 +331,12 @@ impl Execution<'_> {
                 self.let_wait(begun, effect);
                 self.leave_unsettled(MOST_UNSETTLED).await
             }
-            (begun, failed) => self.end(begun, failed).await.map(drop),
+            (begun, failed) => {
+                // The store is asked what became of it, and waits for whoever is at it: after a crash of PostgreSQL,
+                // a transaction that others here have begun since may go by the number of this one.
+                workers.again = workers.recall().await;
+                self.end(begun, failed).await.map(drop)
+            }
         }
     }
 }
