@@ -234,11 +234,22 @@ impl Keys {
         table: &str,
         keys: impl IntoIterator<Item = &'a Key>,
     ) -> Commitments {
+        self.commitments_to(store, table, keys, Key::encode_to)
+    }
+
+    /// The commitments to what `encode` appends the encoding of a key for.
+    pub fn commitments_to<T>(
+        &self,
+        store: &Name,
+        table: &str,
+        all: impl IntoIterator<Item = T>,
+        encode: impl Fn(T, &mut Vec<u8>),
+    ) -> Commitments {
         let place = self.place(store, table);
         let mut encoded = Vec::new();
-        let commitments = keys.into_iter().map(|key| {
+        let commitments = all.into_iter().map(|one| {
             encoded.clear();
-            key.encode_to(&mut encoded);
+            encode(one, &mut encoded);
             commit(place.clone(), &encoded)
         });
         Commitments::new(commitments.collect())

@@ -223,19 +223,27 @@ impl Key {
     /// Two keys have the same encoding only if they are equal, so a commitment to the encoding is a
     /// commitment to the key.
     pub fn encode_to(&self, out: &mut Vec<u8>) {
-        let length = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes();
-        out.extend(length(self.0.len()));
+        put_length(out, self.0.len());
         for value in &self.0 {
-            let (tag, bytes): (u8, Cow<'_, [u8]>) = match value {
-                KeyValue::Int(value) => (1, value.to_be_bytes().to_vec().into()),
-                KeyValue::Text(value) => (2, value.as_bytes().into()),
-                KeyValue::Uuid(value) => (3, value.as_bytes().as_slice().into()),
-                KeyValue::Bytes(value) => (4, value.as_slice().into()),
-            };
-            out.push(tag);
-            out.extend(length(bytes.len()));
-            out.extend_from_slice(&bytes);
+            match value {
+                KeyValue::Int(value) => put_value(out, 1, &value.to_be_bytes()),
+                KeyValue::Text(value) => put_value(out, 2, value.as_bytes()),
+                KeyValue::Uuid(value) => put_value(out, 3, value.as_bytes()),
+                KeyValue::Bytes(value) => put_value(out, 4, value),
+            }
         }
+    }
+
+    /// Appends what [`Key::encode_to`] appends for a key of these texts.
+    pub fn encode_texts_to<'a>(texts: impl IntoIterator<Item = &'a str>, out: &mut Vec<u8>) {
+        let start = out.len();
+        put_length(out, 0);
+        let mut count = 0;
+        for text in texts {
+            put_value(out, 2, text.as_bytes());
+            count += 1;
+        }
+        out[start..start + LENGTH].copy_from_slice(&length(count));
     }
 
     /// The encoding of [`Key::encode_to`] on its own.
@@ -257,7 +265,8 @@ impl Key {
             Some(u32::from_be_bytes(head.try_into().ok()?) as usize)
         }
         let count = number(bytes)?;
-        let mut values = Vec::new();
+        // Each value takes five bytes at least.
+        let mut values = Vec::with_capacity(count.min(bytes.len() / 5));
         for _ in 0..count {
             let tag = take(bytes, 1)?[0];
             let length = number(bytes)?;
@@ -272,6 +281,23 @@ impl Key {
         }
         Some(Key(values))
     }
+}
+
+/// So many bytes tell a length.
+const LENGTH: usize = 4;
+
+fn length(count: usize) -> [u8; LENGTH] {
+    u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+fn put_length(out: &mut Vec<u8>, count: usize) {
+    out.extend(length(count));
+}
+
+fn put_value(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    out.push(tag);
+    put_length(out, bytes.len());
+    out.extend_from_slice(bytes);
 }
 
 impl fmt::Display for Key {

@@ -103,7 +103,7 @@ async fn fill(place: &Place, runs: u32) -> Ledger {
         let batch = Uuid::from_u128(u128::from(run) + 1_000);
         let records: Vec<_> = (0..5).map(|n| Key(vec![KeyValue::Int(n)])).collect();
         let commitments = ledger.keys().commitments(&name("app"), "users", &records);
-        keep(&ledger, run, batch, &commitments.to_bytes()).await;
+        keep(&ledger, run, batch, &commitments.clone().into_bytes()).await;
         let mut transaction = ledger.begin().await.unwrap();
         for event in events(run, batch, commitments.root()) {
             second += 1;

@@ -46,11 +46,11 @@ impl Commitments {
     }
 
     /// The commitments one after another, as the ledger keeps them.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        self.0.as_flattened().to_vec()
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0.into_flattened()
     }
 
-    /// Reads what [`Commitments::to_bytes`] wrote.
+    /// Reads what [`Commitments::into_bytes`] gave.
     ///
     /// # Errors
     /// When the bytes are not whole commitments in ascending order.
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn they_read_back_from_bytes_and_damage_is_seen() {
         let all = Commitments::new(vec![[9; 32], [7; 32]]);
-        let bytes = all.to_bytes();
+        let bytes = all.clone().into_bytes();
         assert_eq!(Commitments::from_bytes(&bytes), Ok(all));
         assert_eq!(Commitments::from_bytes(&bytes[1..]), Err(InvalidCommitments));
         assert_eq!(Commitments::from_bytes(&[[9; 32], [7; 32]].concat()), Err(InvalidCommitments));

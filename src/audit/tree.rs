@@ -26,8 +26,11 @@ impl Hash {
 
     /// The hash of an inner node: of 0x01 and its children's hashes.
     pub fn node(left: Hash, right: Hash) -> Hash {
-        let digest = Sha256::new().chain_update([1]).chain_update(left.0).chain_update(right.0);
-        Hash(digest.finalize().into())
+        // In one piece, which takes less time than three.
+        let mut bytes = [1; 65];
+        bytes[1..33].copy_from_slice(&left.0);
+        bytes[33..].copy_from_slice(&right.0);
+        Hash(Sha256::digest(bytes).into())
     }
 }
 

@@ -23,7 +23,7 @@ use crate::clock;
 use crate::fault;
 use crate::keys::Keys;
 use crate::notice::{self, About, Answer, Identities, Message, State, Step, Telling};
-use crate::types::{Key, KeyValue, Name};
+use crate::types::{Key, Name};
 
 mod desk;
 mod receipts;
@@ -181,9 +181,9 @@ fn commitments<'a, W: Iterator<Item = (&'a str, &'a str)>>(
     recipient: &Name,
     about: impl Iterator<Item = W>,
 ) -> Commitments {
-    let parts = |who: W| who.flat_map(|(name, value)| [name, value]).map(str::to_owned);
-    let about: Vec<_> = about.map(|who| Key(parts(who).map(KeyValue::Text).collect())).collect();
-    keys.commitments(recipient, "recipient", &about)
+    keys.commitments_to(recipient, "recipient", about, |who, out| {
+        Key::encode_texts_to(who.flat_map(|(name, value)| [name, value]), out);
+    })
 }
 
 async fn insert(

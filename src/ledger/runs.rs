@@ -119,7 +119,9 @@ pub(super) struct Prepared {
     records: u64,
     attachments: u64,
     dependents: Vec<DependentRows>,
-    commitments: Option<Commitments>,
+    commitments: Option<Vec<u8>>,
+    /// The root of their tree.
+    root: Hash,
     partition: Option<String>,
     events: Vec<String>,
     notices: Drafts,
@@ -145,10 +147,7 @@ impl Prepared {
                 records: self.records,
                 attachments: self.attachments,
                 dependents: self.dependents.clone(),
-                commitments: self
-                    .commitments
-                    .as_ref()
-                    .map_or_else(Hash::empty_root, Commitments::root),
+                commitments: self.root,
                 pseudonymized: run.pseudonymized.clone(),
                 notices: self.notices.notices(),
                 partition: self.partition.clone(),
@@ -329,12 +328,14 @@ impl Ledger {
 
     pub(super) fn prepare_settlement(&self, run: &Run, settlement: Settlement<'_>) -> Prepared {
         let Settlement { batch, taken, outcome, events, at } = settlement;
+        // All that takes long is computed here: while it is written, others wait.
         let (attachments, commitments) = match outcome {
             Outcome::Done => {
                 (taken.attached.len() as u64, Some(taken.commitments(&self.keys, run)))
             }
             Outcome::Undone(_) => (0, None),
         };
+        let root = commitments.as_ref().map_or_else(Hash::empty_root, Commitments::root);
         let notices = match outcome {
             Outcome::Done => Drafts::of(&self.keys, taken),
             Outcome::Undone(_) => Drafts::default(),
@@ -351,7 +352,8 @@ impl Ledger {
             records,
             attachments,
             dependents,
-            commitments,
+            commitments: commitments.map(Commitments::into_bytes),
+            root,
             partition,
             events,
             notices,
@@ -385,7 +387,7 @@ impl Ledger {
             )
             .bind(end.as_str())
             .bind(to_text(one.at))
-            .bind(one.commitments.as_ref().map(Commitments::to_bytes))
+            .bind(one.commitments.as_deref())
             .bind(to_integer(one.attachments))
             .bind(one.batch.to_string())
             .execute(&mut **tx)

@@ -29,10 +29,13 @@ macro_rules! run_statements {
             connection: &mut $connection,
             statement: &Statement,
         ) -> Result<Vec<Row>, sqlx::Error> {
-            let text = AssertSqlSafe(statement.text().to_owned());
-            let query = sqlx::query_with(text, arguments(statement.values())?)
-                .persistent(statement.is_reusable());
-            connection.fetch_all(query).await?.iter().map(read).collect()
+            let mut rows = Vec::new();
+            let mut keep = |row| {
+                rows.push(row);
+                Ok(())
+            };
+            fetch_each(connection, statement, &mut keep).await?;
+            Ok(rows)
         }
 
         /// Runs a statement and hands each of its rows over as it comes.
@@ -234,6 +237,14 @@ impl Row {
             Some(Cell::Int(value)) => Some(value.to_string()),
             Some(Cell::Float(value)) => Some(value.to_string()),
             _ => self.text(index),
+        }
+    }
+
+    /// A number or a text, as text, which is not there any more then.
+    pub(crate) fn take_scalar_text(&mut self, index: usize) -> Option<String> {
+        match self.0.get_mut(index) {
+            Some(Cell::Text(value)) => Some(std::mem::take(value)),
+            _ => self.scalar_text(index),
         }
     }
 

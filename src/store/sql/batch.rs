@@ -135,15 +135,15 @@ pub(crate) async fn take(
     select_key(&mut s, &target.table.key);
     select_texts(&mut s, &target.told);
     let rows = tx.fetch(&s).await?;
-    let keys = rows.iter().map(|row| read_key(target.dialect(), row, &target.table.key));
-    let keys = keys.collect::<Result<_, _>>()?;
-    let told = if target.told.is_empty() {
-        Vec::new()
-    } else {
-        let first = target.table.key.len();
-        let texts = |row: &Row| read_texts(row, first..first + target.told.len());
-        rows.iter().map(texts).collect()
-    };
+    let first = target.table.key.len();
+    let mut keys = Vec::with_capacity(rows.len());
+    let mut told = Vec::new();
+    for mut row in rows {
+        keys.push(read_key(target.dialect(), &row, &target.table.key)?);
+        if !target.told.is_empty() {
+            told.push(take_texts(&mut row, first..first + target.told.len()));
+        }
+    }
     named(tx, keys, told, Vec::new()).await
 }
 
@@ -176,11 +176,11 @@ fn select_texts<'a>(s: &mut Statement, columns: impl IntoIterator<Item = &'a Col
     }
 }
 
-/// Reads such texts. SQLite keeps bytes in columns of any type: those that are no text are told by their
-/// digits, as keys show them.
-fn read_texts(row: &Row, places: Range<usize>) -> Vec<Option<String>> {
+/// Reads such texts, which are not there any more then. SQLite keeps bytes in columns of any type: those that are no text
+/// are told by their digits, as keys show them.
+fn take_texts(row: &mut Row, places: Range<usize>) -> Vec<Option<String>> {
     let text = |place: usize| {
-        row.scalar_text(place).or_else(|| match row.0.get(place) {
+        row.take_scalar_text(place).or_else(|| match row.0.get(place) {
             Some(Cell::Bytes(bytes)) => Some(format!("0x{}", hex::encode(bytes))),
             _ => None,
         })
@@ -378,20 +378,20 @@ pub(crate) async fn lock(
     let (first, second) = (target.table.key.len(), target.table.key.len() + computed.len());
     let third = second + target.carried.len();
     let fourth = third + target.told.len();
-    let read = |row: &Row| {
+    let read = |mut row: Row| {
         Ok(Locked {
-            key: read_key(target.dialect(), row, &target.table.key)?,
-            old: (first..second).map(|place| row.scalar_text(place)).collect(),
-            carried: (second..third).map(|place| row.scalar_text(place)).collect(),
-            told: read_texts(row, third..fourth),
+            key: read_key(target.dialect(), &row, &target.table.key)?,
             values: pointed_at
                 .iter()
                 .enumerate()
-                .map(|(place, column)| read_value(target.dialect(), row, fourth + place, column))
+                .map(|(place, column)| read_value(target.dialect(), &row, fourth + place, column))
                 .collect(),
+            old: (first..second).map(|place| row.scalar_text(place)).collect(),
+            carried: (second..third).map(|place| row.scalar_text(place)).collect(),
+            told: take_texts(&mut row, third..fourth),
         })
     };
-    rows.iter().map(read).collect()
+    rows.into_iter().map(read).collect()
 }
 
 /// Finds out what became of an interrupted batch.

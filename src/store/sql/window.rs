@@ -117,9 +117,10 @@ pub(super) fn inside(s: &mut Statement, target: &Target, window: &Window) {
 pub(super) fn select_key(s: &mut Statement, columns: &[Column]) {
     s.separated(", ", columns, |s, column| {
         let bytes = column.kind == ColumnKind::Bytes;
-        match s.dialect() {
-            Dialect::Postgres => s.name(&column.name).push("::text"),
-            Dialect::Mysql if !bytes => s.push("CAST(").name(&column.name).push(" AS CHAR)"),
+        match (s.dialect(), column.kind) {
+            (Dialect::Postgres, ColumnKind::Integer) => s.name(&column.name).push("::bigint"),
+            (Dialect::Postgres, _) => s.name(&column.name).push("::text"),
+            (Dialect::Mysql, _) if !bytes => s.push("CAST(").name(&column.name).push(" AS CHAR)"),
             _ => s.name(&column.name),
         };
     });
@@ -131,15 +132,16 @@ pub(super) fn read_key(
     row: &Row,
     columns: &[Column],
 ) -> Result<Key, sqlx::Error> {
-    let values = columns.iter().enumerate().map(|(place, column)| {
-        let unreadable = || {
+    // Its room is known: millions of keys are kept and passed on.
+    let mut values = Vec::with_capacity(columns.len());
+    for (place, column) in columns.iter().enumerate() {
+        values.push(read_value(dialect, row, place, column).ok_or_else(|| {
             sqlx::Error::Decode(
                 format!("a value of the key column `{}` is not readable", column.name).into(),
             )
-        };
-        read_value(dialect, row, place, column).ok_or_else(unreadable)
-    });
-    values.collect::<Result<Vec<_>, _>>().map(Key)
+        })?);
+    }
+    Ok(Key(values))
 }
 
 /// Reads a value by which rows are found again; `None` for NULL, and for what cannot be one.
