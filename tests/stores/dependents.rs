@@ -444,6 +444,43 @@ async fn a_row_that_somebody_is_adding_goes_along_or_is_refused() {
     }
 }
 
+/// The look at the due records saw no contract. Once what goes along is gone nobody could ask again.
+#[tokio::test]
+async fn what_is_due_no_more_when_it_would_go_keeps_its_dependents() {
+    for database in [fresh_postgres().await, fresh_mysql().await] {
+        shop(&database, "").await;
+        database.execute("CREATE TABLE contracts (id integer PRIMARY KEY, client integer)").await;
+        let condition = "NOT EXISTS (SELECT 1 FROM contracts WHERE client = users.id)";
+        let mut rule = crate::common::rule_where(&database, "users", condition);
+        let named = with("users", &["orders", "items"]);
+        rows(&mut rule).dependents = named.rows().unwrap().dependents.clone();
+        let store = open(&database, Access::ReadWrite);
+        let target = store.target(&rule).await.unwrap();
+        let mut walk = store.walk(&target, bounds(), 2, 3).unwrap();
+        let mut pace = walk.pace();
+        // The look waits for the second user, while somebody concludes a contract with the first.
+        let hold = format!("UPDATE users SET at = {OLD} WHERE id = 2");
+        let mut other = crate::common::Session::in_the_middle(&database, &hold).await;
+
+        let (taken, ()) =
+            tokio::join!(store.take(&target, bounds(), &mut walk, &mut pace, &replace), async {
+                someone_waits(&database).await;
+                other.execute("INSERT INTO contracts VALUES (1, 1)").await;
+                other.execute("COMMIT").await;
+            });
+
+        let error = taken.err().expect("one of the two is due no more");
+        assert!(error.is_transient(), "{:?}: {error}", database.kind);
+        let taken = take_all(&store, &target).await;
+        store.close().await;
+        assert_eq!(
+            (taken.ids.as_slice(), taken.along()),
+            ([2].as_slice(), vec![("items", 4, 0), ("orders", 2, 0)])
+        );
+        assert_eq!(ids(&database, "id", "orders").await, [10, 11, 30, 31]);
+    }
+}
+
 /// Returns once somebody in this database waits for a lock.
 async fn someone_waits(database: &TestDatabase) {
     if database.kind == Kind::Postgres {
