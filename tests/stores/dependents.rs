@@ -11,7 +11,7 @@ use crate::common::{
     bounds, ids, mismatches, moment_type, numbers, on_each_database, open, open_as, replace, rows,
     rule, survey,
 };
-use crate::support::{Kind, TestDatabase, fresh_mysql, fresh_postgres};
+use crate::support::{Kind, TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 on_each_database! {
     children_and_theirs_go_first_and_are_counted,
@@ -478,6 +478,66 @@ async fn what_is_due_no_more_when_it_would_go_keeps_its_dependents() {
             ([2].as_slice(), vec![("items", 4, 0), ("orders", 2, 0)])
         );
         assert_eq!(ids(&database, "id", "orders").await, [10, 11, 30, 31]);
+    }
+}
+
+/// Makes a trigger that has the row 3 of a table stay.
+async fn keep_third(database: &TestDatabase, table: &str) {
+    let does = match database.kind {
+        Kind::Postgres => "FOR EACH ROW WHEN (OLD.id = 3) EXECUTE FUNCTION keep()",
+        _ => "WHEN OLD.id = 3 BEGIN SELECT RAISE(IGNORE); END",
+    };
+    database
+        .execute(&format!("CREATE TRIGGER keeps_{table} BEFORE DELETE ON {table} {does}"))
+        .await;
+}
+
+async fn keep_no_more(database: &TestDatabase, table: &str) {
+    let on = if database.kind == Kind::Postgres { format!(" ON {table}") } else { String::new() };
+    database.execute(&format!("DROP TRIGGER keeps_{table}{on}")).await;
+}
+
+/// Fewer rows go than were meant where one goes with another, and where a trigger keeps one.
+#[tokio::test]
+async fn what_a_trigger_keeps_of_a_table_that_points_at_itself_is_not_counted() {
+    for database in [fresh_postgres().await, fresh_sqlite().await] {
+        let at = moment_type(&database);
+        if database.kind == Kind::Postgres {
+            let keep = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'";
+            database.execute(keep).await;
+        }
+        database
+            .execute(&format!(
+                "CREATE TABLE folders (id integer PRIMARY KEY, up integer, at {at}, \
+                     FOREIGN KEY (up) REFERENCES folders (id) ON DELETE CASCADE);
+                 INSERT INTO folders VALUES (1, NULL, {OLD}), (2, 1, {OLD}), (3, NULL, {OLD});
+                 CREATE TABLE users (id integer PRIMARY KEY, at {at});
+                 CREATE TABLE notes (id integer PRIMARY KEY, author integer, answers integer, \
+                     FOREIGN KEY (answers) REFERENCES notes (id) ON DELETE CASCADE);
+                 INSERT INTO users VALUES (1, {OLD});
+                 INSERT INTO notes VALUES (1, 1, NULL), (2, 1, 1), (3, 1, NULL)"
+            ))
+            .await;
+        let store = open(&database, Access::ReadWrite);
+        // No foreign key says that the notes are the user's: none refuses that the user goes without them.
+        let notes = linked("users", "notes", "author", "id");
+        for (table, rule) in [("folders", rule("folders")), ("notes", notes)] {
+            keep_third(&database, table).await;
+            let target = store.target(&rule).await.unwrap();
+            let mut walk = store.walk(&target, bounds(), 3, 3).unwrap();
+            let mut pace = walk.pace();
+            let taken = store.take(&target, bounds(), &mut walk, &mut pace, &replace).await;
+            let error = taken.err().unwrap_or_else(|| panic!("one of the {table} is there"));
+            assert!(error.is_transient(), "{:?}: {error}", database.kind);
+            assert_eq!(ids(&database, "id", table).await, [1, 2, 3], "all of it is undone");
+            keep_no_more(&database, table).await;
+            let mut walk = store.walk(&target, bounds(), 3, 3).unwrap();
+            let taken = store.take(&target, bounds(), &mut walk, &mut pace, &replace).await;
+            let batch = taken.unwrap().unwrap();
+            assert_eq!(batch.rows(), if table == "folders" { 3 } else { 4 });
+            batch.commit().await.unwrap();
+        }
+        store.close().await;
     }
 }
 
