@@ -131,7 +131,7 @@ async fn metrics_say_who_waits_and_leave_out_what_nobody_knows() {
     assert_eq!((waiting[&of("waits_for_approval")], waiting[&of("still_due_records")]), (1.0, 2.0));
     let (_, status, _) = expunged(&folder, &["status", "--json"]);
     let status: Value = serde_json::from_str(&status).unwrap();
-    let run = status[0]["waits_for_approval"]["run"].as_str().unwrap();
+    let run = status["rules"][0]["waits_for_approval"]["run"].as_str().unwrap();
     assert_eq!(expunged(&folder, &["approve", run, "--why", "looked at it"]).0, 0);
     let (code, stdout, _) = expunged(&folder, &["run"]);
     assert_eq!(code, 0, "{stdout}");

@@ -37,7 +37,7 @@ async fn a_slot_waits_for_its_window_and_a_command_is_refused_outside_it() {
 
     let mut daemon = place.start();
     daemon.wait_for("looked");
-    let status = &place.json(&["status"])[0];
+    let status = &place.json(&["status"])["rules"][0];
     assert!(status["next_run"].as_str().unwrap().contains("T22:00:00"), "{status}");
     assert_eq!(status["waits_for_window_until"], status["next_run"]);
     assert_eq!(daemon.stop().code(), Some(0));
@@ -176,7 +176,7 @@ async fn a_continuous_rule_sleeps_until_its_window_opens() {
 
     let mut daemon = place.start();
     daemon.wait_for("looked");
-    let status = &place.json(&["status"])[0];
+    let status = &place.json(&["status"])["rules"][0];
     assert!(status["next_run"].as_str().unwrap().contains("T22:00:00"), "{status}");
     assert_eq!(status["overdue_seconds"], serde_json::Value::Null);
     daemon.drain();

@@ -20,6 +20,12 @@ async fn a_deletion_is_followed_through_its_backups_until_the_last_copy_is_gone(
     let status = place.says(&["status"]);
     let status = status.lines().skip_while(|line| !line.starts_with("backups"));
     assert_snapshot!("status", settled(&status.collect::<Vec<_>>().join("\n")));
+    let status = place.json(&["status"], 0);
+    let set = &status["backups"][0];
+    assert_eq!((&set["backup"], &set["held"][0]["records"]), (&json!("nightly"), &json!(3)));
+    assert_eq!(status["frozen_stores"], json!([]));
+    let of_one = place.json(&["status", "inactive"], 0);
+    assert_eq!(of_one.as_object().unwrap().keys().collect::<Vec<_>>(), ["rules"]);
     let why = place.says(&["why", "inactive", "1"]);
     assert_snapshot!("why", settled(&why[why.find("copies").unwrap()..]));
     let certificate = place.json(&["certificate", "inactive"], 0);
