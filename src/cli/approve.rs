@@ -53,11 +53,9 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
             "it has run, is outdated, or never asked; `expunged approve` lists those that wait";
         return Err(CliError::Usage(format!("no run `{run}` waits for approval: {text}")));
     };
-    let Some(why) = args.why.filter(|why| !why.trim().is_empty()) else {
-        list(common, std::slice::from_ref(found));
-        return Err(CliError::Usage("say why: add `--why \"…\"`".to_owned()));
-    };
-    let approved = ledger.approve(found.run, &account::name(), why.trim(), clock::now()).await?;
+    let why = account::reason(args.why.as_deref())
+        .inspect_err(|_| list(common, std::slice::from_ref(found)))?;
+    let approved = ledger.approve(found.run, &account::name(), why, clock::now()).await?;
     ledger.close().await;
     let (approval, now) = match approved {
         Approved::Now(approval) => (approval, true),

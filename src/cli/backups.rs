@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::clock;
 use crate::config::{BackupConfig, Config};
@@ -137,12 +138,17 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
             let is_known = ledger.confirm_backups(&name, &account::name(), clock::now()).await?;
             ledger.close().await;
             known(is_known, &name)?;
+            if common.json {
+                output::json(&json!({ "backup": name, "state": "confirmed" }));
+                return Ok(Exit::Fine);
+            }
             println!(
                 "The next listing of {name} is believed: `expunged backups check {name}` makes it now."
             );
             Ok(Exit::Fine)
         }
         Command::Forget(Forget { name, why }) => {
+            let why = account::reason(Some(&why))?;
             if config.backups.contains_key(&name) {
                 let text = format!("`{name}` is configured: take `[backup.{name}]` out first");
                 return Err(CliError::Usage(text));
@@ -150,9 +156,13 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
             let ledger = open_ledger(&config).await?;
             apply::load_rules(&config, &ledger).await?;
             let by = account::name();
-            let is_known = ledger.forget_backups(&name, &by, &why, clock::now()).await?;
+            let is_known = ledger.forget_backups(&name, &by, why, clock::now()).await?;
             ledger.close().await;
             known(is_known, &name)?;
+            if common.json {
+                output::json(&json!({ "backup": name, "state": "forgotten" }));
+                return Ok(Exit::Fine);
+            }
             println!("Nothing is owed to {name} any more.");
             Ok(Exit::Fine)
         }
