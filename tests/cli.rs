@@ -80,6 +80,14 @@ fn looking_makes_no_ledger() {
 }
 
 #[test]
+fn the_help_of_run_says_what_stopping_it_undoes() {
+    let (code, help, _) = expunged(&folder(RULE), &["run", "--help"]);
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(code, 0);
+    assert!(help.contains("Ctrl-C sees through what is intended, and undoes what"), "{help}");
+}
+
+#[test]
 fn a_moment_that_is_none_is_refused() {
     let (code, _, stderr) = expunged(&folder(RULE), &["plan", "--at", "yesterday"]);
     assert_eq!(code, 1);
