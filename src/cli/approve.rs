@@ -12,8 +12,8 @@ use super::{CliError, Common, Exit, account, has_ledger, open_ledger};
 /// Let a run go on that waits for approval, or list those that wait
 ///
 /// A run waits before its first record when a circuit breaker objects: it would take more than
-/// `max_share` of its table, more than `max_rows`, far more than the rule usually takes, or it is the
-/// first run of this version of the rule. Look at `expunged plan RULE` before you approve. The daemon
+/// `max_share` of its table, files or objects, more than `max_rows`, far more than the rule usually takes, or it
+/// is the first run of this version of the rule. Look at `expunged plan RULE` before you approve. The daemon
 /// carries an approved run out within a minute; `expunged run RULE` does at once. If the rule changes or
 /// clearly more is due by then, approval is asked for again.
 #[derive(clap::Args, Debug)]
