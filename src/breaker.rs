@@ -22,7 +22,7 @@ const SHORTEST_GAP: SignedDuration = SignedDuration::from_hours(1);
 /// What a run of a rule may take without being asked about.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Limits {
-    /// The largest part of its table; a tenth unless the configuration says otherwise.
+    /// The largest part of its table, files or objects; a tenth unless the configuration says otherwise.
     pub max_share: Share,
     /// The most records; a million unless the configuration says otherwise.
     pub max_rows: u64,
@@ -120,10 +120,21 @@ impl History {
     }
 }
 
+/// What the records of a rule are a part of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whole {
+    /// A table.
+    Table,
+    /// The files of a store.
+    Files,
+    /// The objects of a store.
+    Objects,
+}
+
 /// Why a run waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trip {
-    /// The rule takes more than its share of the table.
+    /// The rule takes more than its share of the whole.
     Share,
     /// It takes more records than it may.
     Rows,
@@ -135,12 +146,14 @@ pub enum Trip {
 
 impl Trip {
     /// The reason in the words of the audit log.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Trip::Share => "more than its share of the table",
-            Trip::Rows => "more records than it may take",
-            Trip::History => "far more records than it usually takes",
-            Trip::FirstRun => "the first run of this version of the rule",
+    pub fn reason(self, of: Whole) -> &'static str {
+        match (self, of) {
+            (Trip::Share, Whole::Table) => "more than its share of the table",
+            (Trip::Share, Whole::Files) => "more than its share of the files",
+            (Trip::Share, Whole::Objects) => "more than its share of the objects",
+            (Trip::Rows, _) => "more records than it may take",
+            (Trip::History, _) => "far more records than it usually takes",
+            (Trip::FirstRun, _) => "the first run of this version of the rule",
         }
     }
 }
@@ -195,6 +208,15 @@ mod tests {
 
     fn trips_on(history: &History, due: u64, total: u64, day: i64) -> Vec<Trip> {
         trips(Limits::default(), history, due, total, at(day))
+    }
+
+    #[test]
+    fn a_reason_says_what_the_share_is_of() {
+        let reasons = [Whole::Table, Whole::Files, Whole::Objects].map(|of| Trip::Share.reason(of));
+        assert_eq!(
+            reasons,
+            ["table", "files", "objects"].map(|of| format!("more than its share of the {of}"))
+        );
     }
 
     #[test]

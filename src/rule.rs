@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::anonymize::Anonymization;
-use crate::breaker::Limits;
+use crate::breaker::{Limits, Whole};
 use crate::notice::{Per, Telling};
 use crate::pace::Pacing;
 use crate::path::Template;
@@ -348,6 +348,15 @@ impl Rule {
         match &self.select {
             Selection::Rows(_) => None,
             Selection::Paths(paths) => Some(paths),
+        }
+    }
+
+    /// What its records are a part of.
+    pub fn whole(&self) -> Whole {
+        match self.select {
+            Selection::Rows(_) => Whole::Table,
+            Selection::Paths(_) if self.table == TableName::objects() => Whole::Objects,
+            Selection::Paths(_) => Whole::Files,
         }
     }
 

@@ -105,11 +105,11 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> Timestamp {
+    pub(super) fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
 
-    fn berlin() -> TimeZone {
+    pub(super) fn berlin() -> TimeZone {
         TimeZone::get("Europe/Berlin").unwrap()
     }
 

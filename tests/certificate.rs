@@ -68,7 +68,7 @@ impl Place {
     fn approve_and_run(&self) {
         self.expunged(&["run"], 1);
         let status = self.json(&["status"], 0);
-        let run = status[0]["waits_for_approval"]["run"].as_str().unwrap();
+        let run = status["rules"][0]["waits_for_approval"]["run"].as_str().unwrap();
         self.expunged(&["approve", run, "--why", "looked at the plan"], 0);
         self.expunged(&["run"], 0);
     }

@@ -80,6 +80,14 @@ fn looking_makes_no_ledger() {
 }
 
 #[test]
+fn the_help_of_run_says_what_stopping_it_undoes() {
+    let (code, help, _) = expunged(&folder(RULE), &["run", "--help"]);
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(code, 0);
+    assert!(help.contains("Ctrl-C sees through what is intended, and undoes what"), "{help}");
+}
+
+#[test]
 fn a_moment_that_is_none_is_refused() {
     let (code, _, stderr) = expunged(&folder(RULE), &["plan", "--at", "yesterday"]);
     assert_eq!(code, 1);
@@ -131,7 +139,7 @@ async fn metrics_say_who_waits_and_leave_out_what_nobody_knows() {
     assert_eq!((waiting[&of("waits_for_approval")], waiting[&of("still_due_records")]), (1.0, 2.0));
     let (_, status, _) = expunged(&folder, &["status", "--json"]);
     let status: Value = serde_json::from_str(&status).unwrap();
-    let run = status[0]["waits_for_approval"]["run"].as_str().unwrap();
+    let run = status["rules"][0]["waits_for_approval"]["run"].as_str().unwrap();
     assert_eq!(expunged(&folder, &["approve", run, "--why", "looked at it"]).0, 0);
     let (code, stdout, _) = expunged(&folder, &["run"]);
     assert_eq!(code, 0, "{stdout}");

@@ -248,7 +248,7 @@ fn the_commands_that_the_demo_leads_to() {
     place.expunged(&["check"], 0);
     assert_eq!(json(&["check"], 0).as_array().unwrap().len(), 7);
     place.expunged(&["status"], 0);
-    assert_eq!(json(&["status"], 0)[0]["last_state"], "observed");
+    assert_eq!(json(&["status"], 0)["rules"][0]["last_state"], "observed");
     assert!(json(&["audit", "log", "--limit", "0"], 0).as_array().unwrap().len() > 40);
     assert_eq!(json(&["audit", "verify"], 0)["valid"], true);
 

@@ -371,9 +371,9 @@ async fn a_newer_ledger_is_refused(place: Place) {
     place.open().await.close().await;
     let mut connection = place.connect().await;
     let insert = if place.is_sqlite() {
-        "INSERT INTO ledger_version VALUES (8, 'future', CURRENT_TIMESTAMP, TRUE, x'00', 0)"
+        "INSERT INTO ledger_version VALUES (9, 'future', CURRENT_TIMESTAMP, TRUE, x'00', 0)"
     } else {
-        "INSERT INTO ledger_version VALUES (8, 'future', CURRENT_TIMESTAMP, TRUE, '\\x00', 0)"
+        "INSERT INTO ledger_version VALUES (9, 'future', CURRENT_TIMESTAMP, TRUE, '\\x00', 0)"
     };
     connection.execute(insert).await.unwrap();
     for opened in [
@@ -381,9 +381,9 @@ async fn a_newer_ledger_is_refused(place: Place) {
         Ledger::open_existing(&place.url, place.keys.clone()).await,
     ] {
         let error = opened.unwrap_err();
-        assert!(matches!(error, LedgerError::Newer { found: 8, known: 7, .. }), "{error}");
+        assert!(matches!(error, LedgerError::Newer { found: 9, known: 8, .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains("version 8") && text.contains("up to 7"), "{text}");
+        assert!(text.contains("version 9") && text.contains("up to 8"), "{text}");
     }
 }
 
@@ -392,7 +392,7 @@ async fn an_older_ledger_is_not_read(place: Place) {
     let mut connection = place.connect().await;
     connection.execute("DELETE FROM ledger_version").await.unwrap();
     let error = Ledger::open_existing(&place.url, place.keys.clone()).await.unwrap_err();
-    assert!(matches!(error, LedgerError::Older { found: 0, known: 7, .. }), "{error}");
+    assert!(matches!(error, LedgerError::Older { found: 0, known: 8, .. }), "{error}");
 }
 
 async fn another_database_is_refused_untouched(place: Place) {

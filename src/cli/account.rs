@@ -1,14 +1,22 @@
-//! Who is at the keyboard, as far as the system tells: for the record, not for access control.
+//! Who is at the keyboard, as far as the system tells, and why: for the record, not for access control.
 
 use std::fs;
 
 use rustix::process::getuid;
+
+use super::CliError;
 
 /// The account that this process runs for: the one behind `sudo`, where there is one.
 pub(crate) fn name() -> String {
     let uid = getuid().as_raw();
     let sudo = std::env::var("SUDO_USER").ok().filter(|user| uid == 0 && is_plain(user));
     sudo.or_else(|| of(uid)).unwrap_or_else(|| format!("uid {uid}"))
+}
+
+/// What somebody says with `--why`: nothing is recorded without a word.
+pub(crate) fn reason(why: Option<&str>) -> Result<&str, CliError> {
+    let said = why.map(str::trim).filter(|why| !why.is_empty());
+    said.ok_or_else(|| CliError::Usage("say why: add `--why \"…\"`".to_owned()))
 }
 
 /// The name in `/etc/passwd`; accounts of a directory service are told by number.

@@ -12,8 +12,8 @@ use super::{CliError, Common, Exit, account, has_ledger, open_ledger};
 /// Let a run go on that waits for approval, or list those that wait
 ///
 /// A run waits before its first record when a circuit breaker objects: it would take more than
-/// `max_share` of its table, more than `max_rows`, far more than the rule usually takes, or it is the
-/// first run of this version of the rule. Look at `expunged plan RULE` before you approve. The daemon
+/// `max_share` of its table, files or objects, more than `max_rows`, far more than the rule usually takes, or it
+/// is the first run of this version of the rule. Look at `expunged plan RULE` before you approve. The daemon
 /// carries an approved run out within a minute; `expunged run RULE` does at once. If the rule changes or
 /// clearly more is due by then, approval is asked for again.
 #[derive(clap::Args, Debug)]
@@ -53,11 +53,9 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
             "it has run, is outdated, or never asked; `expunged approve` lists those that wait";
         return Err(CliError::Usage(format!("no run `{run}` waits for approval: {text}")));
     };
-    let Some(why) = args.why.filter(|why| !why.trim().is_empty()) else {
-        list(common, std::slice::from_ref(found));
-        return Err(CliError::Usage("say why: add `--why \"…\"`".to_owned()));
-    };
-    let approved = ledger.approve(found.run, &account::name(), why.trim(), clock::now()).await?;
+    let why = account::reason(args.why.as_deref())
+        .inspect_err(|_| list(common, std::slice::from_ref(found)))?;
+    let approved = ledger.approve(found.run, &account::name(), why, clock::now()).await?;
     ledger.close().await;
     let (approval, now) = match approved {
         Approved::Now(approval) => (approval, true),

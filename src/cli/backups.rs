@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::clock;
 use crate::config::{BackupConfig, Config};
-use crate::ledger::{BackupSet, DeletedDay, Ledger, Noted};
+use crate::ledger::{BackupSet, DeletedDay, Frozen, Ledger, Noted};
 use crate::residue::Residue;
 use crate::rotate;
 use crate::types::Name;
@@ -84,7 +85,7 @@ struct Forget {
 /// A set, as it is configured and as its listings have it.
 #[derive(Serialize)]
 #[expect(clippy::struct_field_names, reason = "they are the names of the JSON")]
-struct Listed {
+pub(super) struct Listed {
     backup: Name,
     /// `None` where it is only in the ledger.
     kind: Option<&'static str>,
@@ -137,12 +138,17 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
             let is_known = ledger.confirm_backups(&name, &account::name(), clock::now()).await?;
             ledger.close().await;
             known(is_known, &name)?;
+            if common.json {
+                output::json(&json!({ "backup": name, "state": "confirmed" }));
+                return Ok(Exit::Fine);
+            }
             println!(
                 "The next listing of {name} is believed: `expunged backups check {name}` makes it now."
             );
             Ok(Exit::Fine)
         }
         Command::Forget(Forget { name, why }) => {
+            let why = account::reason(Some(&why))?;
             if config.backups.contains_key(&name) {
                 let text = format!("`{name}` is configured: take `[backup.{name}]` out first");
                 return Err(CliError::Usage(text));
@@ -150,9 +156,13 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
             let ledger = open_ledger(&config).await?;
             apply::load_rules(&config, &ledger).await?;
             let by = account::name();
-            let is_known = ledger.forget_backups(&name, &by, &why, clock::now()).await?;
+            let is_known = ledger.forget_backups(&name, &by, why, clock::now()).await?;
             ledger.close().await;
             known(is_known, &name)?;
+            if common.json {
+                output::json(&json!({ "backup": name, "state": "forgotten" }));
+                return Ok(Exit::Fine);
+            }
             println!("Nothing is owed to {name} any more.");
             Ok(Exit::Fine)
         }
@@ -277,7 +287,12 @@ pub(super) async fn measure(
     Ok(listed(config, ledger, now).await?.into_iter().map(measured).collect())
 }
 
-async fn listed(config: &Config, ledger: &Ledger, now: Timestamp) -> Result<Vec<Listed>, CliError> {
+/// The sets that nobody has forgotten, with what each still holds.
+pub(super) async fn listed(
+    config: &Config,
+    ledger: &Ledger,
+    now: Timestamp,
+) -> Result<Vec<Listed>, CliError> {
     let mut all = Vec::new();
     for set in ledger.backup_sets().await? {
         let configured = config.backups.get(&set.name);
@@ -458,19 +473,15 @@ fn print_trouble(set: &Listed, now: Timestamp) {
 }
 
 /// Says which sets are in trouble, and what is open because of backups; nothing where all is well.
-pub(super) async fn print_open(
-    config: &Config,
-    ledger: &Ledger,
-    now: Timestamp,
-) -> Result<(), CliError> {
-    for frozen in ledger.frozen_stores().await? {
+pub(super) fn print_open(frozen: &[Frozen], sets: &[Listed]) {
+    for frozen in frozen {
         let text = format!(
             "{}: it seems to have been restored ({}), and its rules do not run: see `expunged replay {} --dry-run`",
             frozen.store, frozen.evidence, frozen.store
         );
         anstream::println!("{RED}frozen {RESET} {}", output::hanging(&text, 8));
     }
-    for set in listed(config, ledger, now).await? {
+    for set in sets {
         let records: u64 = set.held.iter().map(|day| day.records).sum();
         if let Some(day) = set.held.last() {
             let text = format!(
@@ -495,5 +506,4 @@ pub(super) async fn print_open(
             say(format!("{}: it is no longer configured, and something is owed to it", set.backup));
         }
     }
-    Ok(())
 }

@@ -45,7 +45,7 @@ pub(crate) struct Test {
 
 /// A recipient, as it is configured and as it does.
 #[derive(Serialize)]
-struct Listed {
+pub(super) struct Listed {
     recipient: Name,
     /// `None` where it is only in the ledger.
     protocol: Option<&'static str>,
@@ -83,7 +83,8 @@ async fn list(common: &Common, config: &Config) -> Result<Exit, CliError> {
     Ok(Exit::Fine)
 }
 
-fn listed(config: &Config, mut states: BTreeMap<Name, RecipientState>) -> Vec<Listed> {
+/// The recipients that the configuration or the ledger has.
+pub(super) fn listed(config: &Config, mut states: BTreeMap<Name, RecipientState>) -> Vec<Listed> {
     let names: BTreeSet<Name> = config.recipients.keys().chain(states.keys()).cloned().collect();
     let one = |recipient: Name| {
         let configured: Option<&RecipientConfig> = config.recipients.get(&recipient);
@@ -133,8 +134,8 @@ fn print(all: &[Listed]) {
 }
 
 /// Says which recipients have notices open, or are in trouble; nothing where all is well.
-pub(super) fn print_open(config: &Config, states: &BTreeMap<Name, RecipientState>) {
-    for (recipient, state) in states {
+pub(super) fn print_open(all: &[Listed]) {
+    for Listed { recipient, protocol, state, .. } in all {
         if let (true, Some(oldest)) = (state.waiting() > 0, state.oldest) {
             let text = format!(
                 "{recipient}: {} open, {}, the oldest since {}",
@@ -144,7 +145,7 @@ pub(super) fn print_open(config: &Config, states: &BTreeMap<Name, RecipientState
             );
             anstream::println!("{YELLOW}notices {RESET} {}", output::hanging(&text, 9));
         }
-        let is_configured = config.recipients.contains_key(recipient);
+        let is_configured = protocol.is_some();
         if is_configured || state.waiting() > 0 {
             print_trouble(recipient, is_configured, state);
         }

@@ -80,10 +80,7 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
 }
 
 async fn dismiss(common: &Common, args: &Args, runner: &Runner) -> Result<Exit, CliError> {
-    let why = args.why.as_deref().map(str::trim).filter(|why| !why.is_empty());
-    let Some(why) = why else {
-        return Err(CliError::Usage("say why: add `--why \"…\"`".to_owned()));
-    };
+    let why = account::reason(args.why.as_deref())?;
     let (store, by) = (&args.store, account::name());
     runner.dismiss_restore(store, &by, why, clock::now()).await?;
     if common.json {

@@ -17,9 +17,9 @@ use super::{CliError, Common, Exit, open_ledger, runner, select};
 ///
 /// Rules in enforce mode delete or anonymize what is due, rules in observe mode record what they would
 /// have done. A rule that would take more than its limits, or that has never acted as it is now, waits
-/// for `expunged approve`. One whose maintenance window is closed is refused, and one whose window closes ends after the
-/// batch in flight, unless you say `--anyway`. Ctrl-C finishes the batch in flight. Exit code 0 when every rule was carried
-/// out, otherwise 1.
+/// for `expunged approve`. One whose maintenance window is closed is refused, and one whose window closes ends as on
+/// Ctrl-C, unless you say `--anyway`. Ctrl-C sees through what is intended, and undoes what workers have taken and not
+/// intended yet: that stays due. Exit code 0 when every rule was carried out, otherwise 1.
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct Args {
     /// Only these rules; all of them when none is named.

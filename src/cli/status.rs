@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::audit::Event;
 use crate::clock;
 use crate::ledger::audit::AuditFilter;
-use crate::ledger::{Approval, Backlog, LastRun, Ledger, RuleState};
+use crate::ledger::{Approval, Backlog, Frozen, LastRun, Ledger, RuleState};
 use crate::rule::{Mode, Rule};
 use crate::schedule::Schedule;
 use crate::types::Name;
@@ -62,6 +62,23 @@ pub(super) struct RuleStatus {
     unreadable_events: u64,
 }
 
+/// What there is to see.
+#[derive(Serialize)]
+struct Report {
+    rules: Vec<RuleStatus>,
+    /// What is not of one rule, where none is named.
+    #[serde(flatten)]
+    rest: Option<Rest>,
+}
+
+#[derive(Serialize)]
+struct Rest {
+    recipients: Vec<recipients::Listed>,
+    backups: Vec<backups::Listed>,
+    /// Stores that seem to have been restored: their rules do not run.
+    frozen_stores: Vec<Frozen>,
+}
+
 pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> {
     let config = common.load()?;
     let rules = select(&config, &args.rules)?;
@@ -74,7 +91,6 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
     }
     let waiting = ledger.approvals().await?;
     let backlogs = ledger.count_events().await?;
-    let recipients = ledger.recipient_states().await?;
     for status in &mut all {
         let backlog = backlogs.get(&status.rule).copied().unwrap_or_default();
         status.pending_events = backlog.pending;
@@ -83,14 +99,23 @@ pub(crate) async fn main(common: &Common, args: Args) -> Result<Exit, CliError> 
         status.waits_for_approval =
             waiting.iter().find(|approval| approval.rule == status.rule).cloned();
     }
+    let rest = if args.rules.is_empty() {
+        Some(Rest {
+            recipients: recipients::listed(&config, ledger.recipient_states().await?),
+            backups: backups::listed(&config, &ledger, now).await?,
+            frozen_stores: ledger.frozen_stores().await?,
+        })
+    } else {
+        None
+    };
     if common.json {
-        output::json(&all);
+        output::json(&Report { rules: all, rest });
     } else {
         print(&config.rules, &all);
         print_events(&config.rules, &backlogs);
-        if args.rules.is_empty() {
-            recipients::print_open(&config, &recipients);
-            backups::print_open(&config, &ledger, now).await?;
+        if let Some(Rest { recipients, backups, frozen_stores }) = &rest {
+            recipients::print_open(recipients);
+            backups::print_open(frozen_stores, backups);
         }
         let waiting: Vec<_> =
             all.iter().filter_map(|status| status.waits_for_approval.clone()).collect();

@@ -168,7 +168,7 @@ impl Ledger {
             table: rule.table.to_string(),
             due,
             total,
-            reason: trip.reason().to_owned(),
+            reason: trip.reason(rule.whole()).to_owned(),
             asked_at: now,
             approved_at: None,
             approved_by: None,
@@ -193,7 +193,7 @@ impl Ledger {
                     table: approval.table.clone(),
                     due,
                     total,
-                    reason: trip.reason().into(),
+                    reason: trip.reason(rule.whole()).into(),
                 };
                 audit::append(&mut tx, &self.keys, &Entry { at: now, event }).await?;
             }
@@ -271,7 +271,7 @@ impl Ledger {
     pub async fn waits_for_approval(&self, rule: &Rule) -> Result<bool, LedgerError> {
         let mut tx = self.snapshot().await?;
         let open = open(&mut tx, &rule.name).await?;
-        let is_first = |open: &Approval| open.reason == Trip::FirstRun.reason();
+        let is_first = |open: &Approval| open.reason == Trip::FirstRun.reason(rule.whole());
         Ok(open.is_some_and(|open| {
             open.approved_at.is_none() && open.rule_digest == rule.digest() && is_first(&open)
         }))

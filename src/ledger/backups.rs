@@ -185,20 +185,9 @@ impl Ledger {
         if stores.is_empty() {
             return Ok(Vec::new());
         }
-        let places: Vec<_> = (0..stores.len()).map(|place| format!("${}", place + 2)).collect();
-        let places = places.join(", ");
-        // Put together from constants.
-        let statement = format!(
-            "SELECT day, CAST(sum(records) AS BIGINT) AS records, max(at) AS last_at FROM (\
-             SELECT substr(settled_at, 1, 10) AS day, batch.records AS records, settled_at AS at \
-             FROM batch JOIN run ON run.id = batch.run_id \
-             WHERE batch.state = 'done' AND settled_at >= $1 AND run.store IN ({places}) UNION ALL \
-             SELECT substr(gone_at, 1, 10) AS day, records, gone_at AS at FROM tombstone \
-             WHERE attached = 1 AND gone_at >= $1 AND store IN ({places})) AS deleted \
-             GROUP BY day ORDER BY day"
-        );
         let since = since.unwrap_or(Timestamp::UNIX_EPOCH);
-        let mut query = sqlx::query(AssertSqlSafe(statement)).bind(to_text(since));
+        let statement = AssertSqlSafe(deleted_from(stores.len()));
+        let mut query = sqlx::query(statement).bind(to_text(since));
         for store in stores {
             query = query.bind(store.as_str());
         }
@@ -460,6 +449,21 @@ impl Ledger {
     }
 }
 
+/// Reads what was deleted from so many stores, day by day. Put together from constants.
+fn deleted_from(stores: usize) -> String {
+    let places: Vec<_> = (0..stores).map(|place| format!("${}", place + 2)).collect();
+    let places = places.join(", ");
+    format!(
+        "SELECT day, CAST(sum(records) AS BIGINT) AS records, max(at) AS last_at FROM (\
+         SELECT substr(settled_at, 1, 10) AS day, batch.records AS records, settled_at AS at \
+         FROM batch JOIN run ON run.id = batch.run_id \
+         WHERE batch.state = 'done' AND settled_at >= $1 AND run.store IN ({places}) UNION ALL \
+         SELECT substr(gone_at, 1, 10) AS day, records, gone_at AS at FROM tombstone \
+         WHERE attached = 1 AND gone_at >= $1 AND store IN ({places})) AS deleted \
+         GROUP BY day ORDER BY day"
+    )
+}
+
 async fn all(tx: &mut Transaction<'_>) -> Result<Vec<BackupSet>, LedgerError> {
     let rows = sqlx::query("SELECT * FROM backup_set WHERE forgotten_at IS NULL ORDER BY backup")
         .fetch_all(&mut **tx)
@@ -526,4 +530,26 @@ fn read(row: &AnyRow) -> Result<BackupSet, LedgerError> {
         doubted_since: row.optional_moment("doubted_since")?,
         stalled_since: row.optional_moment("stalled_since")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::keys::Keys;
+
+    #[tokio::test]
+    async fn of_the_batches_those_alone_are_looked_at_that_are_not_clear() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
+        let ledger = Ledger::open(&url, Arc::new(Keys::generate())).await.unwrap();
+        let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", deleted_from(2)));
+        let query = sqlx::query(explain).bind("2026-01-01").bind("app").bind("shop");
+        let steps = query.fetch_all(&ledger.pool).await.unwrap();
+        let steps: Vec<_> = steps.iter().map(|step| step.text("detail").unwrap()).collect();
+        let wanted = "SEARCH batch USING INDEX batch_done (settled_at>?)";
+        assert!(steps.iter().any(|step| step == wanted), "{steps:#?}");
+        ledger.close().await;
+    }
 }

@@ -20,10 +20,10 @@ use crate::keys::Keys;
 const VERSIONS: &str = "ledger_version";
 
 /// The version that this program makes and understands.
-const KNOWN: i64 = 7;
+const KNOWN: i64 = 8;
 
 /// Each migration's name, and its text for SQLite and for PostgreSQL; the first brings version 1.
-const MIGRATIONS: [(&str, &str, &str); 7] = [
+const MIGRATIONS: [(&str, &str, &str); 8] = [
     (
         "ledger",
         include_str!("../../migrations/sqlite/0001_ledger.sql"),
@@ -58,6 +58,11 @@ const MIGRATIONS: [(&str, &str, &str); 7] = [
         "access",
         include_str!("../../migrations/sqlite/0007_access.sql"),
         include_str!("../../migrations/postgres/0007_access.sql"),
+    ),
+    (
+        "residues",
+        include_str!("../../migrations/sqlite/0008_residues.sql"),
+        include_str!("../../migrations/postgres/0008_residues.sql"),
     ),
 ];
 

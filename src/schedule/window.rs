@@ -123,15 +123,8 @@ impl fmt::Display for Windows {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{at, berlin};
     use super::*;
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    fn berlin() -> TimeZone {
-        TimeZone::get("Europe/Berlin").unwrap()
-    }
 
     fn windows(texts: &[&str]) -> Windows {
         Windows::new(texts.iter().map(|text| text.parse().unwrap()).collect())

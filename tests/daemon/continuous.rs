@@ -84,14 +84,14 @@ async fn a_continuous_rule_whose_store_is_down_is_seen_and_no_other_waits_for_it
     assert_eq!(daemon.stop().code(), Some(0));
     assert_eq!(left(&good).await, 1);
     let status = place.json(&["status", "broken", "works"]);
-    assert!(status[0]["overdue_seconds"].is_i64(), "{status}");
-    assert!(status[0]["refused_at"].is_string(), "{status}");
-    assert!(status[1]["overdue_seconds"].is_null(), "{status}");
+    assert!(status["rules"][0]["overdue_seconds"].is_i64(), "{status}");
+    assert!(status["rules"][0]["refused_at"].is_string(), "{status}");
+    assert!(status["rules"][1]["overdue_seconds"].is_null(), "{status}");
 
     accounts(&down, 3).await;
     let mut daemon = place.start();
     daemon.wait("its run", |line| line["rule"] == "broken" && line["records"] == 3);
     daemon.stop();
     let status = place.json(&["status", "broken"]);
-    assert!(status[0]["overdue_seconds"].is_null(), "{status}");
+    assert!(status["rules"][0]["overdue_seconds"].is_null(), "{status}");
 }

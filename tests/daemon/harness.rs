@@ -243,6 +243,26 @@ pub(crate) async fn accounts(database: &TestDatabase, due: u32) {
     database.execute(&sql).await;
 }
 
+/// Makes `accounts` for months to be added, with one row that is not due.
+pub(crate) async fn months_of_accounts(database: &TestDatabase) {
+    let sql = "CREATE TABLE accounts (id bigint, last_seen timestamptz, PRIMARY KEY (id, last_seen))
+                   PARTITION BY RANGE (last_seen);
+               CREATE TABLE later PARTITION OF accounts FOR VALUES FROM ('2090-01-01') TO ('2091-01-01');
+               INSERT INTO accounts VALUES (0, '2090-06-01')";
+    database.execute(sql).await;
+}
+
+/// Adds a month of the year 2020 with so many rows, numbered from `first` on, which are due under [`rule`].
+pub(crate) async fn add_month(database: &TestDatabase, month: i64, first: i64, rows: i64) {
+    let (next, last) = (month + 1, first + rows - 1);
+    let sql = format!(
+        "CREATE TABLE month_{month} PARTITION OF accounts
+             FOR VALUES FROM ('2020-0{month}-01') TO ('2020-0{next}-01');
+         INSERT INTO accounts SELECT n, '2020-0{month}-02' FROM generate_series({first}, {last}) n"
+    );
+    database.execute(&sql).await;
+}
+
 /// How many rows are left in `accounts`.
 pub(crate) async fn left(database: &TestDatabase) -> i64 {
     database.count("SELECT count(*) FROM accounts").await

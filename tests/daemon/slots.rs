@@ -181,5 +181,5 @@ fn until_answered(place: &Place, rule: &str) -> String {
 }
 
 fn status_of(place: &Place, rule: &str) -> Value {
-    place.json(&["status", rule])[0].clone()
+    place.json(&["status", rule])["rules"][0].clone()
 }

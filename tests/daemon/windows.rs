@@ -2,14 +2,18 @@
 //! clock of each process, as no test can wait for the night.
 
 use std::fs;
+use std::process::Stdio;
 
 use expunged::clock::now;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
+use sqlx::{Connection, PgConnection};
 
 use crate::clock::fake;
-use crate::harness::{Place, accounts, left, rule, says};
-use crate::support::fresh_sqlite;
+use crate::harness::{
+    Place, accounts, add_month, left, months_of_accounts, output, poll, rule, says,
+};
+use crate::support::{fresh_postgres, fresh_sqlite};
 
 const NIGHTLY: &str = "window = \"22:00-05:00\"\n";
 
@@ -33,7 +37,7 @@ async fn a_slot_waits_for_its_window_and_a_command_is_refused_outside_it() {
 
     let mut daemon = place.start();
     daemon.wait_for("looked");
-    let status = &place.json(&["status"])[0];
+    let status = &place.json(&["status"])["rules"][0];
     assert!(status["next_run"].as_str().unwrap().contains("T22:00:00"), "{status}");
     assert_eq!(status["waits_for_window_until"], status["next_run"]);
     assert_eq!(daemon.stop().code(), Some(0));
@@ -113,6 +117,52 @@ async fn a_run_ends_when_its_window_closes_and_goes_on_in_the_next() {
     place.assert_settled(20_000).await;
 }
 
+/// Has whoever drops a table wait, with the lock 1, for the lock 2.
+const WAIT: &str = "CREATE FUNCTION wait() RETURNS event_trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_advisory_xact_lock(1);
+        WHILE NOT pg_try_advisory_xact_lock(2) LOOP PERFORM pg_sleep(0.01); END LOOP;
+    END $$;
+    CREATE EVENT TRIGGER wait ON sql_drop EXECUTE FUNCTION wait()";
+const WAITING: &str = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database \
+    WHERE datname = current_database() AND locktype = 'advisory' AND objid = 1";
+
+/// The window closes while the first of two partitions is being dropped.
+#[tokio::test]
+async fn a_run_ends_between_two_partitions_when_its_window_closes() {
+    let store = fresh_postgres().await;
+    months_of_accounts(&store).await;
+    add_month(&store, 1, 1, 100).await;
+    add_month(&store, 2, 101, 100).await;
+    store.execute(WAIT).await;
+    let mut place = Place::new();
+    // As near to the server's clock as a run asks for: a time 40 seconds before the window closes.
+    let ahead = 20 - i64::from(now().to_zoned(TimeZone::UTC).second());
+    let shown = (now() + SignedDuration::from_secs(ahead)).to_zoned(TimeZone::UTC);
+    let (opens, closes) = (&shown - 2.hours(), &shown + 1.minute());
+    let window = format!("window = \"{}-{}\"\n", opens.strftime("%H:%M"), closes.strftime("%H:%M"));
+    place.configure(&(place.store("app", &store) + &rule("nightly", "app", "0 4 * * *", &window)));
+    fake(&mut place);
+    fs::write(place.path("offset"), format!("{ahead:+}")).unwrap();
+    let mut holder = PgConnection::connect(&store.url).await.unwrap();
+    sqlx::raw_sql("SELECT pg_advisory_lock(2)").execute(&mut holder).await.unwrap();
+
+    let run = place.command(&["--json", "run"]).stdout(Stdio::piped()).spawn().unwrap();
+    poll(&store.pool, WAITING, |waiting| waiting == 1).await;
+    // By less than what counts as a jump of the clock.
+    fs::write(place.path("offset"), format!("{:+}", ahead + 50)).unwrap();
+    holder.close().await.unwrap();
+    let (_, said) = output(run);
+
+    let run: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&run[0]["state"], &run[0]["records"]), (&"stopped".into(), &100.into()), "{run}");
+    assert_eq!(left(&store).await, 101, "the other is there, with the row that is not due");
+    let finished: Vec<_> =
+        place.audit().into_iter().filter(|entry| entry["kind"] == "run_finished").collect();
+    assert_eq!(finished[0]["reason"], "its window closed", "{finished:?}");
+    place.assert_settled(100).await;
+}
+
 /// It costs nothing meanwhile, and is not overdue.
 #[tokio::test]
 async fn a_continuous_rule_sleeps_until_its_window_opens() {
@@ -126,7 +176,7 @@ async fn a_continuous_rule_sleeps_until_its_window_opens() {
 
     let mut daemon = place.start();
     daemon.wait_for("looked");
-    let status = &place.json(&["status"])[0];
+    let status = &place.json(&["status"])["rules"][0];
     assert!(status["next_run"].as_str().unwrap().contains("T22:00:00"), "{status}");
     assert_eq!(status["overdue_seconds"], serde_json::Value::Null);
     daemon.drain();

@@ -273,7 +273,8 @@ async fn the_command_line_shows_what_waits_and_refuses_what_nobody_hears() {
     }
     ledger.close().await;
     let status = place.json(&["status"]);
-    let photos = status.as_array().unwrap().iter().find(|rule| rule["rule"] == "photos").unwrap();
+    let mut rules = status["rules"].as_array().unwrap().iter();
+    let photos = rules.find(|rule| rule["rule"] == "photos").unwrap();
     assert_eq!((&photos["pending_events"], &photos["unreadable_events"]), (&2.into(), &0.into()));
     assert_eq!(photos["oldest_event_at"], since.to_string());
     let shown = String::from_utf8(place.run(&["status"]).stdout).unwrap();

@@ -24,6 +24,7 @@ on_each_database! {
     a_hold_whose_time_is_over_ends_with_the_run_that_takes_what_it_kept,
     looking_on_ends_no_hold,
     a_hold_on_persons_covers_rules_that_the_deleting_process_has_not_loaded,
+    who_places_a_hold_does_not_wait_out_the_rest_of_a_run,
 }
 
 async fn house(store: TestDatabase) -> House {
@@ -252,4 +253,36 @@ async fn without_the_holds_nothing_is_deleted() {
     assert!(result.error.unwrap().contains("legal holds could not be looked up"));
     assert_eq!(house.ids("accounts").await.len(), 2);
     assert_eq!(house.events("run_refused").await.len(), 1);
+}
+
+/// It rests for more than an hour after its first batch: what it took has its outcome by then.
+async fn who_places_a_hold_does_not_wait_out_the_rest_of_a_run(store: TestDatabase) {
+    let at = moment(&store);
+    let rows: Vec<_> = (1..=1_000).map(|id| format!("({id}, '2020-06-15 12:00:00')")).collect();
+    let tables = format!(
+        "CREATE TABLE accounts (id integer PRIMARY KEY, at {at});
+         INSERT INTO accounts VALUES {}",
+        rows.join(", ")
+    );
+    let slow = "subject = \"id\"\npace = \"gentle\"\nrate = \"1 per hour\"";
+    let house = House::new(store, &tables, &rule("old", "accounts", slow)).await;
+    let (rule, stop) = (house.rule("old"), CancellationToken::new());
+    let run = run_by_command(&house.runner, rule, clock::now(), &stop, &|_| {});
+    let place = async {
+        while house.ids("accounts").await.len() == 1_000 {
+            tokio::task::yield_now().await;
+        }
+        let placed = house.try_place(persons(&["1000"])).await.unwrap();
+        stop.cancel();
+        placed
+    };
+
+    let (run, placed) = tokio::join!(run, place);
+
+    assert!(placed.unresolved.is_empty(), "{:?}", placed.unresolved);
+    let run = run.unwrap();
+    assert_eq!((run.state, run.batches), (RunState::Stopped, 1), "{:?}", run.error);
+    let left = house.ids("accounts").await;
+    assert_eq!((left.len() as u64, left.contains("1000")), (1_000 - run.records, true));
+    assert_eq!(house.events("batch_done").await.len(), 1);
 }

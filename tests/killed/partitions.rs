@@ -5,7 +5,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 
-use crate::harness::Place;
+use crate::harness::{Place, add_month, months_of_accounts, rule};
 use crate::support::fresh_postgres;
 
 /// The steps, whether a process that dies there has intended its batches, and whether the partition is gone.
@@ -21,30 +21,16 @@ const MONTH: i64 = 500;
 #[tokio::test]
 async fn partitions_survive_a_death_at_every_step() {
     let store = fresh_postgres().await;
-    store
-        .execute(
-            "CREATE TABLE accounts (id bigint, last_seen timestamptz, PRIMARY KEY (id, last_seen))
-                 PARTITION BY RANGE (last_seen);
-             CREATE TABLE later PARTITION OF accounts FOR VALUES FROM ('2090-01-01') TO ('2091-01-01');
-             INSERT INTO accounts VALUES (0, '2090-06-01')",
-        )
-        .await;
+    months_of_accounts(&store).await;
     let place = Place::new();
-    let rule = crate::harness::rule("nightly", "app", "0 3 * * *", "");
+    let rule = rule("nightly", "app", "0 3 * * *", "");
     place.configure(&(place.store("app", &store) + &rule));
     assert_eq!(place.start().stop().code(), Some(0), "the daemon gets to know the rule");
     let ledger = place.ledger().await;
     let mut due = 0;
     for (number, (point, is_intended, is_gone)) in (0..).zip(STEPS) {
         let month = number + 1;
-        store
-            .execute(&format!(
-                "CREATE TABLE month_{month} PARTITION OF accounts
-                     FOR VALUES FROM ('2020-0{month}-01') TO ('2020-0{}-01');
-                 INSERT INTO accounts SELECT n + {due}, '2020-0{month}-02' FROM generate_series(1, {MONTH}) n",
-                month + 1
-            ))
-            .await;
+        add_month(&store, month, due + 1, MONTH).await;
         due += MONTH;
         let mut command = place.command(&["run"]);
         command.env("FAILPOINTS", format!("{point}=return"));

@@ -44,6 +44,8 @@ async fn all_of_it_is_shown(place: Place) {
     let status = place.says(&["status"]);
     let of_recipients = status.lines().skip_while(|line| !line.starts_with("notices"));
     assert_snapshot!("status", settled(&of_recipients.collect::<Vec<_>>().join("\n")));
+    let status = place.json(&["status"]);
+    assert_eq!(status["recipients"], listed, "as they are listed");
     assert!(!place.says(&["status", "inactive"]).contains("notices "), "only what was asked for");
 
     let metrics = place.says(&["metrics"]);

@@ -12,9 +12,9 @@ fn fill(house: &House) {
 #[test]
 fn a_run_that_would_take_much_or_is_the_first_waits() {
     for (share, reason) in
-        [("10 %", "more than its share of the table"), ("100 %", "the first run of this version")]
+        [("10 %", "more than its share of the"), ("100 %", "the first run of this version")]
     {
-        for house in House::each(EXPORTS) {
+        for (house, kind) in House::each(EXPORTS).into_iter().zip(["files", "objects"]) {
             fill(&house);
             let config = house.place.path("expunged.toml");
             let text = std::fs::read_to_string(&config).unwrap();
@@ -26,6 +26,7 @@ fn a_run_that_would_take_much_or_is_the_first_waits() {
             assert_eq!(run["state"], "waiting", "{run}");
             let error = run["error"].as_str().unwrap();
             assert!(error.contains(reason) && error.contains("50 of 100"), "{error}");
+            assert_eq!(error.contains(&format!("share of the {kind}")), share == "10 %", "{error}");
             assert_eq!(house.all().len(), 100);
             let id = run["run"].as_str().unwrap();
             house.say(&["approve", id, "--why", "it is meant"]).has("approved");

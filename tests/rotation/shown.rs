@@ -20,6 +20,12 @@ async fn a_deletion_is_followed_through_its_backups_until_the_last_copy_is_gone(
     let status = place.says(&["status"]);
     let status = status.lines().skip_while(|line| !line.starts_with("backups"));
     assert_snapshot!("status", settled(&status.collect::<Vec<_>>().join("\n")));
+    let status = place.json(&["status"], 0);
+    let set = &status["backups"][0];
+    assert_eq!((&set["backup"], &set["held"][0]["records"]), (&json!("nightly"), &json!(3)));
+    assert_eq!(status["frozen_stores"], json!([]));
+    let of_one = place.json(&["status", "inactive"], 0);
+    assert_eq!(of_one.as_object().unwrap().keys().collect::<Vec<_>>(), ["rules"]);
     let why = place.says(&["why", "inactive", "1"]);
     assert_snapshot!("why", settled(&why[why.find("copies").unwrap()..]));
     let certificate = place.json(&["certificate", "inactive"], 0);
@@ -101,6 +107,8 @@ async fn whatever_is_wrong_with_a_set_is_said_and_clears_nothing() {
     let status = place.says(&["status"]);
     assert!(status.contains("nightly: the newest backup"), "{status}");
     assert_snapshot!("confirm", place.says(&["backups", "confirm", "nightly"]));
+    let confirmed = place.json(&["backups", "confirm", "nightly"], 0);
+    assert_eq!(confirmed, json!({ "backup": "nightly", "state": "confirmed" }));
     place.says(&["backups", "check"]);
     // Nobody lists it any more.
     place.configure("");
@@ -108,11 +116,20 @@ async fn whatever_is_wrong_with_a_set_is_said_and_clears_nothing() {
     assert_snapshot!("unknown", settled(&place.ends(&["backups"], 2)));
     let wrong = place.ends(&["backups", "forget", "nihgtly", "--why", "gone"], 1);
     assert!(wrong.contains("no set `nihgtly`"), "{wrong}");
+    let wordless = place.ends(&["backups", "forget", "nightly", "--why", " "], 1);
+    assert!(wordless.contains("say why"), "{wordless}");
     assert_snapshot!(
         "forget",
         place.says(&["backups", "forget", "nightly", "--why", "the disks were shredded"])
     );
     assert!(place.says(&["backups"]).contains("No backups are registered"));
+    // It is owed to anew, and forgotten for programs.
+    place.configure(&place.nightly("35 days"));
+    place.says(&["run"]);
+    place.configure("");
+    place.says(&["run"]);
+    let forgotten = place.json(&["backups", "forget", "nightly", "--why", "gone"], 0);
+    assert_eq!(forgotten, json!({ "backup": "nightly", "state": "forgotten" }));
 }
 
 #[tokio::test]

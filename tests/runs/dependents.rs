@@ -6,24 +6,14 @@ use expunged::clock;
 use expunged::plan::DependentRows;
 use expunged::run::RunState;
 
-use crate::house::House;
+use crate::house::{House, RULES};
 use crate::support::{Kind, TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 
-const RULES: &str = r#"
-[breakers]
-max_share = "100 %"
-
-[rule.inactive]
-store = "app"
-table = "accounts"
-where = "status <> 'staff'"
-starting_point = "last_seen_at"
-retention = "2 years"
-action = "delete"
-subject = "id"
-mode = "enforce"
+/// What goes with the records of the rule `inactive`.
+const WITH: &str = r#"[rule.inactive]
 with = ["logins", { table = "sessions", column = "account", references = "id" }]
-
+"#;
+const VAIN: &str = r#"
 [rule.vain]
 store = "app"
 table = "accounts"
@@ -35,7 +25,8 @@ with = ["nowhere"]
 
 /// Three logins and one session of each of the first 500 accounts, and an order of one.
 async fn house(store: TestDatabase) -> House {
-    let house = House::with(store, false, RULES).await;
+    let rules = RULES.replace("[rule.inactive]\n", WITH) + VAIN;
+    let house = House::with(store, false, &rules).await;
     house
         .store
         .execute(

@@ -77,6 +77,12 @@ impl House {
         House::over(store, ledger_on_postgres, "", rules).await
     }
 
+    /// With lines of the store's own.
+    pub(crate) async fn with_lines(store: TestDatabase, lines: &str, rules: &str) -> House {
+        fill(&store).await;
+        House::over(store, false, lines, rules).await
+    }
+
     /// With a replica that holds the same.
     pub(crate) async fn with_replica(
         store: TestDatabase,

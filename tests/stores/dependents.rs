@@ -11,7 +11,7 @@ use crate::common::{
     bounds, ids, mismatches, moment_type, numbers, on_each_database, open, open_as, replace, rows,
     rule, survey,
 };
-use crate::support::{Kind, TestDatabase, fresh_mysql, fresh_postgres};
+use crate::support::{Kind, TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 on_each_database! {
     children_and_theirs_go_first_and_are_counted,
@@ -441,6 +441,103 @@ async fn a_row_that_somebody_is_adding_goes_along_or_is_refused() {
             other.execute("COMMIT").await;
         });
         assert_eq!(taken.along(), [("items", 8, 0), ("orders", 5, 0)], "{:?}", database.kind);
+    }
+}
+
+/// The look at the due records saw no contract. Once what goes along is gone nobody could ask again.
+#[tokio::test]
+async fn what_is_due_no_more_when_it_would_go_keeps_its_dependents() {
+    for database in [fresh_postgres().await, fresh_mysql().await] {
+        shop(&database, "").await;
+        database.execute("CREATE TABLE contracts (id integer PRIMARY KEY, client integer)").await;
+        let condition = "NOT EXISTS (SELECT 1 FROM contracts WHERE client = users.id)";
+        let mut rule = crate::common::rule_where(&database, "users", condition);
+        let named = with("users", &["orders", "items"]);
+        rows(&mut rule).dependents = named.rows().unwrap().dependents.clone();
+        let store = open(&database, Access::ReadWrite);
+        let target = store.target(&rule).await.unwrap();
+        let mut walk = store.walk(&target, bounds(), 2, 3).unwrap();
+        let mut pace = walk.pace();
+        // The look waits for the second user, while somebody concludes a contract with the first.
+        let hold = format!("UPDATE users SET at = {OLD} WHERE id = 2");
+        let mut other = crate::common::Session::in_the_middle(&database, &hold).await;
+
+        let (taken, ()) =
+            tokio::join!(store.take(&target, bounds(), &mut walk, &mut pace, &replace), async {
+                someone_waits(&database).await;
+                other.execute("INSERT INTO contracts VALUES (1, 1)").await;
+                other.execute("COMMIT").await;
+            });
+
+        let error = taken.err().expect("one of the two is due no more");
+        assert!(error.is_transient(), "{:?}: {error}", database.kind);
+        let taken = take_all(&store, &target).await;
+        store.close().await;
+        assert_eq!(
+            (taken.ids.as_slice(), taken.along()),
+            ([2].as_slice(), vec![("items", 4, 0), ("orders", 2, 0)])
+        );
+        assert_eq!(ids(&database, "id", "orders").await, [10, 11, 30, 31]);
+    }
+}
+
+/// Makes a trigger that has the row 3 of a table stay.
+async fn keep_third(database: &TestDatabase, table: &str) {
+    let does = match database.kind {
+        Kind::Postgres => "FOR EACH ROW WHEN (OLD.id = 3) EXECUTE FUNCTION keep()",
+        _ => "WHEN OLD.id = 3 BEGIN SELECT RAISE(IGNORE); END",
+    };
+    database
+        .execute(&format!("CREATE TRIGGER keeps_{table} BEFORE DELETE ON {table} {does}"))
+        .await;
+}
+
+async fn keep_no_more(database: &TestDatabase, table: &str) {
+    let on = if database.kind == Kind::Postgres { format!(" ON {table}") } else { String::new() };
+    database.execute(&format!("DROP TRIGGER keeps_{table}{on}")).await;
+}
+
+/// Fewer rows go than were meant where one goes with another, and where a trigger keeps one.
+#[tokio::test]
+async fn what_a_trigger_keeps_of_a_table_that_points_at_itself_is_not_counted() {
+    for database in [fresh_postgres().await, fresh_sqlite().await] {
+        let at = moment_type(&database);
+        if database.kind == Kind::Postgres {
+            let keep = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'";
+            database.execute(keep).await;
+        }
+        database
+            .execute(&format!(
+                "CREATE TABLE folders (id integer PRIMARY KEY, up integer, at {at}, \
+                     FOREIGN KEY (up) REFERENCES folders (id) ON DELETE CASCADE);
+                 INSERT INTO folders VALUES (1, NULL, {OLD}), (2, 1, {OLD}), (3, NULL, {OLD});
+                 CREATE TABLE users (id integer PRIMARY KEY, at {at});
+                 CREATE TABLE notes (id integer PRIMARY KEY, author integer, answers integer, \
+                     FOREIGN KEY (answers) REFERENCES notes (id) ON DELETE CASCADE);
+                 INSERT INTO users VALUES (1, {OLD});
+                 INSERT INTO notes VALUES (1, 1, NULL), (2, 1, 1), (3, 1, NULL)"
+            ))
+            .await;
+        let store = open(&database, Access::ReadWrite);
+        // No foreign key says that the notes are the user's: none refuses that the user goes without them.
+        let notes = linked("users", "notes", "author", "id");
+        for (table, rule) in [("folders", rule("folders")), ("notes", notes)] {
+            keep_third(&database, table).await;
+            let target = store.target(&rule).await.unwrap();
+            let mut walk = store.walk(&target, bounds(), 3, 3).unwrap();
+            let mut pace = walk.pace();
+            let taken = store.take(&target, bounds(), &mut walk, &mut pace, &replace).await;
+            let error = taken.err().unwrap_or_else(|| panic!("one of the {table} is there"));
+            assert!(error.is_transient(), "{:?}: {error}", database.kind);
+            assert_eq!(ids(&database, "id", table).await, [1, 2, 3], "all of it is undone");
+            keep_no_more(&database, table).await;
+            let mut walk = store.walk(&target, bounds(), 3, 3).unwrap();
+            let taken = store.take(&target, bounds(), &mut walk, &mut pace, &replace).await;
+            let batch = taken.unwrap().unwrap();
+            assert_eq!(batch.rows(), if table == "folders" { 3 } else { 4 });
+            batch.commit().await.unwrap();
+        }
+        store.close().await;
     }
 }
 
