@@ -156,7 +156,7 @@ impl Execution<'_> {
             };
             // Before this one is intended and committed, so that the store is not idle meanwhile; unless a rest is due, in
             // which it would hold its locks.
-            if is_eager && !self.pacer.is_to_rest() {
+            if is_eager && !walk.looks_anew() && !self.pacer.is_to_rest() {
                 self.hand_out(workers, walk).await?;
             }
             self.accept(workers, walk, job, brought).await?;

@@ -13,6 +13,9 @@ impl Tables {
         walk: &mut Walk,
         pace: &mut Pace,
     ) -> Result<Option<Window>, StoreError> {
+        if let Some(at_hand) = walk.at_hand(pace) {
+            return Ok(at_hand);
+        }
         let mut tx = self.begin(Access::ReadOnly).await?;
         sql::next_window(&mut tx, target, bounds, walk, pace)
             .await
