@@ -324,8 +324,7 @@ impl Execution<'_> {
         let Some((kind, why)) = path else { return Ok(()) };
         let access = format!("{kind}: {}", why.in_words());
         tracing::info!(rule = %self.rule.name, access, "walking");
-        self.runner.ledger.note_access(&self.run, &access).await?;
-        Ok(())
+        self.write_meanwhile(access).await
     }
 
     /// Clearly more than was due when the run began is more than anybody was asked about: something
