@@ -268,7 +268,7 @@ mod tests {
         ) {
             let share = Share(share);
             prop_assert!(!share.is_exceeded_by(part, share.ample(part) + more));
-            prop_assert!(share.0 >= 1.0 || share.ample(part) as f64 <= part as f64 / share.0 + 2.0);
+            prop_assert!(share.0 >= 1.0 || ratio(share.ample(part), 1) <= ratio(part, 1) / share.0 + 2.0);
         }
 
         #[test]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::plan::{Access, Dependents, Partition, Survey};
-use crate::rule::{AccessPath, Facts};
+use crate::rule::{AccessPath, Dialect, Facts};
 use crate::types::Key;
 
 use super::catalogue::Table;
@@ -38,6 +38,11 @@ pub(crate) async fn survey(
     bounds: Bounds,
     depth: SurveyDepth,
 ) -> Result<Survey, sqlx::Error> {
+    if target.is_calm() && target.dialect() == Dialect::Postgres {
+        // Workers that read beside it would leave others no core.
+        let alone = "SET LOCAL max_parallel_workers_per_gather = 0";
+        tx.execute(&Statement::new(Dialect::Postgres, alone)).await?;
+    }
     let mut survey = Survey::default();
     count_due(tx, target, bounds, depth, &mut survey).await?;
     if let Some(exactly_below) = match depth {

@@ -78,6 +78,14 @@ pub struct Walk {
     width: u64,
 }
 
+/// Whether the next window is known before the table is looked at.
+pub(crate) enum AtHand {
+    /// It is this one, or there is no more.
+    Known(Option<Window>),
+    /// It has to be looked up.
+    LookUp,
+}
+
 /// Where a walk stands, in its own terms.
 #[derive(Debug)]
 enum Position {
@@ -154,7 +162,7 @@ impl Walk {
     }
 
     /// The next window, or the end of the walk, where nothing has to be looked up for it.
-    pub(crate) fn at_hand(&mut self, pace: &Pace) -> Option<Option<Window>> {
+    pub(crate) fn at_hand(&mut self, pace: &Pace) -> AtHand {
         let is_ample = self.is_ample(pace);
         let next = match &mut self.position {
             Position::Index { collected, rounds, found, taken } => {
@@ -163,23 +171,24 @@ impl Walk {
                 let looks_again =
                     *rounds > 0 && *taken > 0 && (*found >= COLLECT || *taken < *found);
                 match collected.last() {
-                    None if looks_again => return None,
+                    None if looks_again => return AtHand::LookUp,
                     last => last.cloned(),
                 }
             }
-            Position::Page { narrowed: false, .. } => return None,
+            Position::Page { narrowed: false, .. } | Position::Row { done: false, .. } => {
+                return AtHand::LookUp;
+            }
             Position::Page { next, end, .. } if *next < *end => {
                 if !is_ample {
-                    return None;
+                    return AtHand::LookUp;
                 }
                 Some(Window::Pages { from: *next, to: (*next + pace.width).min(*end) })
             }
-            Position::Row { done: false, .. } => return None,
             Position::Page { .. } | Position::Row { .. } => None,
         };
         self.width = pace.width;
         self.given.clone_from(&next);
-        Some(next)
+        AtHand::Known(next)
     }
 
     /// Whether a window as wide as the next need not be counted before.
@@ -267,8 +276,8 @@ pub(crate) async fn next_window(
     walk: &mut Walk,
     pace: &mut Pace,
 ) -> Result<Option<Window>, sqlx::Error> {
-    if let Some(at_hand) = walk.at_hand(pace) {
-        return Ok(at_hand);
+    if let AtHand::Known(window) = walk.at_hand(pace) {
+        return Ok(window);
     }
     walk.given = None;
     walk.given = find_next(tx, target, bounds, walk, pace).await?;
