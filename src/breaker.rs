@@ -59,10 +59,21 @@ impl Share {
         self.0
     }
 
-    /// Whether `part` of `whole` is so near to this share that an estimate of the whole does not tell.
-    pub fn is_near(self, part: u64, whole: u64) -> bool {
+    /// A whole of which `part` is at most this share, and about the smallest one: whether a whole is as large is all that
+    /// has to be known of it. 0 where that need not be known.
+    pub fn ample(self, part: u64) -> u64 {
         // No part is more than the whole.
-        part > 0 && self.0 < 1.0 && ratio(part, whole.max(part)) > self.0 / 20.0
+        if part == 0 || self.0 >= 1.0 {
+            return 0;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "above zero, and saturating"
+        )]
+        let whole = (ratio(part, 1) / self.0).ceil() as u64;
+        // One more, for what is lost to rounding.
+        whole.saturating_add(1)
     }
 
     /// Whether `part` of `whole` is more than this share.
@@ -273,6 +284,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn of_an_ample_whole_no_share_is_exceeded(
+            part in 1u64..5_000_000, share in 0.0001f64..=1.0, more in 0u64..1_000,
+        ) {
+            let share = Share(share);
+            prop_assert!(!share.is_exceeded_by(part, share.ample(part) + more));
+            prop_assert!(share.0 >= 1.0 || ratio(share.ample(part), 1) <= ratio(part, 1) / share.0 + 2.0);
+        }
+
         #[test]
         fn what_may_go_may_also_go_in_part(
             due in 1u64..5_000_000, less in 0u64..5_000_000, total in 0u64..100_000_000,

@@ -433,7 +433,7 @@ impl Runner {
             report,
             lock,
             pacer: Pacer::new(self, rule, errand),
-            underway: Underway::default(),
+            underway: Underway::of(rule.pacing.tempo),
             events: EventRun { are_taken: takes_events, ..EventRun::default() },
             replays: matches!(errand, Errand::Replay(_)),
             attachments: 0,

@@ -266,13 +266,13 @@ impl Store {
         }
     }
 
-    /// Counts the records of the place, due or not. Cannot write.
+    /// Counts the records of the place, due or not; of rows no further than to `most`, where that is given. Cannot write.
     ///
     /// # Errors
     /// As for [`Store::survey`].
-    pub async fn count(&self, target: &Target) -> Result<u64, StoreError> {
+    pub async fn count(&self, target: &Target, most: Option<u64>) -> Result<u64, StoreError> {
         match (self, target) {
-            (Store::Tables(tables), Target::Rows(target)) => tables.count(target).await,
+            (Store::Tables(tables), Target::Rows(target)) => tables.count(target, most).await,
             (_, Target::Paths(target)) => Ok(self.survey_paths(&target.all()).await?.total),
             (_, Target::Rows(_)) => Err(self.foreign()),
         }

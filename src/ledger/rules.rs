@@ -98,7 +98,9 @@ impl Ledger {
         let mut events = Vec::new();
         for rule in loaded.rules.values() {
             compare(rule, before.get(&rule.name), &mut changes, &mut events);
-            remember(&mut tx, rule, before.get(&rule.name), loaded.now).await?;
+            if before.get(&rule.name).is_none_or(|state| !is_known(rule, state)) {
+                remember(&mut tx, rule, before.get(&rule.name), loaded.now).await?;
+            }
         }
         for (name, state) in before.iter().filter(|(name, _)| !loaded.rules.contains_key(*name)) {
             changes.push(RuleChange::Removed { rule: name.clone() });
@@ -217,6 +219,15 @@ async fn states(tx: &mut super::Transaction<'_>) -> Result<BTreeMap<Name, RuleSt
             Ok((row.name("rule")?, state))
         })
         .collect()
+}
+
+/// Whether all that is remembered of a rule is so.
+fn is_known(rule: &Rule, state: &RuleState) -> bool {
+    let is_armed = rule.mode == Mode::Enforce;
+    state.digest == rule.digest()
+        && state.mode == rule.mode
+        && state.schedule == schedule(rule)
+        && state.armed_at.is_some() == is_armed
 }
 
 async fn remember(

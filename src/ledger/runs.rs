@@ -19,7 +19,7 @@ use super::together::Writing;
 use super::tombstones::{self, Tombs};
 use super::{
     Intended, Ledger, LedgerError, Request, Transaction, approvals, audit, commit, requests,
-    to_text,
+    to_text, verifications,
 };
 use crate::audit::entry::{ActionKind, Cause, Reason, RunEnd};
 use crate::audit::{Commitments, Entry, Event, Hash};
@@ -27,7 +27,7 @@ use crate::clock;
 use crate::fault;
 use crate::notice;
 use crate::notice::Telling;
-use crate::plan::{DependentRows, Plan};
+use crate::plan::{DependentRows, Plan, Verification};
 use crate::rule::Rule;
 use crate::transition::{BatchEnd, State, Step};
 use crate::types::Name;
@@ -167,6 +167,8 @@ pub struct Finish {
     pub reason: Option<&'static str>,
     /// Why, in words that may name tables and hosts but quote no data, for `status`.
     pub error: Option<String>,
+    /// What was seen when expunged looked again for what it took, where it did.
+    pub verification: Option<Verification>,
     /// When.
     pub now: Timestamp,
 }
@@ -471,7 +473,12 @@ impl Ledger {
             batches,
             reason: finish.reason.map(Reason::from),
         };
-        audit::append(&mut tx, &self.keys, &Entry { at: finish.now, event }).await?;
+        let mut entries = vec![Entry { at: finish.now, event }];
+        if let Some(seen) = &finish.verification {
+            let event = verifications::record(&mut tx, run, seen).await?;
+            entries.push(Entry { at: finish.now, event });
+        }
+        audit::append_all(&mut tx, &self.keys, &entries).await?;
         fault::point("run.finishing");
         commit(tx).await
     }

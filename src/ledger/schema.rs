@@ -70,10 +70,17 @@ const MIGRATIONS: [(&str, &str, &str); 8] = [
 enum Found {
     /// Nothing: a place for a new one.
     Empty,
-    /// A ledger of this version, 0 before its first migration.
-    Ledger(i64),
+    /// A ledger of this version, 0 before its first migration; and whether its audit log has begun.
+    Ledger { version: i64, has_log: bool },
     /// Something else.
     Foreign(String),
+}
+
+impl Found {
+    /// Whether nothing is left to be done to it: that is so at almost every start, and seen at a glance.
+    fn is_ready(&self) -> bool {
+        matches!(self, Found::Ledger { version: KNOWN, has_log: true })
+    }
 }
 
 fn migrator(place: &Place) -> Migrator {
@@ -96,7 +103,12 @@ pub(super) async fn prepare(place: &Place, keys: &Keys) -> Result<(), LedgerErro
         return migrate(place, keys).await;
     };
     // Before anything is made beside it.
-    refuse_unfit(place, probe_file(file).await?)?;
+    let found = probe_file(file).await?;
+    let is_ready = found.is_ready();
+    refuse_unfit(place, found)?;
+    if is_ready {
+        return Ok(());
+    }
     make_folder(file.parent().unwrap_or(file))?;
     // sqlx's own lock does nothing on SQLite.
     let _lock = lock::migration(file).await?;
@@ -128,10 +140,10 @@ fn refuse_unfit(place: &Place, found: Found) -> Result<Option<i64>, LedgerError>
     let place = || place.to_string();
     match found {
         Found::Empty => Ok(None),
-        Found::Ledger(found) if found > KNOWN => {
+        Found::Ledger { version: found, .. } if found > KNOWN => {
             Err(LedgerError::Newer { place: place(), found, known: KNOWN })
         }
-        Found::Ledger(version) => Ok(Some(version)),
+        Found::Ledger { version, .. } => Ok(Some(version)),
         Found::Foreign(found) => Err(LedgerError::Foreign { place: place(), found }),
     }
 }
@@ -147,7 +159,12 @@ async fn migrate(place: &Place, keys: &Keys) -> Result<(), LedgerError> {
 async fn migrate_through(pool: &AnyPool, place: &Place, keys: &Keys) -> Result<(), LedgerError> {
     if place.file().is_none() {
         let mut connection = pool.acquire().await.doing("connecting to it")?;
-        refuse_unfit(place, probe_postgres(&mut connection).await?)?;
+        let found = probe_postgres(&mut connection).await?;
+        let is_ready = found.is_ready();
+        refuse_unfit(place, found)?;
+        if is_ready {
+            return Ok(());
+        }
     }
     migrator(place).run(pool).await.map_err(LedgerError::Migrate)?;
     let mut connection = pool.acquire().await.doing("connecting to it")?;
@@ -170,16 +187,15 @@ async fn probe_file(file: &Path) -> Result<Found, LedgerError> {
         Ok(_) => {}
     }
     match read_tables(file, true).await {
-        Ok((tables, version)) => Ok(classify(&tables, version)),
+        Ok(read) => Ok(classify(&read)),
         Err(error) if has_code(&error, "26") => {
             Ok(Found::Foreign("it is a file of another kind".into()))
         }
         // SQLITE_READONLY_ROLLBACK: somebody was killed while they wrote to it. To roll that back is what
         // anybody who opens it does, and takes the right to write.
         Err(error) if has_code(&error, "776") => {
-            let (tables, version) =
-                read_tables(file, false).await.doing("rolling back what was half written")?;
-            Ok(classify(&tables, version))
+            let read = read_tables(file, false).await;
+            Ok(classify(&read.doing("rolling back what was half written")?))
         }
         Err(source) => Err(LedgerError::Database { doing: "looking what is there", source }),
     }
@@ -189,11 +205,19 @@ fn has_code(error: &sqlx::Error, code: &str) -> bool {
     error.as_database_error().and_then(DatabaseError::code).is_some_and(|found| found == code)
 }
 
-/// The tables of a file, and the version of the ledger in it.
-async fn read_tables(
-    file: &Path,
-    read_only: bool,
-) -> Result<(Vec<String>, Option<i64>), sqlx::Error> {
+/// What lies in a database.
+struct Read {
+    tables: Vec<String>,
+    /// The version of the ledger in it.
+    version: Option<i64>,
+    /// Whether its audit log has a head.
+    has_log: bool,
+}
+
+const VERSION: &str = "SELECT max(version) FROM ledger_version WHERE success";
+const HEADS: &str = "SELECT count(*) FROM audit_head WHERE id = 1";
+
+async fn read_tables(file: &Path, read_only: bool) -> Result<Read, sqlx::Error> {
     let options = SqliteConnectOptions::new().filename(file).read_only(read_only);
     let mut connection = options.connect().await?;
     let tables: Vec<String> = sqlx::query_scalar(
@@ -202,13 +226,16 @@ async fn read_tables(
     )
     .fetch_all(&mut connection)
     .await?;
-    let mut version = None;
+    let (mut version, mut has_log) = (None, false);
     if tables.iter().any(|table| table == VERSIONS) {
-        let query = sqlx::query_scalar("SELECT max(version) FROM ledger_version WHERE success");
-        version = query.fetch_one(&mut connection).await?;
+        version = sqlx::query_scalar(VERSION).fetch_one(&mut connection).await?;
+    }
+    if version == Some(KNOWN) {
+        let heads: i64 = sqlx::query_scalar(HEADS).fetch_one(&mut connection).await?;
+        has_log = heads == 1;
     }
     connection.close().await?;
-    Ok((tables, version))
+    Ok(Read { tables, version, has_log })
 }
 
 /// Looks into the first schema of the search path. What belongs to an extension does not count.
@@ -230,19 +257,23 @@ async fn probe_postgres(connection: &mut AnyConnection) -> Result<Found, LedgerE
     .fetch_all(&mut *connection)
     .await
     .doing(doing)?;
-    let mut version = None;
+    let (mut version, mut has_log) = (None, false);
     if tables.iter().any(|table| table == VERSIONS) {
-        let query = sqlx::query_scalar("SELECT max(version) FROM ledger_version WHERE success");
-        version = query.fetch_one(&mut *connection).await.doing(doing)?;
+        version = sqlx::query_scalar(VERSION).fetch_one(&mut *connection).await.doing(doing)?;
     }
-    Ok(classify(&tables, version))
+    if version == Some(KNOWN) {
+        let heads: i64 =
+            sqlx::query_scalar(HEADS).fetch_one(&mut *connection).await.doing(doing)?;
+        has_log = heads == 1;
+    }
+    Ok(classify(&Read { tables, version, has_log }))
 }
 
-fn classify(tables: &[String], version: Option<i64>) -> Found {
-    match tables {
+fn classify(Read { tables, version, has_log }: &Read) -> Found {
+    match tables.as_slice() {
         [] => Found::Empty,
         tables if tables.iter().any(|table| table == VERSIONS) => {
-            Found::Ledger(version.unwrap_or(0))
+            Found::Ledger { version: version.unwrap_or(0), has_log: *has_log }
         }
         [first, ..] => {
             let count = tables.len();

@@ -61,12 +61,13 @@ pub(super) async fn standing(tx: &mut Transaction<'_>, run: Uuid) -> Result<Stan
     if tx.backend_name() == "PostgreSQL" {
         run_end(tx, run, " FOR UPDATE").await?;
     }
-    // A run has thousands of batches: what the last and the open ones say is enough for one step, and
-    // both are found in an index.
+    // A run has thousands of batches: what the last and the open ones say is enough for one step, and both are found in an
+    // index. The open ones of all runs are few; by its `run_id` as it stands SQLite would look through all of this run.
     let rows = sqlx::query(
         "SELECT run.state AS state, (SELECT max(seq) FROM batch WHERE run_id = $1) AS last, seq, \
                 batch.id AS batch, (SELECT epoch FROM hold_epoch WHERE id = 1) AS epoch \
-         FROM run LEFT JOIN batch ON run_id = run.id AND batch.state = 'intended' WHERE run.id = $1",
+         FROM run LEFT JOIN batch ON batch.run_id || '' = run.id AND batch.state = 'intended' \
+         WHERE run.id = $1",
     )
     .bind(run.to_string())
     .fetch_all(&mut **tx)

@@ -178,7 +178,7 @@ async fn count(
 ) -> Result<u64, StoreError> {
     let store = stores.get(&rule.store, Access::ReadOnly)?;
     let target = target(&store, rule, holds).await?;
-    Ok(store.survey(&target, bounds(rule, at), SurveyDepth::Due).await?.due)
+    Ok(store.survey(&target, bounds(rule, at), SurveyDepth::Left).await?.due)
 }
 
 fn bounds(rule: &Rule, at: Timestamp) -> Bounds {

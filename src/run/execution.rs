@@ -166,12 +166,10 @@ impl Execution<'_> {
             ended,
             Err(RunError::Ledger(_) | RunError::Unresolved { .. } | RunError::RuleChanged { .. })
         ) {
-            let finish = Finish { state: end, remaining, reason, error: error.clone(), now };
+            let (error, verification) = (error.clone(), verification.clone());
+            let finish = Finish { state: end, remaining, reason, error, verification, now };
             self.runner.ledger.finish_run(&self.run, finish).await?;
             fault::point("run.finished");
-            if let Some(seen) = &verification {
-                self.runner.ledger.record_verification(&self.run, seen, now).await?;
-            }
         }
         Ok(RunResult {
             run: Some(self.run.id),
@@ -332,8 +330,7 @@ impl Execution<'_> {
         let Some((kind, why)) = path else { return Ok(()) };
         let access = format!("{kind}: {}", why.in_words());
         tracing::info!(rule = %self.rule.name, access, "walking");
-        self.runner.ledger.note_access(&self.run, &access).await?;
-        Ok(())
+        self.write_meanwhile(access).await
     }
 
     /// Clearly more than was due when the run began is more than anybody was asked about: something

@@ -130,6 +130,11 @@ impl Pacer {
         self.in_a_row = 0;
     }
 
+    /// How long the rest may be that is due before the next batch: nobody knows when a replica has caught up.
+    pub(super) fn longest_rest(&self) -> Duration {
+        if self.following.is_some() { Duration::MAX } else { self.throttle.pause() }
+    }
+
     /// Whether a rest is due before the next batch.
     pub(super) fn is_to_rest(&self) -> bool {
         self.following.is_some() || !self.throttle.pause().is_zero()

@@ -57,7 +57,7 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Counts again what is due; `None` where a part cannot be seen.
     pub(super) async fn survey(&self) -> Result<Option<u64>, StoreError> {
-        let survey = self.store.survey(&self.target, self.bounds, SurveyDepth::Due).await?;
+        let survey = self.store.survey(&self.target, self.bounds, SurveyDepth::Left).await?;
         if survey.unread > 0 {
             let (store, folders) = (self.store.name(), survey.unread);
             tracing::warn!(%store, folders, "folders that cannot be read: what is due in them is not known");
@@ -154,9 +154,11 @@ impl Runner {
             }
             _ => store.survey(&target, bounds, SurveyDepth::Due).await?,
         };
-        // An estimate may be old, and a table much smaller by now.
-        if survey.total_is_estimate && rule.limits.max_share.is_near(survey.due, survey.total) {
-            survey.total = store.count(&target).await?;
+        // An estimate may be old, and a table much smaller by now: it is counted as far as the share is in question.
+        if survey.total_is_estimate {
+            let ample = rule.limits.max_share.ample(survey.due);
+            let counted = if ample == 0 { 0 } else { store.count(&target, Some(ample)).await? };
+            survey.total = if counted == ample { survey.total.max(ample) } else { counted };
         }
         let taken_before = match errand {
             Errand::Due | Errand::Events | Errand::Replay(_) => 0,

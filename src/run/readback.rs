@@ -8,7 +8,7 @@ use crate::clock::{self, Stopwatch};
 use crate::plan::{Replica, Residue, Verification};
 use crate::rule::Rule;
 use crate::store::StoreError;
-use crate::store::sql::{Access, Bounds};
+use crate::store::sql::Bounds;
 use crate::types::Key;
 
 /// So many records are looked for, all of them where there are no more, otherwise a random sample.
@@ -71,8 +71,7 @@ impl Runner {
         let Prepared { store, target, bounds, .. } = prepared;
         let watch = Stopwatch::start();
         let left = || within.saturating_sub(watch.elapsed());
-        let reader = self.stores.get(&rule.store, Access::ReadOnly)?;
-        let looked = reader.still_there(target, *bounds, &taken.keys);
+        let looked = store.still_there(target, *bounds, &taken.keys);
         let Ok(present) = tokio::time::timeout(left(), looked).await else { return Ok(None) };
         let present = present?;
         let (replica, present_on_replica) =

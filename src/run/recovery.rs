@@ -124,6 +124,7 @@ impl Runner {
                 remaining: None,
                 reason: Some("its process ended before it did"),
                 error: Some("interrupted: its process ended before it did".to_owned()),
+                verification: None,
                 now,
             };
             self.ledger.finish_run(&run, finish).await?;

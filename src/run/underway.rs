@@ -21,6 +21,7 @@ use super::{Progress, RunError};
 use crate::clock::{self, Stopwatch};
 use crate::fault;
 use crate::ledger::{Intended, Ledger, LedgerError, Outcome, Run, Settlement};
+use crate::pace::Tempo;
 use crate::plan::DependentRows;
 use crate::store::{Committed, Effected, Left, StoreError, make_last};
 use crate::transition::MOST_OPEN;
@@ -35,6 +36,9 @@ const SOON: Duration = Duration::from_millis(20);
 const TOGETHER: usize = MOST_OPEN / 4;
 /// So many records are worth a sync of their own.
 const MANY: usize = 256;
+/// The same where as little as possible is to be felt of a run: its batches are small, and each write keeps the disk from
+/// others.
+const MANY_AT_EASE: usize = 2_000;
 
 /// The events that are worked off with a batch.
 type Events = Arc<Vec<Waiting>>;
@@ -117,13 +121,16 @@ async fn settle(ledger: Ledger, run: Run, batches: Vec<(Begun, Effected)>) -> Se
 }
 
 /// The batches of a run that took effect and have no outcome yet.
-#[derive(Default)]
 pub(super) struct Underway {
     in_effect: Vec<(Begun, Effected)>,
+    /// Whether as little as possible is to be felt of the run.
+    is_at_ease: bool,
     /// Since when the first and the last of them are.
     since: Option<(Stopwatch, Stopwatch)>,
     /// Those that are being settled, by their events.
     settling: Option<(Vec<Events>, JoinHandle<Settled>)>,
+    /// How the rows are reached, while it is written down.
+    noting: Option<JoinHandle<Result<(), LedgerError>>>,
     /// What the run ends with once all outcomes are written.
     failed: Option<StoreError>,
 }
@@ -137,6 +144,17 @@ pub(super) enum Turn {
 }
 
 impl Underway {
+    pub(super) fn of(tempo: Tempo) -> Underway {
+        Underway {
+            in_effect: Vec::new(),
+            is_at_ease: tempo == Tempo::Gentle,
+            since: None,
+            settling: None,
+            noting: None,
+            failed: None,
+        }
+    }
+
     fn open(&self) -> usize {
         self.in_effect.len() + self.settling.as_ref().map_or(0, |(batches, _)| batches.len())
     }
@@ -161,8 +179,9 @@ impl Underway {
     /// How long those that are in effect still wait for more.
     fn patience(&self) -> Duration {
         let records: usize = self.in_effect.iter().map(|(one, _)| one.intended.keys.len()).sum();
+        let many = if self.is_at_ease { MANY_AT_EASE } else { MANY };
         match self.since {
-            Some((first, last)) if self.in_effect.len() < TOGETHER && records < MANY => {
+            Some((first, last)) if self.in_effect.len() < TOGETHER && records < many => {
                 let linger = LINGER.saturating_sub(last.elapsed());
                 linger.min(AT_MOST.saturating_sub(first.elapsed()))
             }
@@ -184,14 +203,28 @@ impl Underway {
 }
 
 /// What panicked there goes on here.
-async fn ended(task: &mut JoinHandle<Settled>) -> Settled {
+async fn ended<T>(task: &mut JoinHandle<T>) -> T {
     match task.await {
-        Ok(settled) => settled,
+        Ok(ended) => ended,
         Err(died) => std::panic::resume_unwind(died.into_panic()),
     }
 }
 
 impl Execution<'_> {
+    /// Writes down how the rows are reached while the first of them are taken: nothing rests on it.
+    pub(super) async fn write_meanwhile(&mut self, access: String) -> Result<(), RunError> {
+        self.finish_noting().await?;
+        let (ledger, run) = (self.runner.ledger.clone(), self.run.clone());
+        let noting = async move { ledger.note_access(&run, &access).await };
+        self.underway.noting = Some(tokio::spawn(noting));
+        Ok(())
+    }
+
+    async fn finish_noting(&mut self) -> Result<(), RunError> {
+        let Some(mut noting) = self.underway.noting.take() else { return Ok(()) };
+        Ok(ended(&mut noting).await?)
+    }
+
     /// Has a batch that took effect wait for its outcome.
     pub(super) fn let_wait(&mut self, begun: Begun, effect: Effected) {
         let underway = &mut self.underway;
@@ -252,8 +285,19 @@ impl Execution<'_> {
         }
     }
 
-    /// Waits until at most so many batches have no outcome yet.
-    pub(super) async fn leave_unsettled(&mut self, most: usize) -> Result<(), RunError> {
+    /// Before a rest: whoever places a hold waits for outcomes, so that they are written while it rests; of a short one they
+    /// may see the end.
+    pub(super) async fn settle_before(&mut self, rest: Duration) -> Result<(), RunError> {
+        if rest >= self.underway.patience() {
+            self.finish_settling().await?;
+            self.begin_to_settle();
+        }
+        Ok(())
+    }
+
+    /// Waits until at most one batch has no outcome yet, because each is kept in memory; or a few that are small.
+    pub(super) async fn leave_few_unsettled(&mut self) -> Result<(), RunError> {
+        let most = if self.underway.is_at_ease { TOGETHER } else { 1 };
         while self.underway.open() > most {
             self.finish_settling().await?;
             self.begin_to_settle();
@@ -273,6 +317,7 @@ impl Execution<'_> {
         self.finish_settling().await?;
         self.begin_to_settle();
         self.finish_settling().await?;
+        self.finish_noting().await?;
         self.underway.failed.take().map_or(Ok(()), |error| Err(error.into()))
     }
 

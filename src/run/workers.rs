@@ -22,9 +22,6 @@ use crate::store::sql::catalogue::Column;
 use crate::store::sql::{self, Bounds, Window};
 use crate::store::{Batch, Store, StoreError, Target};
 
-/// Batches that took effect and may wait for their outcomes before no other is begun: each is kept in memory.
-const MOST_UNSETTLED: usize = 1;
-
 /// What each worker needs to know.
 struct Order {
     store: Store,
@@ -156,7 +153,7 @@ impl Execution<'_> {
             };
             // Before this one is intended and committed, so that the store is not idle meanwhile; unless a rest is due, in
             // which it would hold its locks.
-            if is_eager && !self.pacer.is_to_rest() {
+            if is_eager && !walk.looks_anew() && !self.pacer.is_to_rest() {
                 self.hand_out(workers, walk).await?;
             }
             self.accept(workers, walk, job, brought).await?;
@@ -177,8 +174,7 @@ impl Execution<'_> {
             if !workers.jobs.is_empty() {
                 return Ok(());
             }
-            // Whoever places a hold waits for outcomes: they are written while it rests.
-            self.begin_to_settle();
+            self.settle_before(self.pacer.longest_rest()).await?;
             self.rest().await;
         }
         workers.are_rested = true;
@@ -329,7 +325,7 @@ impl Execution<'_> {
             (begun, Ok(effect)) => {
                 self.committed += records;
                 self.let_wait(begun, effect);
-                self.leave_unsettled(MOST_UNSETTLED).await
+                self.leave_few_unsettled().await
             }
             (begun, failed) => {
                 // The store is asked what became of it, and waits for whoever is at it: after a crash of PostgreSQL,

@@ -130,8 +130,8 @@ pub(super) use survey::{
     count, count_only_in, count_rows, each_key, next_start, sample, survey, try_condition,
 };
 pub use target::{Bounds, Mismatch, Target};
+pub(super) use walk::{AtHand, halves, next_window};
 pub use walk::{Walk, WalkKind};
-pub(super) use walk::{halves, next_window};
 pub use window::Window;
 
 use catalogue::{Column, ColumnKind, Table};

@@ -274,13 +274,14 @@ impl Tables {
             .map_err(failed(&self.name, "counting records"))
     }
 
-    /// Counts the records of the table, due or not. Cannot write.
+    /// Counts the records of the table, due or not; no further than to `most`, where that is given. Cannot write.
     ///
     /// # Errors
     /// As for [`Tables::survey`].
-    pub async fn count(&self, target: &Target) -> Result<u64, StoreError> {
+    pub async fn count(&self, target: &Target, most: Option<u64>) -> Result<u64, StoreError> {
         let mut tx = self.begin(Access::ReadOnly).await?;
-        sql::count(&mut tx, target).await.map_err(failed(&self.name, "counting records"))
+        let counted = sql::count(&mut tx, target, most).await;
+        counted.map_err(failed(&self.name, "counting records"))
     }
 
     /// Reads the keys of some due records, the oldest first. Cannot write.

@@ -5,7 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow};
-use sqlx::{Arguments, AssertSqlSafe, Column as _, Executor, PgPool, Row as _, TypeInfo};
+use sqlx::{
+    Arguments, AssertSqlSafe, Column as _, Connection, Executor, PgPool, Row as _, TypeInfo,
+};
 use tokio_stream::StreamExt;
 
 use crate::plan::OnDelete;
@@ -21,6 +23,9 @@ use super::{Access, Cell, Row};
 /// Connections that are kept at most: those that delete, eight workers' and that of the batch being committed, and those
 /// that look on meanwhile.
 const CONNECTIONS: u32 = 16;
+/// A connection that was in use so short a time ago is not asked whether it is still there: each batch would ask several
+/// times, and one that is lost says so at its first statement.
+const JUST_USED: Duration = Duration::from_secs(1);
 
 /// Prepares a pool; nothing is connected yet.
 pub(super) fn pool(
@@ -45,6 +50,15 @@ pub(super) fn pool(
         .max_connections(CONNECTIONS)
         .acquire_timeout(connect_timeout)
         .idle_timeout(Duration::from_mins(1))
+        .test_before_acquire(false)
+        .before_acquire(|connection, used| {
+            Box::pin(async move {
+                if used.idle_for >= JUST_USED {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options))
 }
 
@@ -121,7 +135,7 @@ pub(super) async fn table(
         },
         partitioned: found.text(3).as_deref() == Some("p"),
         family: family(connection, oid).await?,
-        correlations: correlations(connection, oid).await?,
+        correlations: correlations(connection, found.text(1), found.text(2)).await?,
         columns,
         key: Vec::new(),
         indexes,
@@ -141,17 +155,18 @@ pub(super) async fn table(
     Ok(Some(table))
 }
 
-/// What `pg_stats` tells of the table's own rows.
+/// What `pg_stats` tells of the table's own rows. Asked by names: by anything else it would unpack the statistics of every
+/// column that there is.
 async fn correlations(
     connection: &mut PgConnection,
-    oid: i64,
+    schema: Option<String>,
+    table: Option<String>,
 ) -> Result<BTreeMap<String, f64>, sqlx::Error> {
+    let name = |name: Option<String>| name.map_or(Value::Null, Value::Text);
     let query = statement(
-        "SELECT s.attname::text, s.correlation::text FROM pg_stats s \
-         JOIN pg_namespace n ON n.nspname = s.schemaname \
-         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.tablename \
-         WHERE c.oid = $1::bigint::oid AND NOT s.inherited AND s.correlation IS NOT NULL",
-        vec![Value::Int(oid)],
+        "SELECT attname::text, correlation::text FROM pg_stats \
+         WHERE schemaname = $1::text::name AND tablename = $2::text::name AND NOT inherited AND correlation IS NOT NULL",
+        vec![name(schema), name(table)],
     );
     let read = |row: &Row| Some((row.text(0)?, row.text(1)?.parse().ok()?));
     Ok(fetch(connection, &query).await?.iter().filter_map(read).collect())

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::plan::{Access, Dependents, Partition, Survey};
-use crate::rule::{AccessPath, Facts};
+use crate::rule::{AccessPath, Dialect, Facts};
 use crate::types::Key;
 
 use super::catalogue::Table;
@@ -15,13 +15,17 @@ use super::walk::facts;
 use super::window::{read_key, select_key};
 use super::{Row, Transaction};
 
-/// Above this the store's own estimate of a table's size is used instead of counting.
+/// From this on the store's own estimate of a table's size is used instead of counting.
 const COUNT_EXACTLY_BELOW: u64 = 1_000_000;
+/// The same for a run, which counts as far as the number matters.
+const COUNT_FOR_RUNS_BELOW: u64 = 10_000;
 
 /// How much a survey finds out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SurveyDepth {
-    /// Only how many records are due: what a run needs.
+    /// Only how many records are due: what is left after a run.
+    Left,
+    /// Also of about how many: what a run needs.
     Due,
     /// Also what is kept and why, subjects, and what a deletion takes along.
     Full,
@@ -34,9 +38,20 @@ pub(crate) async fn survey(
     bounds: Bounds,
     depth: SurveyDepth,
 ) -> Result<Survey, sqlx::Error> {
+    if target.is_calm() && target.dialect() == Dialect::Postgres {
+        // Workers that read beside it would leave others no core.
+        let alone = "SET LOCAL max_parallel_workers_per_gather = 0";
+        tx.execute(&Statement::new(Dialect::Postgres, alone)).await?;
+    }
     let mut survey = Survey::default();
     count_due(tx, target, bounds, depth, &mut survey).await?;
-    count_total(tx, target, &mut survey).await?;
+    if let Some(exactly_below) = match depth {
+        SurveyDepth::Left => None,
+        SurveyDepth::Due => Some(COUNT_FOR_RUNS_BELOW),
+        SurveyDepth::Full => Some(COUNT_EXACTLY_BELOW),
+    } {
+        count_total(tx, target, exactly_below, &mut survey).await?;
+    }
     if depth == SurveyDepth::Full {
         count_kept(tx, target, bounds, &mut survey).await?;
         if target.change.is_none() && survey.due > 0 {
@@ -127,21 +142,30 @@ async fn count_due(
 async fn count_total(
     tx: &mut Transaction,
     target: &Target,
+    exactly_below: u64,
     survey: &mut Survey,
 ) -> Result<(), sqlx::Error> {
-    if let Some(rows) = target.table.statistics.rows.filter(|rows| *rows >= COUNT_EXACTLY_BELOW) {
+    if let Some(rows) = target.table.statistics.rows.filter(|rows| *rows >= exactly_below) {
         // An estimate may be old; what was just counted is not.
         survey.total = rows.max(survey.due);
         survey.total_is_estimate = true;
     } else {
-        survey.total = count(tx, target).await?;
+        survey.total = count_rows(tx, &target.table).await?;
     }
     Ok(())
 }
 
-/// How many records the table has, exactly.
-pub(crate) async fn count(tx: &mut Transaction, target: &Target) -> Result<u64, sqlx::Error> {
-    count_rows(tx, &target.table).await
+/// How many records the table has; no further than to `most`, where that is given.
+pub(crate) async fn count(
+    tx: &mut Transaction,
+    target: &Target,
+    most: Option<u64>,
+) -> Result<u64, sqlx::Error> {
+    let Some(most) = most else { return count_rows(tx, &target.table).await };
+    let mut s = Statement::new(target.dialect(), "SELECT count(*) FROM (SELECT 1 AS one FROM ");
+    s.table(&target.table).push(" LIMIT ");
+    s.bind(Value::Int(i64::try_from(most).unwrap_or(i64::MAX))).push(") AS counted");
+    Ok(positive(tx.fetch_row(&s).await?.int(0)))
 }
 
 /// How many rows a table has, exactly.

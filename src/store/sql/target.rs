@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::anonymize::Strategy;
 use crate::notice;
+use crate::pace::Tempo;
 use crate::plan::OnDelete;
 use crate::rule::{AccessPath, Action, Condition, Dialect, Encoding, Rule};
 
@@ -53,6 +54,8 @@ pub struct Target {
     by_event: bool,
     /// How long a batch waits for a lock, while it holds others.
     lock_wait: Duration,
+    /// Whether as little as possible is to be felt of it.
+    is_calm: bool,
     keep: Keep,
     /// The access path that the rule pins.
     pub(super) pinned: Option<AccessPath>,
@@ -243,6 +246,7 @@ impl Target {
                 matching,
                 by_event: false,
                 lock_wait: rule.pacing.tempo.targets().lock_wait,
+                is_calm: rule.pacing.tempo == Tempo::Gentle,
                 keep: Keep::default(),
                 pinned: rows.access,
                 dependents: Dependents::default(),
@@ -313,6 +317,11 @@ impl Target {
     /// How long a batch waits for a lock, while it holds others.
     pub fn lock_wait(&self) -> Duration {
         self.lock_wait
+    }
+
+    /// Whether as little as possible is to be felt of what is read there.
+    pub fn is_calm(&self) -> bool {
+        self.is_calm
     }
 
     /// The same records as events name them, whatever their age.

@@ -78,6 +78,14 @@ pub struct Walk {
     width: u64,
 }
 
+/// Whether the next window is known before the table is looked at.
+pub(crate) enum AtHand {
+    /// It is this one, or there is no more.
+    Known(Option<Window>),
+    /// It has to be looked up.
+    LookUp,
+}
+
 /// Where a walk stands, in its own terms.
 #[derive(Debug)]
 enum Position {
@@ -89,13 +97,19 @@ enum Position {
     /// Windows collected from the index and not yet given out, and how many times it may be looked
     /// into again: without a bound, a change that leaves its records due would never end. Rows that were
     /// found and then were not there to take are others' work: looking again at once could go on forever, so
-    /// what was taken since the last look is counted.
-    Index { collected: Vec<Window>, rounds: u64, taken: u64 },
+    /// what was found by the last look and taken since is counted.
+    Index { collected: Vec<Window>, rounds: u64, found: u64, taken: u64 },
 }
 
 impl Position {
     fn on_index(due: u64) -> Position {
-        Position::Index { collected: Vec::new(), rounds: due / COLLECT + 2, taken: 1 }
+        // As if the last look had not found all, and something was taken since.
+        Position::Index {
+            collected: Vec::new(),
+            rounds: due / COLLECT + 2,
+            found: COLLECT,
+            taken: 1,
+        }
     }
 }
 
@@ -145,6 +159,41 @@ impl Walk {
     /// Whether its steps are pages of a heap, not rows.
     pub fn steps_are_pages(&self) -> bool {
         matches!(self.position, Position::Page { .. })
+    }
+
+    /// The next window, or the end of the walk, where nothing has to be looked up for it.
+    pub(crate) fn at_hand(&mut self, pace: &Pace) -> AtHand {
+        let is_ample = self.is_ample(pace);
+        let next = match &mut self.position {
+            Position::Index { collected, rounds, found, taken } => {
+                split_last(collected, pace.rows);
+                // Where less than could be was found, and all of it taken, the look back finds what is left.
+                let looks_again =
+                    *rounds > 0 && *taken > 0 && (*found >= COLLECT || *taken < *found);
+                match collected.last() {
+                    None if looks_again => return AtHand::LookUp,
+                    last => last.cloned(),
+                }
+            }
+            Position::Page { narrowed: false, .. } | Position::Row { done: false, .. } => {
+                return AtHand::LookUp;
+            }
+            Position::Page { next, end, .. } if *next < *end => {
+                if !is_ample {
+                    return AtHand::LookUp;
+                }
+                Some(Window::Pages { from: *next, to: (*next + pace.width).min(*end) })
+            }
+            Position::Page { .. } | Position::Row { .. } => None,
+        };
+        self.width = pace.width;
+        self.given.clone_from(&next);
+        AtHand::Known(next)
+    }
+
+    /// Whether a window as wide as the next need not be counted before.
+    fn is_ample(&self, pace: &Pace) -> bool {
+        pace.width <= pace.certain_width() || self.rows_in(pace.width) <= AMPLE * pace.most_rows()
     }
 
     /// Moves on past the window that was given last, of which nothing was taken. What is due there is left to another walk.
@@ -227,6 +276,9 @@ pub(crate) async fn next_window(
     walk: &mut Walk,
     pace: &mut Pace,
 ) -> Result<Option<Window>, sqlx::Error> {
+    if let AtHand::Known(window) = walk.at_hand(pace) {
+        return Ok(window);
+    }
     walk.given = None;
     walk.given = find_next(tx, target, bounds, walk, pace).await?;
     Ok(walk.given.clone())
@@ -239,13 +291,10 @@ async fn find_next(
     walk: &mut Walk,
     pace: &mut Pace,
 ) -> Result<Option<Window>, sqlx::Error> {
-    if let Position::Index { collected, rounds, taken } = &mut walk.position {
-        if collected.is_empty() && *rounds > 0 && *taken > 0 {
-            *collected = collect(tx, target, bounds, pace, walk.may_switch).await?;
-            *rounds = if collected.is_empty() { 0 } else { *rounds - 1 };
-            *taken = 0;
-        }
-        split_last(collected, pace.rows);
+    if let Position::Index { collected, rounds, found, taken } = &mut walk.position {
+        (*found, *collected) = collect(tx, target, bounds, pace, walk.may_switch).await?;
+        *rounds = if collected.is_empty() { 0 } else { *rounds - 1 };
+        *taken = 0;
         return Ok(collected.last().cloned());
     }
     if let Position::Page { next, end, narrowed, .. } = &mut walk.position
@@ -270,11 +319,7 @@ async fn find_next(
             }
             _ => return Ok(None),
         };
-        let most = walk.rows_in(pace.width);
-        if pace.width <= pace.certain_width()
-            || most <= AMPLE * pace.most_rows()
-            || !overflows(tx, target, bounds, &window, pace).await?
-        {
+        if walk.is_ample(pace) || !overflows(tx, target, bounds, &window, pace).await? {
             return Ok(Some(window));
         }
         pace.width = (pace.width / 4).max(pace.certain_width());
@@ -428,15 +473,15 @@ fn together(target: &Target, rows: &[Key], most: u64) -> Option<Window> {
         .then(|| Window::Span { after, upto: Some(last.clone()) })
 }
 
-/// Due rows found along the index, in physical order, cut into windows; the first window is the last
-/// element.
+/// How many due rows were found along the index, and these in physical order, cut into windows; the first window is the
+/// last element.
 async fn collect(
     tx: &mut Transaction,
     target: &Target,
     bounds: Bounds,
     pace: &Pace,
     may_switch: bool,
-) -> Result<Vec<Window>, sqlx::Error> {
+) -> Result<(u64, Vec<Window>), sqlx::Error> {
     let locator = Locator::of(&target.table);
     let mut s = Statement::new(target.dialect(), "SELECT ");
     match &locator {
@@ -467,7 +512,7 @@ async fn collect(
         let dense = if may_switch { together(target, rows, pace.most_rows()) } else { None };
         dense.unwrap_or_else(|| Window::Rows(rows.to_vec()))
     };
-    Ok(rows_found.chunks(size).rev().map(window).collect())
+    Ok((rows_found.len() as u64, rows_found.chunks(size).rev().map(window).collect()))
 }
 
 #[cfg(test)]

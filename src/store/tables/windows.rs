@@ -13,6 +13,9 @@ impl Tables {
         walk: &mut Walk,
         pace: &mut Pace,
     ) -> Result<Option<Window>, StoreError> {
+        if let sql::AtHand::Known(window) = walk.at_hand(pace) {
+            return Ok(window);
+        }
         let mut tx = self.begin(Access::ReadOnly).await?;
         sql::next_window(&mut tx, target, bounds, walk, pace)
             .await
