@@ -74,6 +74,8 @@ pub struct Walk {
     given: Option<Window>,
     /// Pages passed since it was last asked whether the walk is worth its way, and due rows taken there.
     stretch: (u64, u64),
+    /// Whether hardly anything was due in the last window that was taken: nothing is known then of the pages ahead.
+    is_thin: bool,
     /// The width of the window that was given last.
     width: u64,
 }
@@ -153,7 +155,17 @@ impl Walk {
             (WalkKind::Ranges, _) => Position::Row { after: None, done: false },
         };
         let may_switch = facts.is_indexed && pinned.is_none();
-        Walk { kind, why, position, may_switch, due, given: None, stretch: (0, 0), width: 0 }
+        Walk {
+            kind,
+            why,
+            position,
+            may_switch,
+            due,
+            given: None,
+            stretch: (0, 0),
+            is_thin: false,
+            width: 0,
+        }
     }
 
     /// Whether its steps are pages of a heap, not rows.
@@ -193,7 +205,8 @@ impl Walk {
 
     /// Whether a window as wide as the next need not be counted before.
     fn is_ample(&self, pace: &Pace) -> bool {
-        pace.width <= pace.certain_width() || self.rows_in(pace.width) <= AMPLE * pace.most_rows()
+        pace.width <= pace.certain_width()
+            || !self.is_thin && self.rows_in(pace.width) <= AMPLE * pace.most_rows()
     }
 
     /// Moves on past the window that was given last, of which nothing was taken. What is due there is left to another walk.
@@ -249,6 +262,7 @@ impl Walk {
             Window::Pages { from, to } => to - from,
             _ => self.width / ROWS_IN_A_PAGE,
         };
+        self.is_thin = records * SPARSE < passed;
         self.stretch = (self.stretch.0 + passed, self.stretch.1 + records);
         let (pages, rows) = self.stretch;
         if pages >= STRETCH {
@@ -307,6 +321,7 @@ async fn find_next(
             (*next, *end) = (first.max(*next), last.min(*end));
         }
     }
+    let mut is_overfull = false;
     loop {
         walk.width = pace.width;
         let window = match &walk.position {
@@ -319,9 +334,12 @@ async fn find_next(
             }
             _ => return Ok(None),
         };
-        if walk.is_ample(pace) || !overflows(tx, target, bounds, &window, pace).await? {
+        // Where a wider one held too much, the rows lie closer together than they are known to on the whole.
+        let is_known = pace.width <= pace.certain_width() || !is_overfull && walk.is_ample(pace);
+        if is_known || !overflows(tx, target, bounds, &window, pace).await? {
             return Ok(Some(window));
         }
+        is_overfull = true;
         pace.width = (pace.width / 4).max(pace.certain_width());
     }
 }
