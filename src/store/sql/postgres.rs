@@ -118,6 +118,7 @@ pub(super) async fn table(
         partitioned: found.text(3).as_deref() == Some("p"),
         family: family(connection, oid).await?,
         correlations: correlations(connection, oid).await?,
+        returns_deleted: true,
         columns,
         key: Vec::new(),
         indexes,
