@@ -27,8 +27,8 @@ const COLLECT: u64 = 20_000;
 /// Values in one statement: SQLite takes 32,766, and a window's keys are not all that it holds.
 const MOST_VALUES: usize = 30_000;
 
-/// A window whose rows, due or not, are at most so many times those that a batch takes is not counted before: that would
-/// cost half as much as the deletion. The pace follows what is met, and a page has room for a few hundred rows at most.
+/// A window whose rows, due or not, are at most so many times those that a batch takes need not be counted before: that
+/// would cost half as much as the deletion. The pace follows what is met, and a page has room for a few hundred rows at most.
 const AMPLE: u64 = 4;
 /// Pages of a stretch, after which it is asked whether the walk is still worth its way.
 const STRETCH: u64 = 2_048;
@@ -74,8 +74,10 @@ pub struct Walk {
     given: Option<Window>,
     /// Pages passed since it was last asked whether the walk is worth its way, and due rows taken there.
     stretch: (u64, u64),
-    /// The width of the window that was given last.
-    width: u64,
+    /// The widths of the window that was given last and of the one before.
+    widths: [u64; 2],
+    /// How many records the window held that was noted last, of so many rows at most.
+    share: Option<(u64, u64)>,
 }
 
 /// Where a walk stands, in its own terms.
@@ -139,7 +141,17 @@ impl Walk {
             (WalkKind::Ranges, _) => Position::Row { after: None, done: false },
         };
         let may_switch = facts.is_indexed && pinned.is_none();
-        Walk { kind, why, position, may_switch, due, given: None, stretch: (0, 0), width: 0 }
+        Walk {
+            kind,
+            why,
+            position,
+            may_switch,
+            due,
+            given: None,
+            stretch: (0, 0),
+            widths: [0; 2],
+            share: None,
+        }
     }
 
     /// Whether its steps are pages of a heap, not rows.
@@ -156,17 +168,26 @@ impl Walk {
             collected.pop();
         } else {
             self.advance(&window, 0);
+            // How much is due there is not known.
+            self.share = None;
         }
         true
     }
 
-    /// About how many rows lie in a window of this width, due or not.
-    fn rows_in(&self, width: u64) -> u64 {
+    /// Whether a window of this width most likely holds no more than a batch takes, and so few rows, due or not, that it
+    /// would not matter much if it did.
+    fn is_ample(&self, width: u64, most: u64) -> bool {
+        let ample = AMPLE.saturating_mul(most);
         match self.position {
             // Where pages are empty on average, some may be full.
-            Position::Page { rows, .. } => width.saturating_mul(rows.max(ROWS_IN_A_PAGE)),
-            // Of a row nobody knows on what page it lies: as many as a batch takes are certain.
-            Position::Row { .. } | Position::Index { .. } => width.saturating_mul(AMPLE),
+            Position::Page { rows, .. } => width.saturating_mul(rows.max(ROWS_IN_A_PAGE)) <= ample,
+            // Half as many again as in the window before.
+            Position::Row { .. } | Position::Index { .. } => {
+                width <= ample
+                    && self.share.is_some_and(|(records, of)| {
+                        3 * records.saturating_mul(width) <= 2 * of.saturating_mul(most)
+                    })
+            }
         }
     }
 
@@ -198,7 +219,12 @@ impl Walk {
         }
         let passed = match window {
             Window::Pages { from, to } => to - from,
-            _ => self.width / ROWS_IN_A_PAGE,
+            _ => {
+                // Of those that are under way side by side, it may have been the narrower.
+                let width = self.widths[0].min(self.widths[1]);
+                self.share = Some((records, width));
+                self.widths[1] / ROWS_IN_A_PAGE
+            }
         };
         self.stretch = (self.stretch.0 + passed, self.stretch.1 + records);
         let (pages, rows) = self.stretch;
@@ -259,7 +285,7 @@ async fn find_next(
         }
     }
     loop {
-        walk.width = pace.width;
+        walk.widths = [walk.widths[1], pace.width];
         let window = match &walk.position {
             Position::Page { next, end, .. } if next < end => {
                 Window::Pages { from: *next, to: (next + pace.width).min(*end) }
@@ -270,9 +296,8 @@ async fn find_next(
             }
             _ => return Ok(None),
         };
-        let most = walk.rows_in(pace.width);
         if pace.width <= pace.certain_width()
-            || most <= AMPLE * pace.most_rows()
+            || walk.is_ample(pace.width, pace.most_rows())
             || !overflows(tx, target, bounds, &window, pace).await?
         {
             return Ok(Some(window));
@@ -473,6 +498,30 @@ async fn collect(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_is_not_counted_where_the_one_before_shows_that_it_fits() {
+        let row = Position::Row { after: None, done: false };
+        let mut walk = Walk {
+            kind: WalkKind::Ranges,
+            why: Why::NoIndex,
+            position: row,
+            may_switch: false,
+            due: 0,
+            given: None,
+            stretch: (0, 0),
+            widths: [8_000, 16_000],
+            share: None,
+        };
+        assert!(!walk.is_ample(16_000, 10_000), "nothing is known yet");
+        let window = Window::Span { after: None, upto: None };
+        walk.note(&window, 3_200);
+        assert!(walk.is_ample(16_000, 10_000), "6,400 are likely");
+        assert!(!walk.is_ample(20_000, 10_000), "8,000 are too near");
+        walk.note(&window, 8);
+        assert!(walk.is_ample(40_000, 10_000));
+        assert!(!walk.is_ample(40_001, 10_000), "if it were full, it would be far too much");
+    }
 
     #[test]
     fn what_was_found_along_an_index_is_cut_as_small_as_a_batch_may_be_by_now() {
