@@ -13,6 +13,7 @@ on_each_database! {
     only_triggers_on_delete_and_update_are_told,
     privileges_are_those_of_the_user,
     statistics_follow_the_table,
+    whether_a_deletion_returns_what_it_took_is_told,
 }
 
 async fn inspect(database: &TestDatabase, table: &str) -> Table {
@@ -236,6 +237,13 @@ async fn statistics_follow_the_table(database: TestDatabase) {
     assert!((10..100).contains(&pages), "{pages}");
     let survey = survey(&database, &rule("events")).await;
     assert_eq!((survey.total, survey.total_is_estimate), (5_000, false), "small enough to count");
+}
+
+async fn whether_a_deletion_returns_what_it_took_is_told(database: TestDatabase) {
+    database.execute("CREATE TABLE people (id integer PRIMARY KEY)").await;
+    let mut session = Session::open(&database).await;
+    let tried = session.try_execute("DELETE FROM people WHERE id = 0 RETURNING id").await;
+    assert_eq!(inspect(&database, "people").await.returns_deleted, tried.is_ok());
 }
 
 #[tokio::test]

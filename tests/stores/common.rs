@@ -342,7 +342,7 @@ pub(crate) async fn someone_waits(database: &TestDatabase) {
         Kind::MySql => {
             // Not from innodb_trx, which shows nothing new to those who ask again within 0.1 seconds.
             "SELECT count(*) FROM information_schema.processlist \
-             WHERE db = DATABASE() AND info LIKE '% FOR UPDATE' AND time_ms > 50"
+             WHERE db = DATABASE() AND (info LIKE '% FOR UPDATE' OR info LIKE 'DELETE FROM %') AND time_ms > 50"
         }
         Kind::Sqlite => panic!("SQLite tells nobody who waits"),
     };

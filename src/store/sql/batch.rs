@@ -115,8 +115,11 @@ pub(crate) async fn take(
     let returns_all = match target.dialect() {
         Dialect::Postgres => true,
         Dialect::Sqlite => !target.changes_its_own(),
-        // MySQL returns nothing from a DELETE: the due rows are locked and read first.
-        Dialect::Mysql => false,
+        // MySQL returns nothing from a DELETE, and neither of them from an UPDATE: the due rows are locked and read first.
+        // MariaDB returns a row right before it deletes it, and where one cannot go the whole statement fails.
+        Dialect::Mysql => {
+            target.table.returns_deleted && target.change.is_none() && !target.changes_its_own()
+        }
     };
     if target.dependents.has_any() {
         let taken = take_fitting(tx, target, bounds, window, u64::MAX, replace).await;

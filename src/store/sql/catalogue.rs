@@ -40,6 +40,8 @@ pub struct Table {
     /// How well the order of a column's values is that in which its rows lie, from -1 to 1, where the
     /// store's statistics tell.
     pub correlations: BTreeMap<String, f64>,
+    /// Whether its server gives back the rows that a DELETE took: all but MySQL do.
+    pub returns_deleted: bool,
 }
 
 /// How a table's rows can be reached in the order in which they lie.

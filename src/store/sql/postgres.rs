@@ -136,6 +136,7 @@ pub(super) async fn table(
         partitioned: found.text(3).as_deref() == Some("p"),
         family: family(connection, oid).await?,
         correlations: correlations(connection, found.text(1), found.text(2)).await?,
+        returns_deleted: true,
         columns,
         key: Vec::new(),
         indexes,

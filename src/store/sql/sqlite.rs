@@ -108,6 +108,7 @@ pub(super) async fn table(
         statistics: Statistics::default(),
         partitioned: false,
         correlations: BTreeMap::new(),
+        returns_deleted: true,
         name: table_name,
     };
     // A foreign key that names no columns points at the primary key.

@@ -266,13 +266,13 @@ impl Target {
     }
 
     /// Whether deleting a record deletes others of the table, which point at it. What a statement deletes in
-    /// that way, SQLite does not return and MySQL does not count, though it would have deleted it itself.
+    /// that way, SQLite and MariaDB do not return and MySQL does not count, though it would have deleted it itself.
     pub(super) fn takes_its_own_along(&self) -> bool {
         self.does_to_its_own(|on_delete| on_delete == OnDelete::Cascade)
     }
 
     /// Whether deleting a record deletes or changes others of the table, which point at it. What a statement
-    /// deletes after that, SQLite returns as it was changed.
+    /// deletes after that, SQLite and MariaDB return as it was changed.
     pub(super) fn changes_its_own(&self) -> bool {
         self.does_to_its_own(|on_delete| on_delete != OnDelete::Refuse)
     }

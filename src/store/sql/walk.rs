@@ -27,8 +27,8 @@ const COLLECT: u64 = 20_000;
 /// Values in one statement: SQLite takes 32,766, and a window's keys are not all that it holds.
 const MOST_VALUES: usize = 30_000;
 
-/// A window whose rows, due or not, are at most so many times those that a batch takes is not counted before: that would
-/// cost half as much as the deletion. The pace follows what is met, and a page has room for a few hundred rows at most.
+/// A window whose rows, due or not, are at most so many times those that a batch takes need not be counted before: that
+/// would cost half as much as the deletion. The pace follows what is met, and a page has room for a few hundred rows at most.
 const AMPLE: u64 = 4;
 /// Pages of a stretch, after which it is asked whether the walk is still worth its way.
 const STRETCH: u64 = 2_048;
@@ -74,10 +74,12 @@ pub struct Walk {
     given: Option<Window>,
     /// Pages passed since it was last asked whether the walk is worth its way, and due rows taken there.
     stretch: (u64, u64),
-    /// Whether hardly anything was due in the last window that was taken: nothing is known then of the pages ahead.
+    /// Whether hardly anything was due in the last window of pages that was taken: nothing is known then of those ahead.
     is_thin: bool,
-    /// The width of the window that was given last.
-    width: u64,
+    /// The widths of the window that was given last and of the one before.
+    widths: [u64; 2],
+    /// How many records the window held that was noted last, of so many rows at most.
+    share: Option<(u64, u64)>,
 }
 
 /// Whether the next window is known before the table is looked at.
@@ -164,7 +166,8 @@ impl Walk {
             given: None,
             stretch: (0, 0),
             is_thin: false,
-            width: 0,
+            widths: [0; 2],
+            share: None,
         }
     }
 
@@ -175,7 +178,8 @@ impl Walk {
 
     /// The next window, or the end of the walk, where nothing has to be looked up for it.
     pub(crate) fn at_hand(&mut self, pace: &Pace) -> AtHand {
-        let is_ample = self.is_ample(pace);
+        let is_known =
+            pace.width <= pace.certain_width() || self.is_ample(pace.width, pace.most_rows());
         let next = match &mut self.position {
             Position::Index { collected, rounds, found, taken } => {
                 split_last(collected, pace.rows);
@@ -191,22 +195,16 @@ impl Walk {
                 return AtHand::LookUp;
             }
             Position::Page { next, end, .. } if *next < *end => {
-                if !is_ample {
+                if !is_known {
                     return AtHand::LookUp;
                 }
                 Some(Window::Pages { from: *next, to: (*next + pace.width).min(*end) })
             }
             Position::Page { .. } | Position::Row { .. } => None,
         };
-        self.width = pace.width;
+        self.widths = [self.widths[1], pace.width];
         self.given.clone_from(&next);
         AtHand::Known(next)
-    }
-
-    /// Whether a window as wide as the next need not be counted before.
-    fn is_ample(&self, pace: &Pace) -> bool {
-        pace.width <= pace.certain_width()
-            || !self.is_thin && self.rows_in(pace.width) <= AMPLE * pace.most_rows()
     }
 
     /// Moves on past the window that was given last, of which nothing was taken. What is due there is left to another walk.
@@ -218,17 +216,28 @@ impl Walk {
             collected.pop();
         } else {
             self.advance(&window, 0);
+            // How much is due there is not known.
+            self.share = None;
         }
         true
     }
 
-    /// About how many rows lie in a window of this width, due or not.
-    fn rows_in(&self, width: u64) -> u64 {
+    /// Whether a window of this width most likely holds no more than a batch takes, and so few rows, due or not, that it
+    /// would not matter much if it did.
+    fn is_ample(&self, width: u64, most: u64) -> bool {
+        let ample = AMPLE.saturating_mul(most);
         match self.position {
             // Where pages are empty on average, some may be full.
-            Position::Page { rows, .. } => width.saturating_mul(rows.max(ROWS_IN_A_PAGE)),
-            // Of a row nobody knows on what page it lies: as many as a batch takes are certain.
-            Position::Row { .. } | Position::Index { .. } => width.saturating_mul(AMPLE),
+            Position::Page { rows, .. } => {
+                !self.is_thin && width.saturating_mul(rows.max(ROWS_IN_A_PAGE)) <= ample
+            }
+            // Half as many again as in the window before.
+            Position::Row { .. } | Position::Index { .. } => {
+                width <= ample
+                    && self.share.is_some_and(|(records, of)| {
+                        3 * records.saturating_mul(width) <= 2 * of.saturating_mul(most)
+                    })
+            }
         }
     }
 
@@ -260,7 +269,12 @@ impl Walk {
         }
         let passed = match window {
             Window::Pages { from, to } => to - from,
-            _ => self.width / ROWS_IN_A_PAGE,
+            _ => {
+                // Of those that are under way side by side, it may have been the narrower.
+                let width = self.widths[0].min(self.widths[1]);
+                self.share = Some((records, width));
+                self.widths[1] / ROWS_IN_A_PAGE
+            }
         };
         self.is_thin = records * SPARSE < passed;
         self.stretch = (self.stretch.0 + passed, self.stretch.1 + records);
@@ -323,7 +337,7 @@ async fn find_next(
     }
     let mut is_overfull = false;
     loop {
-        walk.width = pace.width;
+        walk.widths = [walk.widths[1], pace.width];
         let window = match &walk.position {
             Position::Page { next, end, .. } if next < end => {
                 Window::Pages { from: *next, to: (next + pace.width).min(*end) }
@@ -335,8 +349,11 @@ async fn find_next(
             _ => return Ok(None),
         };
         // Where a wider one held too much, the rows lie closer together than they are known to on the whole.
-        let is_known = pace.width <= pace.certain_width() || !is_overfull && walk.is_ample(pace);
-        if is_known || !overflows(tx, target, bounds, &window, pace).await? {
+        let is_known = !is_overfull && walk.is_ample(pace.width, pace.most_rows());
+        if pace.width <= pace.certain_width()
+            || is_known
+            || !overflows(tx, target, bounds, &window, pace).await?
+        {
             return Ok(Some(window));
         }
         is_overfull = true;
@@ -536,6 +553,31 @@ async fn collect(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_is_not_counted_where_the_one_before_shows_that_it_fits() {
+        let row = Position::Row { after: None, done: false };
+        let mut walk = Walk {
+            kind: WalkKind::Ranges,
+            why: Why::NoIndex,
+            position: row,
+            may_switch: false,
+            due: 0,
+            given: None,
+            stretch: (0, 0),
+            is_thin: false,
+            widths: [8_000, 16_000],
+            share: None,
+        };
+        assert!(!walk.is_ample(16_000, 10_000), "nothing is known yet");
+        let window = Window::Span { after: None, upto: None };
+        walk.note(&window, 3_200);
+        assert!(walk.is_ample(16_000, 10_000), "6,400 are likely");
+        assert!(!walk.is_ample(20_000, 10_000), "8,000 are too near");
+        walk.note(&window, 8);
+        assert!(walk.is_ample(40_000, 10_000));
+        assert!(!walk.is_ample(40_001, 10_000), "if it were full, it would be far too much");
+    }
 
     #[test]
     fn what_was_found_along_an_index_is_cut_as_small_as_a_batch_may_be_by_now() {
