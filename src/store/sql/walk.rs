@@ -222,21 +222,21 @@ impl Walk {
         true
     }
 
-    /// Whether a window of this width most likely holds no more than a batch takes, and so few rows, due or not, that it
-    /// would not matter much if it did.
+    /// Whether a window of this width most likely holds no more than a batch takes, and at the very most [`AMPLE`] times
+    /// as much.
     fn is_ample(&self, width: u64, most: u64) -> bool {
-        let ample = AMPLE.saturating_mul(most);
         match self.position {
             // Where pages are empty on average, some may be full.
             Position::Page { rows, .. } => {
-                !self.is_thin && width.saturating_mul(rows.max(ROWS_IN_A_PAGE)) <= ample
+                !self.is_thin
+                    && width.saturating_mul(rows.max(ROWS_IN_A_PAGE)) <= AMPLE.saturating_mul(most)
             }
-            // Half as many again as in the window before.
+            // Half as many again as in the window before; of which little says nothing of the rows ahead.
             Position::Row { .. } | Position::Index { .. } => {
-                width <= ample
-                    && self.share.is_some_and(|(records, of)| {
-                        3 * records.saturating_mul(width) <= 2 * of.saturating_mul(most)
-                    })
+                self.share.is_some_and(|(records, of)| {
+                    AMPLE.saturating_mul(records) >= of
+                        && 3 * records.saturating_mul(width) <= 2 * of.saturating_mul(most)
+                })
             }
         }
     }
@@ -267,14 +267,13 @@ impl Walk {
             *taken += records;
             return;
         }
-        let passed = match window {
-            Window::Pages { from, to } => to - from,
-            _ => {
-                // Of those that are under way side by side, it may have been the narrower.
-                let width = self.widths[0].min(self.widths[1]);
-                self.share = Some((records, width));
-                self.widths[1] / ROWS_IN_A_PAGE
-            }
+        let passed = if let Window::Pages { from, to } = window {
+            to - from
+        } else {
+            // Of those that are under way side by side, it may have been the narrower.
+            let width = self.widths[0].min(self.widths[1]);
+            self.share = Some((records, width));
+            self.widths[1] / ROWS_IN_A_PAGE
         };
         self.is_thin = records * SPARSE < passed;
         self.stretch = (self.stretch.0 + passed, self.stretch.1 + records);
@@ -575,8 +574,7 @@ mod tests {
         assert!(walk.is_ample(16_000, 10_000), "6,400 are likely");
         assert!(!walk.is_ample(20_000, 10_000), "8,000 are too near");
         walk.note(&window, 8);
-        assert!(walk.is_ample(40_000, 10_000));
-        assert!(!walk.is_ample(40_001, 10_000), "if it were full, it would be far too much");
+        assert!(!walk.is_ample(16_000, 10_000), "what is empty says nothing of what is ahead");
     }
 
     #[test]
