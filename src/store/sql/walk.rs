@@ -222,8 +222,8 @@ impl Walk {
         true
     }
 
-    /// Whether a window of this width most likely holds no more than a batch takes, and at the very most [`AMPLE`] times
-    /// as much.
+    /// Whether a window of this width most likely holds no more than a batch takes, and hardly ever more than
+    /// [`AMPLE`] times as much.
     fn is_ample(&self, width: u64, most: u64) -> bool {
         match self.position {
             // Where pages are empty on average, some may be full.
