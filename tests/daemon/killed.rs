@@ -71,7 +71,8 @@ async fn what_is_killed_on_sqlite_is_settled_and_goes_on() {
 #[tokio::test]
 async fn the_command_and_the_daemon_share_a_rule_without_doing_anything_twice() {
     let store = fresh_postgres().await;
-    accounts(&store, 3_000).await;
+    // So many that it still is at work when the command has started.
+    accounts(&store, 12_000).await;
     make_slow(&store).await;
     let place = Place::new();
     place.configure(&(place.store("app", &store) + &rule("nightly", "app", "0 3 * * *", "")));
@@ -99,5 +100,5 @@ async fn the_command_and_the_daemon_share_a_rule_without_doing_anything_twice() 
     assert!(status.success(), "{text}");
     daemon.stop();
     assert_eq!(left(&store).await, 1);
-    place.assert_settled(3_000).await;
+    place.assert_settled(12_000).await;
 }
