@@ -10,7 +10,7 @@ use expunged::store::sql::{Access, Mismatch};
 use expunged::types::KeyValue;
 
 use crate::common::*;
-use crate::support::TestDatabase;
+use crate::support::{TestDatabase, fresh_postgres};
 
 on_each_database! {
     a_deleted_record_is_told_with_its_values,
@@ -176,6 +176,37 @@ async fn an_anonymized_record_is_told_as_it_was(database: TestDatabase) {
         assert_eq!(take(&store, &rule).await, all_people());
         assert_eq!(ids(&database, "id", "people WHERE done IS NOT NULL").await, [1, 2, 3]);
         assert!(take(&store, &rule).await.is_empty(), "what it is now is told nobody");
+    }
+    store.close().await;
+}
+
+/// PostgreSQL gives a record back as the UPDATE has left it: what else that changes is read before.
+#[tokio::test]
+async fn what_changes_along_with_an_update_is_told_as_it_was() {
+    let alongs = [
+        "SELECT 1",
+        "ALTER TABLE people DROP COLUMN town;
+         ALTER TABLE people ADD COLUMN town text GENERATED ALWAYS AS (coalesce(mail, 'nowhere')) STORED",
+        "CREATE FUNCTION move() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN NEW.town := 'moved'; RETURN NEW; END $$;
+         CREATE TRIGGER move BEFORE UPDATE ON people FOR EACH ROW EXECUTE FUNCTION move()",
+    ];
+    let database = fresh_postgres().await;
+    let store = open(&database, Access::ReadWrite);
+    for along in alongs {
+        database.execute("DROP TABLE IF EXISTS people CASCADE").await;
+        people(&database).await;
+        database.execute(along).await;
+        let rule = anonymizing("people", &[("mail", Strategy::Null)], Some("done"));
+        let rule = telling(rule, &[&["id", "town"]]);
+        let mut expected = all_people();
+        for values in expected.values_mut() {
+            let mail = values.remove(1);
+            if along.contains("GENERATED") {
+                values[1] = Some(mail.unwrap_or_else(|| "nowhere".to_owned()));
+            }
+        }
+        assert_eq!(take(&store, &rule).await, expected, "{along}");
     }
     store.close().await;
 }

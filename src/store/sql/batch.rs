@@ -110,7 +110,7 @@ pub(crate) async fn take(
 ) -> Result<Records, TakeError> {
     let computed = target.change.as_ref().is_some_and(|change| !change.computed_here().is_empty());
     // What a record was before it changes, only a look before it can tell.
-    let is_told_old = target.change.is_some() && !target.told.is_empty();
+    let is_told_old = target.changes_what_is_told();
     let takes_along = target.takes_its_own_along();
     let returns_all = match target.dialect() {
         Dialect::Postgres => true,

@@ -42,6 +42,9 @@ pub struct Table {
     pub correlations: BTreeMap<String, f64>,
     /// Whether its server gives back the rows that a DELETE took: all but MySQL do.
     pub returns_deleted: bool,
+    /// Whether it gives back as it was what an UPDATE does not name: in PostgreSQL, where no column is generated and no rule
+    /// rewrites statements. Triggers are told on their own.
+    pub returns_unchanged: bool,
 }
 
 /// How a table's rows can be reached in the order in which they lie.

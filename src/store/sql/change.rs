@@ -44,6 +44,13 @@ impl Change {
         self.columns.iter().filter(|(_, strategy)| !strategy.is_recognizable()).collect()
     }
 
+    /// Whether it gives this column a new value.
+    pub(super) fn changes(&self, column: &Column) -> bool {
+        let marker = self.marker.iter().map(|(marker, _)| marker);
+        let mut changed = self.columns.iter().map(|(column, _)| column).chain(marker);
+        changed.any(|changed| changed.name == column.name)
+    }
+
     /// Appends, in parentheses, that the record is not anonymized yet.
     pub(super) fn is_fresh(&self, s: &mut Statement) {
         s.push("(");

@@ -154,6 +154,7 @@ pub(super) async fn table(
         correlations: BTreeMap::new(),
         // Every MariaDB that knows the transactions begun here does (10.0); MySQL never does.
         returns_deleted: found.int(6) == Some(1),
+        returns_unchanged: false,
         schema: Some(schema),
         name: table_name,
     };

@@ -111,7 +111,8 @@ pub(super) async fn table(
                 has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'DELETE'), \
                 has_table_privilege(c.oid, 'UPDATE') OR has_any_column_privilege(c.oid, 'UPDATE'), \
                 am.amname::text, \
-                EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = c.oid) \
+                EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = c.oid), \
+                c.relhasrules OR EXISTS (SELECT 1 FROM pg_attribute g WHERE g.attrelid = c.oid AND g.attgenerated <> '') \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
               LEFT JOIN pg_am am ON am.oid = c.relam \
          WHERE c.relname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
@@ -137,6 +138,7 @@ pub(super) async fn table(
         family: family(connection, oid).await?,
         correlations: correlations(connection, found.text(1), found.text(2)).await?,
         returns_deleted: true,
+        returns_unchanged: found.int(11) == Some(0),
         columns,
         key: Vec::new(),
         indexes,

@@ -109,6 +109,8 @@ pub(super) async fn table(
         partitioned: false,
         correlations: BTreeMap::new(),
         returns_deleted: true,
+        // Which columns are generated is not asked.
+        returns_unchanged: false,
         name: table_name,
     };
     // A foreign key that names no columns points at the primary key.

@@ -277,6 +277,18 @@ impl Target {
         self.does_to_its_own(|on_delete| on_delete != OnDelete::Refuse)
     }
 
+    /// Whether acting on a record changes what recipients are told of it, as far as its statement would give it back.
+    pub(super) fn changes_what_is_told(&self) -> bool {
+        let Some(change) = &self.change else { return false };
+        let Table { returns_unchanged, triggers, shape, .. } = &self.table;
+        // Partitions and tables that inherit may have columns and triggers of their own making.
+        let may_change_others = !returns_unchanged
+            || *shape != Shape::Heap
+            || triggers.iter().any(|trigger| trigger.on_update);
+        !self.told.is_empty()
+            && (may_change_others || self.told.iter().any(|column| change.changes(column)))
+    }
+
     fn does_to_its_own(&self, does: impl Fn(OnDelete) -> bool) -> bool {
         let Table { schema, name, referenced_by, .. } = &self.table;
         let is_own = |reference: &Reference| {
