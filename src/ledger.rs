@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyConnection, AnyPool, Connection, Executor};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+use tokio::time::timeout;
 
 use crate::keys::Keys;
 
@@ -71,19 +72,23 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A write transaction on the ledger. Dropped without [`commit`], it is rolled back.
 #[derive(Debug)]
-pub struct Transaction<'a>(sqlx::Transaction<'a, sqlx::Any>);
+pub struct Transaction<'a> {
+    open: sqlx::Transaction<'a, sqlx::Any>,
+    /// Given up after it, so that the next writer of this process finds the database free.
+    _turn: Option<OwnedMutexGuard<()>>,
+}
 
 impl Deref for Transaction<'_> {
     type Target = AnyConnection;
 
     fn deref(&self) -> &AnyConnection {
-        &self.0
+        &self.open
     }
 }
 
 impl DerefMut for Transaction<'_> {
     fn deref_mut(&mut self) -> &mut AnyConnection {
-        &mut self.0
+        &mut self.open
     }
 }
 
@@ -92,11 +97,10 @@ impl DerefMut for Transaction<'_> {
 pub struct Ledger {
     pub(crate) pool: AnyPool,
     pub(crate) keys: Arc<Keys>,
-    /// What is written through: on SQLite one connection, for which writers of this process take turns. Who waits in
-    /// SQLite itself sleeps for longer and longer, although the database has been free for a while; and each connection
-    /// would read anew what another has written.
-    writer: AnyPool,
     place: Arc<Place>,
+    /// Writers of this process take turns on SQLite: who waits in SQLite itself sleeps for longer and
+    /// longer, although the database has been free for a while.
+    turn: Arc<Mutex<()>>,
     /// What runs write together.
     queue: Arc<together::Queue>,
     /// Told when notices were written.
@@ -137,16 +141,12 @@ impl Ledger {
     }
 
     async fn connect(place: Place, keys: Arc<Keys>, access: Access) -> Result<Self, LedgerError> {
-        let connections = pool(&place, access, MAX_CONNECTIONS).await?;
-        let writer = match (place.file(), access) {
-            (Some(_), Access::ReadWrite) => pool(&place, access, 1).await?,
-            _ => connections.clone(),
-        };
+        let pool = pool(&place, access, MAX_CONNECTIONS).await?;
         Ok(Ledger {
-            pool: connections,
-            writer,
+            pool,
             keys,
             place: Arc::new(place),
+            turn: Arc::default(),
             queue: Arc::default(),
             notices_written: Arc::default(),
         })
@@ -160,12 +160,16 @@ impl Ledger {
     /// # Errors
     /// When the database does not answer, or other writers take too long.
     pub async fn begin(&self) -> Result<Transaction<'static>, LedgerError> {
-        let statement = match *self.place {
-            Place::Sqlite { .. } => "BEGIN IMMEDIATE",
-            Place::Postgres { .. } => "BEGIN ISOLATION LEVEL READ COMMITTED",
+        let (statement, turn) = match *self.place {
+            Place::Sqlite { .. } => {
+                // Whoever keeps the turn for so long is passed over; SQLite decides then.
+                let turn = timeout(ACQUIRE_TIMEOUT, self.turn.clone().lock_owned()).await.ok();
+                ("BEGIN IMMEDIATE", turn)
+            }
+            Place::Postgres { .. } => ("BEGIN ISOLATION LEVEL READ COMMITTED", None),
         };
-        let begun = self.writer.begin_with(statement).await;
-        begun.map(Transaction).doing("beginning a transaction")
+        let open = self.pool.begin_with(statement).await.doing("beginning a transaction")?;
+        Ok(Transaction { open, _turn: turn })
     }
 
     /// Begins a transaction that only reads, and sees one moment throughout.
@@ -177,7 +181,8 @@ impl Ledger {
             Place::Sqlite { .. } => "BEGIN",
             Place::Postgres { .. } => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
-        self.pool.begin_with(statement).await.map(Transaction).doing("beginning to read")
+        let open = self.pool.begin_with(statement).await.doing("beginning to read")?;
+        Ok(Transaction { open, _turn: None })
     }
 
     /// The keys that sign its audit log.
@@ -188,7 +193,6 @@ impl Ledger {
     /// Closes all connections; on SQLite, this folds the write-ahead log into the file.
     pub async fn close(&self) {
         self.pool.close().await;
-        self.writer.close().await;
     }
 }
 
@@ -203,7 +207,7 @@ impl fmt::Debug for Ledger {
 /// # Errors
 /// When the database does not answer: whether it was made durable is then unknown.
 pub async fn commit(transaction: Transaction<'_>) -> Result<(), LedgerError> {
-    transaction.0.commit().await.doing("committing")
+    transaction.open.commit().await.doing("committing")
 }
 
 /// Connections that are set up as every one must be.
@@ -238,11 +242,10 @@ async fn set_up(
     access: Access,
 ) -> Result<(), sqlx::Error> {
     let statements = match (is_sqlite, access) {
-        // `synchronous = FULL` makes each commit durable, `secure_delete` overwrites what is removed. Whoever folds the log
-        // into the file is held up by it, so it is folded seldom: pages that changed often in between are written once.
+        // `synchronous = FULL` makes each commit durable, `secure_delete` overwrites what is removed.
         (true, Access::ReadWrite) => {
             "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-             PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA wal_autocheckpoint = 4000"
+             PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON"
         }
         (true, Access::ReadOnly) => "PRAGMA busy_timeout = 10000; PRAGMA query_only = ON",
         // A server that is set up not to wait for its disk is told to: intents must be durable.

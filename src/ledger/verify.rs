@@ -92,7 +92,7 @@ impl Ledger {
             .fetch_one(&mut *snapshot)
             .await
             .doing(VERIFYING)?;
-        snapshot.0.rollback().await.doing(VERIFYING)?;
+        snapshot.open.rollback().await.doing(VERIFYING)?;
         Ok(walk.finish(&head, rows))
     }
 }
