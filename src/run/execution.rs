@@ -123,12 +123,9 @@ impl Execution<'_> {
         // Whatever ended it, what took effect gets its outcome.
         let ended = match (ended, self.flush().await) {
             (Ok(_), Err(error)) => Err(error),
-            // What was written with them says why.
-            (Err(error @ RunError::Ledger(_)), Err(RunError::Ledger(LedgerError::Unwritten))) => {
-                Err(error)
-            }
-            // Then the run cannot end, either.
-            (Err(_), Err(error @ (RunError::Ledger(_) | RunError::Unresolved { .. }))) => {
+            // Then the run cannot end, either. Of what failed with others, the one that says why.
+            (Err(error @ RunError::Ledger(_)), Err(RunError::Ledger(LedgerError::Unwritten)))
+            | (Err(_), Err(error @ (RunError::Ledger(_) | RunError::Unresolved { .. }))) => {
                 Err(error)
             }
             (ended, _) => ended,
