@@ -70,6 +70,10 @@ const MAX_CONNECTIONS: u32 = 8;
 /// How long one waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How often a transaction is begun again on a connection that is being rolled back, and after how long.
+const ATTEMPTS: u32 = 100;
+const ROLLED_BACK_IN: Duration = Duration::from_millis(10);
+
 /// A write transaction on the ledger. Dropped without [`commit`], it is rolled back.
 #[derive(Debug)]
 pub struct Transaction<'a> {
@@ -168,7 +172,16 @@ impl Ledger {
             }
             Place::Postgres { .. } => ("BEGIN ISOLATION LEVEL READ COMMITTED", None),
         };
-        let open = self.pool.begin_with(statement).await.doing("beginning a transaction")?;
+        let mut open = self.pool.begin_with(statement).await;
+        // A connection whose commit failed just now is given out while it is still being rolled back.
+        for _ in 0..ATTEMPTS {
+            if !matches!(open, Err(sqlx::Error::InvalidSavePointStatement)) {
+                break;
+            }
+            tokio::time::sleep(ROLLED_BACK_IN).await;
+            open = self.pool.begin_with(statement).await;
+        }
+        let open = open.doing("beginning a transaction")?;
         Ok(Transaction { open, _turn: turn })
     }
 
