@@ -359,6 +359,14 @@ mod tests {
 
     proptest! {
         #[test]
+        fn texts_are_encoded_as_the_key_of_them(texts in prop::collection::vec(".{0,9}", 0..5)) {
+            let key = Key(texts.iter().cloned().map(KeyValue::Text).collect());
+            let mut encoded = vec![7];
+            Key::encode_texts_to(texts.iter().map(String::as_str), &mut encoded);
+            prop_assert_eq!(&encoded[1..], key.encode());
+        }
+
+        #[test]
         fn an_encoded_key_reads_back_and_tells_keys_apart(
             a in prop::collection::vec(any_value(), 0..4),
             b in prop::collection::vec(any_value(), 0..4),
