@@ -165,11 +165,7 @@ impl Ledger {
     /// When the database does not answer, or other writers take too long.
     pub async fn begin(&self) -> Result<Transaction<'static>, LedgerError> {
         let (statement, turn) = match *self.place {
-            Place::Sqlite { .. } => {
-                // Whoever keeps the turn for so long is passed over; SQLite decides then.
-                let turn = timeout(ACQUIRE_TIMEOUT, self.turn.clone().lock_owned()).await.ok();
-                ("BEGIN IMMEDIATE", turn)
-            }
+            Place::Sqlite { .. } => ("BEGIN IMMEDIATE", self.turn().await),
             Place::Postgres { .. } => ("BEGIN ISOLATION LEVEL READ COMMITTED", None),
         };
         let mut open = self.pool.begin_with(statement).await;
@@ -183,6 +179,11 @@ impl Ledger {
         }
         let open = open.doing("beginning a transaction")?;
         Ok(Transaction { open, _turn: turn })
+    }
+
+    /// The turn among the writers of this process. Whoever keeps it for too long is passed over; SQLite decides then.
+    async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        timeout(ACQUIRE_TIMEOUT, self.turn.clone().lock_owned()).await.ok()
     }
 
     /// Begins a transaction that only reads, and sees one moment throughout.

@@ -1,6 +1,7 @@
 //! Intents: what a batch is about to take, written down before it is taken.
 
 use jiff::Timestamp;
+use sqlx::AnyPool;
 use sqlx::any::AnyRow;
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ use crate::fault;
 use crate::keys::Keys;
 use crate::notice::{self, Telling};
 use crate::plan::DependentRows;
-use crate::transition::{State, Step};
+use crate::transition::{MOST_OPEN, State, Step};
 use crate::types::{Key, Name};
 
 /// What a batch takes.
@@ -380,6 +381,39 @@ pub(super) async fn insert_intent(
     .doing("writing an intent")?;
     fault::point("batch.intending");
     Ok(())
+}
+
+/// Writes an intent by a statement of its own where the run may take that step, and says whether it did: on SQLite,
+/// where one statement sees and changes everything at one moment. What it asks is what [`transition::next`] asks of
+/// [`Step::Intend`], and the epoch; which of it is not so, only [`insert_intent`] says.
+///
+/// [`transition::next`]: crate::transition::next
+pub(super) async fn insert_alone(
+    pool: &AnyPool,
+    run: &Run,
+    intent: &Intent,
+) -> Result<bool, LedgerError> {
+    fault::point("batch.intending");
+    let inserted = sqlx::query(
+        "INSERT INTO batch (id, run_id, seq, state, records, transaction_id, intent, intended_at, hold_epoch) \
+         SELECT $1, id, $3, 'intended', $4, $5, $6, $7, $8 FROM run \
+         WHERE id = $2 AND state = 'running' AND (SELECT epoch FROM hold_epoch WHERE id = 1) = $8 \
+           AND (SELECT coalesce(max(seq) + 1, 0) FROM batch WHERE run_id = $2) = $3 \
+           AND (SELECT count(*) FROM batch WHERE run_id || '' = $2 AND state = 'intended') < $9",
+    )
+    .bind(intent.batch.to_string())
+    .bind(run.id.to_string())
+    .bind(to_integer(intent.sequence))
+    .bind(to_integer(intent.records))
+    .bind(intent.transaction_id.as_deref())
+    .bind(intent.sealed.as_slice())
+    .bind(to_text(intent.now))
+    .bind(to_integer(intent.epoch))
+    .bind(to_integer(MOST_OPEN as u64))
+    .execute(pool)
+    .await
+    .doing("writing an intent")?;
+    Ok(inserted.rows_affected() == 1)
 }
 
 #[cfg(test)]

@@ -2,16 +2,18 @@
 //!
 //! SQLite has one writer at a time, and each waits for the disk: whatever comes meanwhile is written
 //! together, each run's part for itself, so that one which must not be written keeps none from theirs.
-//! PostgreSQL does so by itself.
+//! PostgreSQL does so by itself. An intent that comes while nobody writes is a single statement, because
+//! what an event names waits for it.
 
 use std::mem::take;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sqlx::Executor;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::error::Doing;
-use super::intent::{Intent, insert_intent};
+use super::intent::{Intent, insert_alone, insert_intent};
 use super::place::Place;
 use super::runs::{Prepared, Run};
 use super::steps::standing;
@@ -43,6 +45,11 @@ struct Line {
 }
 
 impl Queue {
+    /// Whether nobody writes, and whoever asked is to.
+    fn is_to_lead(&self) -> bool {
+        !std::mem::replace(&mut self.lock().is_led, true)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Line> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,6 +66,23 @@ impl Drop for Leader<'_> {
     }
 }
 
+/// Writes for itself alone. However it ends, somebody writes for those who came meanwhile.
+struct Lone<'a>(&'a Ledger);
+
+impl Drop for Lone<'_> {
+    fn drop(&mut self) {
+        let mut line = self.0.queue.lock();
+        match Handle::try_current() {
+            Ok(runtime) if !line.waiting.is_empty() => {
+                let ledger = self.0.clone();
+                runtime.spawn(async move { ledger.lead().await });
+            }
+            // Without a runtime there is nobody who could wait.
+            _ => line.is_led = false,
+        }
+    }
+}
+
 impl Ledger {
     /// Writes all of it, durably, or nothing.
     pub(super) async fn write(&self, writing: Writing) -> Result<(), LedgerError> {
@@ -67,13 +91,20 @@ impl Ledger {
             self.write_in(&mut tx, &writing).await?;
             return commit(tx).await;
         }
+        if let Writing { run, settled, intent: Some(intent) } = &writing
+            && settled.is_empty()
+            && self.queue.is_to_lead()
+        {
+            let _lone = Lone(self);
+            let _turn = self.turn().await;
+            if insert_alone(&self.pool, run, intent).await? {
+                return Ok(());
+            }
+        }
+        // Where it must not be written, this finds out why.
         let (told, answer) = oneshot::channel();
-        let leads = {
-            let mut line = self.queue.lock();
-            line.waiting.push(Waiting { writing, told });
-            !std::mem::replace(&mut line.is_led, true)
-        };
-        if leads {
+        self.queue.lock().waiting.push(Waiting { writing, told });
+        if self.queue.is_to_lead() {
             // In a task of its own: whoever asked may be dropped, and others wait for theirs.
             let ledger = self.clone();
             tokio::spawn(async move { ledger.lead().await });
@@ -162,7 +193,14 @@ impl Ledger {
             return Err(LedgerError::HoldsChanged);
         }
         if !settled.is_empty() {
-            self.settle_in(tx, run, &mut at, settled).await?;
+            let settled_here = self.settle_in(tx, run, &mut at, settled).await?;
+            if settled_here < settled.len() {
+                let batches = settled.len() - settled_here;
+                tracing::error!(
+                    rule = %run.rule, run = %run.id, batches,
+                    "another process resolved batches that this one still carried out, as its lock was lost with its connection to the ledger: records that went since are not in the audit log"
+                );
+            }
         }
         match intent {
             Some(intent) => insert_intent(tx, run, at.state, intent).await,

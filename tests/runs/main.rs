@@ -51,6 +51,7 @@ mod locks;
 mod notices;
 mod plans;
 mod readback;
+mod steps;
 mod workers;
 
 use house::House;
