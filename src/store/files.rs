@@ -24,7 +24,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use rustix::fs::FileType;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
+use crate::path::Template;
 use crate::plan::Survey;
 use crate::types::Name;
 
@@ -34,6 +36,9 @@ use ordered::Span;
 use root::{Purpose, Root, is_absent, is_below, is_elsewhere, look, reason, split};
 use scan::{scan, scan_by};
 pub use walk::FileWalk;
+
+/// So many files, or paths with placeholders filled, are little.
+const LITTLE: usize = 16;
 
 /// A tree of files, and what may be done in it.
 #[derive(Clone, Debug)]
@@ -319,6 +324,44 @@ impl Drop for StopOnDrop {
     }
 }
 
+/// Whether a search begins in folders that it names.
+fn is_narrow(search: &Search) -> bool {
+    scan::starts(search).iter().all(|folder| !folder.is_empty())
+}
+
+/// The files that plain paths and patterns mean, and what could not be read.
+fn find(
+    root: &Root,
+    plain: &[Template],
+    patterns: &Search,
+    stop: &AtomicBool,
+) -> Result<(Vec<Entry>, Unread), FilesError> {
+    let paths = plain.iter().filter_map(|template| Some(template.one_path()?.to_vec()));
+    let found = paths.map(|path| root.at(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut found: Vec<Entry> = found.into_iter().flatten().collect();
+    if patterns.templates.is_empty() {
+        return Ok((found, Unread::default()));
+    }
+    // Another thread costs more than it helps where little is to be looked through.
+    let threads = if is_narrow(patterns) { 1 } else { scan::THREADS };
+    let see = |(found, unseen): &mut (Vec<Entry>, u64), seen: scan::Found<'_>| {
+        match seen.due() {
+            Some(entry) => found.push(entry),
+            // Nobody may say that it is not there.
+            None => *unseen += 1,
+        }
+        ControlFlow::Continue(())
+    };
+    let (parts, mut unread) = scan_by(threads, root, patterns, stop, see);
+    for (some, unseen) in parts {
+        found.extend(some);
+        if unseen > 0 {
+            unread.add("a file in it cannot be looked at");
+        }
+    }
+    Ok((found, unread))
+}
+
 impl Files {
     /// Opens a tree. A root that is empty is warned of: what should be mounted there would count as gone.
     ///
@@ -483,11 +526,12 @@ impl Files {
         entries: Vec<Entry>,
     ) -> Result<Unlinked, FilesError> {
         let (root, search) = (self.root.clone(), search.clone());
-        self.apart(move || {
+        let is_little = entries.len() <= LITTLE;
+        let work = move || {
             let inner = delete::unlink(&root, &search, &entries)?;
             Ok(Unlinked { search, inner })
-        })
-        .await
+        };
+        if is_little { self.at_once(work).await } else { self.apart(work).await }
     }
 
     /// Has several deletions outlast a power failure, by one sync; says of each what it did.
@@ -551,34 +595,24 @@ impl Files {
         let (plain, patterns): (Vec<_>, Vec<_>) =
             search.templates.iter().cloned().partition(|template| template.one_path().is_some());
         let patterns = Search::named(patterns);
-        let found = self.look_through(search, move |root, _, stop| {
-            let paths = plain.iter().filter_map(|template| Some(template.one_path()?.to_vec()));
-            let found = paths.map(|path| root.at(path)).collect::<Result<Vec<_>, _>>()?;
-            let mut found: Vec<Entry> = found.into_iter().flatten().collect();
-            if patterns.templates.is_empty() {
-                return Ok((found, Unread::default()));
-            }
-            // Another thread costs more than it helps where little is to be looked through.
-            let is_narrow = scan::starts(&patterns).iter().all(|folder| !folder.is_empty());
-            let threads = if is_narrow { 1 } else { scan::THREADS };
-            let see = |(found, unseen): &mut (Vec<Entry>, u64), seen: scan::Found<'_>| {
-                match seen.due() {
-                    Some(entry) => found.push(entry),
-                    // Nobody may say that it is not there.
-                    None => *unseen += 1,
-                }
-                ControlFlow::Continue(())
+        let is_filled = |template: &Template| template.placeholders().next().is_none();
+        let is_little = search.templates.len() <= LITTLE
+            && search.templates.iter().all(is_filled)
+            && is_narrow(&patterns);
+        let (mut found, unread) = if is_little {
+            let root = self.root.clone();
+            let never = AtomicBool::new(false);
+            self.at_once(move || {
+                root.check()?;
+                find(&root, &plain, &patterns, &never)
+            })
+            .await?
+        } else {
+            let find = move |root: &Root, _: &Search, stop: &AtomicBool| {
+                find(root, &plain, &patterns, stop)
             };
-            let (parts, mut unread) = scan_by(threads, root, &patterns, stop, see);
-            for (some, unseen) in parts {
-                found.extend(some);
-                if unseen > 0 {
-                    unread.add("a file in it cannot be looked at");
-                }
-            }
-            Ok((found, unread))
-        });
-        let (mut found, unread) = found.await??;
+            self.look_through(search, find).await??
+        };
         unread.none(self.name())?;
         found.sort_unstable_by(|one, other| one.path.cmp(&other.path));
         found.dedup_by(|one, other| one.path == other.path);
@@ -599,6 +633,19 @@ impl Files {
             Ok(look(&root, &search, &stop))
         })
         .await
+    }
+
+    /// Does a little that is waited for by whoever is told of an event: in this thread, because another would have to be
+    /// woken twice. Others do not wait for it: what else this thread has to do goes to another.
+    async fn at_once<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
+    ) -> Result<T, FilesError> {
+        match Handle::current().runtime_flavor() {
+            RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+            // There is no other.
+            _ => self.apart(work).await,
+        }
     }
 
     /// Does what waits for disks where nobody else waits for it.
