@@ -11,6 +11,7 @@ mod compare;
 mod events;
 mod execution;
 mod holds;
+mod inbox;
 mod pacing;
 mod partitions;
 mod prepare;
@@ -54,11 +55,11 @@ use replay::Replaying;
 use restores::LookError;
 use underway::Underway;
 
-pub use events::{Call, Inboxes};
 pub use holds::{Coverage, Extent, Held, HoldError, InForce};
+pub use inbox::{Call, Inboxes};
 pub use recovery::Recovered;
 pub use replay::{ReplayError, ReplayPlan, Replayed, RuleReplay};
-pub use sources::{Depth, Sources};
+pub use sources::{Depth, Latest, Sighting, Sources};
 
 /// What a run needs.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Looking at applications' tables: upon a notification at once, and at intervals in any case.
 //!
-//! Nothing is decided here. A rule whose run stands is woken; the others are told to the loop, which
-//! looks whether there is anything for them.
+//! Nothing is decided here. A rule whose run stands is handed what a notification is about, read on the connection that
+//! heard it, and woken; the others are told to the loop, which looks whether there is anything for them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::work::Active;
 use crate::config::SourceConfig;
 use crate::rule::{Mode, Rule};
-use crate::run::{Call, Depth};
+use crate::run::{Call, Depth, Latest, Sighting};
 use crate::store::StoreError;
 use crate::store::sql::{Access, Listener};
 use crate::types::Name;
@@ -73,17 +73,17 @@ struct Watch {
 
 impl Watch {
     async fn go_on(self) {
-        let mut listener = None;
+        let mut ear: Option<Ear> = None;
         let mut interval = tokio::time::interval(self.source.poll);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut was_lost = false;
         loop {
-            if listener.is_none()
+            if ear.is_none()
                 && let Some(channel) = &self.source.notify
             {
                 match self.listen(channel).await {
                     Ok(new) => {
-                        listener = Some(new);
+                        ear = Some(new);
                         was_lost = false;
                         // What was told before anybody listened is there to be seen.
                         self.call(Depth::Whole);
@@ -98,18 +98,46 @@ impl Watch {
                 }
             }
             tokio::select! {
-                heard = hear(listener.as_mut()) => match heard {
-                    Ok(()) => self.call(Depth::Quick),
-                    Err(_) => listener = None,
+                heard = hear(ear.as_mut()) => match heard {
+                    Ok(sightings) => {
+                        for rule in &self.rules {
+                            self.active.runner.inboxes.hand_over(rule, &sightings);
+                        }
+                        self.call(Depth::Quick);
+                    }
+                    Err(Lost) => ear = None,
                 },
-                _ = interval.tick() => self.call(Depth::Whole),
+                _ = interval.tick() => {
+                    self.call(Depth::Whole);
+                    if let Some(hears) = &mut ear
+                        && let Err(error) = self.care_for(hears).await
+                    {
+                        tracing::debug!(source = %self.source.name, %error, "listening anew");
+                        ear = None;
+                    }
+                }
             }
         }
     }
 
-    async fn listen(&self, channel: &str) -> Result<Listener, StoreError> {
+    async fn listen(&self, channel: &str) -> Result<Ear, StoreError> {
         let store = self.active.runner.stores.get(&self.source.store, Access::ReadOnly)?;
-        store.tables()?.listen(channel).await
+        let listener = store.tables()?.listen(channel).await?;
+        Ok(Ear { listener, latest: self.latest().await })
+    }
+
+    /// Where the table cannot be held against the source now, the rules' own looks say why.
+    async fn latest(&self) -> Option<Latest> {
+        Latest::new(&self.active.runner.stores, &self.source).await.ok()
+    }
+
+    /// Sees whether the connection is still there, and what became of the table.
+    async fn care_for(&self, ear: &mut Ear) -> Result<(), sqlx::Error> {
+        ear.listener.ping().await?;
+        if ear.latest.is_none() {
+            ear.latest = self.latest().await;
+        }
+        Ok(())
     }
 
     fn call(&self, depth: Depth) {
@@ -131,13 +159,30 @@ impl Watch {
     }
 }
 
-/// Waits for a notification; where there is no listener, until it is time to listen again.
-async fn hear(listener: Option<&mut Listener>) -> Result<(), Lost> {
-    if let Some(listener) = listener {
-        return listener.woken().await.map_err(|_| Lost);
+/// Hears notifications, and reads what they are about.
+struct Ear {
+    listener: Listener,
+    /// `None` while the table cannot be read so: then rules look by themselves.
+    latest: Option<Latest>,
+}
+
+/// Waits for a notification, and gives what it is about; where there is no ear, until it is time to listen again. Dropped
+/// before its end, a look at the whole table has to follow.
+async fn hear(ear: Option<&mut Ear>) -> Result<Vec<Arc<Sighting>>, Lost> {
+    let Some(Ear { listener, latest }) = ear else {
+        tokio::time::sleep(LISTEN_AGAIN).await;
+        return Err(Lost);
+    };
+    listener.woken().await.map_err(|_| Lost)?;
+    let Some(reads) = latest else { return Ok(Vec::new()) };
+    match reads.look(listener).await {
+        Ok(sightings) => Ok(sightings),
+        Err(_) => {
+            // The table may be another by now.
+            *latest = None;
+            Ok(Vec::new())
+        }
     }
-    tokio::time::sleep(LISTEN_AGAIN).await;
-    Err(Lost)
 }
 
 /// The connection is lost.

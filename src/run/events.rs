@@ -9,10 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
-
-use tokio::sync::Notify;
 
 use super::execution::{Ended, Execution, Next};
 use super::sources::{Depth, News, SourceError};
@@ -24,7 +21,7 @@ use crate::ledger::LedgerError;
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Pace};
 use crate::store::{Effected, Store, StoreError};
-use crate::types::{Key, Name};
+use crate::types::Key;
 
 /// Events that are worked off at once.
 const AT_ONCE: u32 = 1_000;
@@ -34,106 +31,6 @@ const OWED: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(10);
 /// How long it stands at most: then what falls due by its age has its turn.
 const AT_MOST: Duration = Duration::from_mins(1);
-
-/// What wakes the standing run of each event rule.
-#[derive(Debug, Default)]
-pub struct Inboxes(BTreeMap<Name, Arc<Inbox>>);
-
-/// What wakes the standing run of a rule.
-#[derive(Debug, Default)]
-pub(super) struct Inbox {
-    notify: Notify,
-    calls: AtomicU8,
-}
-
-/// Set in an inbox while somebody stands before it.
-const STANDS: u8 = 8;
-
-/// Says that a run stands before its inbox, until this is dropped.
-struct Standing<'a>(&'a Inbox);
-
-impl Drop for Standing<'_> {
-    fn drop(&mut self) {
-        self.0.calls.fetch_and(!STANDS, Ordering::AcqRel);
-    }
-}
-
-/// Why a run is woken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Call {
-    /// An event was received.
-    Received,
-    /// An application's table may tell of something.
-    Happened(Depth),
-}
-
-impl Call {
-    fn bit(self) -> u8 {
-        match self {
-            Call::Received => 1,
-            Call::Happened(Depth::Quick) => 2,
-            Call::Happened(Depth::Whole) => 4,
-            Call::Happened(Depth::Latest) => 16,
-        }
-    }
-}
-
-/// Where a run is to look.
-#[derive(Clone, Copy, Debug)]
-struct Calls(u8);
-
-impl Calls {
-    /// Everywhere.
-    const ALL: Calls = Calls(7);
-    const NOWHERE: Calls = Calls(0);
-
-    fn received(self) -> bool {
-        self.0 & Call::Received.bit() != 0
-    }
-
-    fn asks(self, depth: Depth) -> bool {
-        self.0 & Call::Happened(depth).bit() != 0
-    }
-
-    /// The same, but for a look of one depth one of another, or none.
-    fn instead(self, depth: Depth, other: Option<Depth>) -> Calls {
-        let other = other.map_or(0, |other| Call::Happened(other).bit());
-        if self.asks(depth) { Calls(self.0 & !Call::Happened(depth).bit() | other) } else { self }
-    }
-
-    fn depth(self) -> Option<Depth> {
-        [Depth::Whole, Depth::Quick, Depth::Latest].into_iter().find(|depth| self.asks(*depth))
-    }
-}
-
-impl Inboxes {
-    /// One for each rule that events wake; those of before are kept, because runs may stand that began
-    /// under another configuration.
-    pub fn new(rules: &BTreeMap<Name, Rule>, before: Option<&Inboxes>) -> Inboxes {
-        let woken = rules.values().filter(|rule| !rule.events.is_empty());
-        let inbox = |rule: &Rule| {
-            let kept = before.and_then(|before| before.0.get(&rule.name).cloned());
-            (rule.name.clone(), kept.unwrap_or_default())
-        };
-        Inboxes(woken.map(inbox).collect())
-    }
-
-    /// Wakes the run of a rule, and says whether it stands; otherwise the next one finds everything by
-    /// itself.
-    pub fn call(&self, rule: &Name, call: Call) -> bool {
-        let Some(inbox) = self.0.get(rule) else { return false };
-        let before = inbox.calls.fetch_or(call.bit(), Ordering::AcqRel);
-        inbox.notify.notify_one();
-        before & STANDS != 0
-    }
-}
-
-impl Inbox {
-    /// What came since the last time, for somebody who stands here.
-    fn take(&self) -> Calls {
-        Calls(self.calls.swap(STANDS, Ordering::AcqRel))
-    }
-}
 
 /// Events that could not be worked off in a run. Received ones wait in the ledger, and the table tells of
 /// the others again at the next run's look.
@@ -178,19 +75,43 @@ type Found = (Vec<News>, Option<SourceError>);
 /// A look that is under way.
 type Looking<'a> = Pin<Box<dyn Future<Output = Found> + Send + 'a>>;
 
-/// What a look finds; never where there is none.
-async fn found(looking: Option<&mut Looking<'_>>) -> Found {
-    match looking {
-        Some(looking) => looking.await,
-        None => pending().await,
-    }
+/// Looks at applications' tables, which go on while what has just happened is worked off.
+#[derive(Default)]
+struct Looks<'a> {
+    under_way: Option<Looking<'a>>,
+    /// The next, and since when it is owed.
+    owed: Option<(Depth, Stopwatch)>,
 }
 
-/// Waits until what is owed has to be done; for ever where nothing is.
-async fn later(owed: Option<Stopwatch>) {
-    match owed {
-        Some(since) => tokio::time::sleep(OWED.saturating_sub(since.elapsed())).await,
-        None => pending().await,
+impl<'a> Looks<'a> {
+    fn owe(&mut self, depth: Depth) {
+        self.owed = Some(match self.owed {
+            Some((owed, since)) => (owed.max(depth), since),
+            None => (depth, Stopwatch::start()),
+        });
+    }
+
+    fn is_idle(&self) -> bool {
+        self.under_way.is_none() && self.owed.is_none()
+    }
+
+    /// What the next look finds; never where none is owed. A quick one waits until what has just happened is worked off,
+    /// unless `at_once`. Nothing is lost where it is not waited for to the end.
+    async fn found(&mut self, at_once: bool, begin: impl FnOnce(Depth) -> Looking<'a>) -> Found {
+        let looking = match &mut self.under_way {
+            Some(looking) => looking,
+            None => {
+                let Some((depth, since)) = self.owed else { return pending().await };
+                if depth == Depth::Quick && !at_once {
+                    tokio::time::sleep(OWED.saturating_sub(since.elapsed())).await;
+                }
+                self.owed = None;
+                self.under_way.insert(begin(depth))
+            }
+        };
+        let found = looking.await;
+        self.under_way = None;
+        found
     }
 }
 
@@ -315,28 +236,30 @@ impl Execution<'_> {
     }
 
     async fn work_off_events(&mut self, stands: bool) -> Result<Ended, RunError> {
-        let runner = self.runner;
+        let (runner, rule) = (self.runner, self.rule);
+        let Runner { sources, stores, ledger, .. } = runner;
         let (began, mut last) = (Stopwatch::start(), Stopwatch::start());
-        let inbox = runner.inboxes.0.get(&self.rule.name).cloned().unwrap_or_default();
-        let _standing = Standing(&inbox);
-        inbox.take();
-        let mut calls = Calls::ALL;
+        let inbox = runner.inboxes.of(&rule.name);
+        let _standing = inbox.stand();
         // Events that could not be worked off in this run.
         let mut stuck = StuckEvents::default();
         let mut claimed = None;
-        let rule = self.rule;
-        // A look that goes far back goes on while what has just happened is worked off.
-        let mut behind: Option<Looking<'_>> = None;
-        let mut is_owed = false;
-        // Since when a quick look is owed for those at the latest alone.
-        let mut owed: Option<Stopwatch> = None;
+        // At first everything is looked at. What was received is not to wait for a table.
+        let (mut received, mut waiting) = (true, Vec::new());
+        let mut looks = Looks::default();
+        looks.owe(Depth::Whole);
         loop {
             if self.stop.is_cancelled() {
                 return Ok(Ended::Stopped);
             }
-            let (waiting, is_all) = self.waiting(calls, &stuck).await?;
+            let mut is_all = true;
+            if received {
+                let more = self.received(&stuck).await?;
+                waiting.extend(more.0);
+                is_all = more.1;
+            }
             if !waiting.is_empty() {
-                self.work_off(waiting, &mut stuck).await?;
+                self.work_off(std::mem::take(&mut waiting), &mut stuck).await?;
                 last = Stopwatch::start();
             }
             if !is_all {
@@ -344,107 +267,79 @@ impl Execution<'_> {
                 self.flush().await?;
                 continue;
             }
+            received = false;
             self.use_the_moment();
-            if is_owed && behind.is_none() {
-                is_owed = false;
-                let Runner { sources, stores, ledger, .. } = runner;
-                behind = Some(Box::pin(sources.look(rule, stores, ledger, Depth::Whole)));
-            }
             let left =
                 IDLE.saturating_sub(last.elapsed()).min(AT_MOST.saturating_sub(began.elapsed()));
-            if !stands || left.is_zero() {
-                if is_owed || behind.is_some() || owed.is_some() {
-                    (is_owed, behind, owed) = (false, None, None);
-                    calls = Calls::ALL;
-                    continue;
-                }
+            // From then on nobody is heeded who calls: what they call for is found by the next run.
+            let is_over = !stands || left.is_zero();
+            if is_over && looks.is_idle() {
                 // Events that came meanwhile have left a request. Claimed first, and looked at after, none
                 // is overlooked.
                 if claimed.is_none() {
-                    claimed = runner.ledger.claim_events(&self.rule.name).await?;
+                    claimed = ledger.claim_events(&rule.name).await?;
                     if claimed.is_some() {
-                        calls = Calls(Call::Received.bit());
+                        received = true;
                         continue;
                     }
                 }
                 if let Some(request) = &claimed {
                     let why = "its events were worked off with others";
-                    runner.ledger.abandon_request(request, why, clock::now()).await?;
+                    ledger.abandon_request(request, why, clock::now()).await?;
                 }
                 self.events.waiting = stuck.count();
                 return Ok(Ended::Complete);
             }
+            let look =
+                |depth| -> Looking<'_> { Box::pin(sources.look(rule, stores, ledger, depth)) };
             tokio::select! {
                 biased;
-                () = inbox.notify.notified() => {
-                    calls = inbox.take();
-                    is_owed |= calls.asks(Depth::Whole);
-                    calls = calls.instead(Depth::Whole, Some(Depth::Latest));
-                    if calls.asks(Depth::Quick) {
-                        owed.get_or_insert_with(Stopwatch::start);
-                    }
-                    calls = calls.instead(Depth::Quick, Some(Depth::Latest));
+                () = inbox.called(), if !is_over => {
+                    let (calls, sightings) = inbox.take();
+                    received = calls.received();
+                    calls.depth().into_iter().for_each(|depth| looks.owe(depth));
+                    let news = sources.sighted(rule, &sightings).await;
+                    waiting = self.fresh((news, None), &stuck).await?.0;
                 }
                 () = self.stop.cancelled() => {}
-                () = later(owed) => {
-                    owed = None;
-                    calls = Calls(Call::Happened(Depth::Quick).bit());
-                }
-                found = found(behind.as_mut()) => {
-                    behind = None;
-                    calls = Calls::NOWHERE;
+                found = looks.found(is_over, look) => {
                     let (news, is_all) = self.fresh(found, &stuck).await?;
-                    is_owed |= !is_all;
-                    if !news.is_empty() {
-                        self.work_off(news, &mut stuck).await?;
-                        last = Stopwatch::start();
+                    waiting = news;
+                    if !is_all {
+                        looks.owe(Depth::Whole);
                     }
                 }
-                turn = self.underway.turn() => {
-                    calls = Calls::NOWHERE;
-                    self.take_turn(turn).await?;
+                turn = self.underway.turn() => self.take_turn(turn).await?,
+                () = tokio::time::sleep(left), if !is_over => {
+                    received = true;
+                    looks.owe(Depth::Whole);
                 }
-                () = tokio::time::sleep(left) => calls = Calls::ALL,
             }
         }
     }
 
-    /// Events to be worked off, and whether these are all.
-    async fn waiting(
-        &mut self,
-        calls: Calls,
-        stuck: &StuckEvents,
-    ) -> Result<(Vec<Waiting>, bool), RunError> {
-        let Runner { ledger, sources, stores, .. } = self.runner;
-        let (mut waiting, mut is_all) = (Vec::new(), true);
-        if let Some(depth) = calls.depth() {
-            let found = sources.look(self.rule, stores, ledger, depth).await;
-            (waiting, is_all) = self.fresh(found, stuck).await?;
+    /// Events that were received and are to be worked off, and whether these are all.
+    async fn received(&mut self, stuck: &StuckEvents) -> Result<(Vec<Waiting>, bool), RunError> {
+        let ledger = &self.runner.ledger;
+        let underway: BTreeSet<&str> = self.underway.received().collect();
+        let known = stuck.received.len() + underway.len();
+        let more = u32::try_from(known).unwrap_or(u32::MAX);
+        let limit = AT_ONCE.saturating_add(more);
+        let received = ledger.pending_events(&self.rule.name, limit).await?;
+        let is_all = received.len() < limit as usize;
+        // The rule may have been rewritten since, and means other things now.
+        let (received, foreign): (Vec<_>, Vec<_>) =
+            received.into_iter().partition(|event| self.rule.events.contains(&event.name));
+        if !foreign.is_empty() {
+            let events = foreign.len();
+            tracing::warn!(rule = %self.rule.name, events, "forgotten: the rule does not listen to them any more");
+            let ids: Vec<String> = foreign.into_iter().map(|event| event.id).collect();
+            ledger.forget_events(&self.rule.name, &ids).await?;
         }
-        if calls.received() {
-            let underway: BTreeSet<&str> = self.underway.received().collect();
-            let known = stuck.received.len() + underway.len();
-            let more = u32::try_from(known).unwrap_or(u32::MAX);
-            let limit = AT_ONCE.saturating_add(more);
-            let received = ledger.pending_events(&self.rule.name, limit).await?;
-            is_all &= received.len() < limit as usize;
-            // The rule may have been rewritten since, and means other things now.
-            let (received, foreign): (Vec<_>, Vec<_>) =
-                received.into_iter().partition(|event| self.rule.events.contains(&event.name));
-            if !foreign.is_empty() {
-                let events = foreign.len();
-                tracing::warn!(rule = %self.rule.name, events, "forgotten: the rule does not listen to them any more");
-                let ids: Vec<String> = foreign.into_iter().map(|event| event.id).collect();
-                ledger.forget_events(&self.rule.name, &ids).await?;
-            }
-            let is_known =
-                |id: &String| stuck.received.contains(id) || underway.contains(id.as_str());
-            let fresh = received.into_iter().filter(|event| !is_known(&event.id));
-            waiting.extend(
-                fresh.map(|event| Waiting::Received { id: event.id, values: event.values }),
-            );
-        }
-        Ok((waiting, is_all))
+        let is_known = |id: &String| stuck.received.contains(id) || underway.contains(id.as_str());
+        let fresh = received.into_iter().filter(|event| !is_known(&event.id));
+        let fresh = fresh.map(|event| Waiting::Received { id: event.id, values: event.values });
+        Ok((fresh.collect(), is_all))
     }
 
     /// What was found, but for what is being worked off or could not be; and whether that is all there is.

@@ -2,22 +2,27 @@
 //! it looks there, and a wake-up that got lost loses nothing.
 //!
 //! A row may come to light later than the moment that it names, by as much as its transaction took. So
-//! a look goes back by an overlap, and what was worked off within it is remembered. A quick look, as
-//! upon a notification, goes back a little only; a whole one follows at intervals.
+//! a look goes back by an overlap, and what was worked off within it is remembered. A whole look is made
+//! at intervals. Upon a notification the [latest](Latest) rows are read, once for all rules, and each rule
+//! has a quick look a moment later, which goes back a little.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::clock;
 use crate::config::{Config, SourceConfig};
+use crate::event::{EventError, Told, Value};
 use crate::ledger::{Ledger, LedgerError};
 use crate::rule::Rule;
-use crate::store::sql::{Access, Happened, Watched};
+use crate::store::sql::{Access, Happened, Listener, Watched};
 use crate::store::{StoreError, Stores};
-use crate::types::{Key, Name};
+use crate::types::{EventName, Key, Name};
 
 /// Rows that are read at once.
 const PAGE: u32 = 1_000;
@@ -25,6 +30,8 @@ const PAGE: u32 = 1_000;
 const QUICK: SignedDuration = SignedDuration::from_secs(2);
 /// How far a look at the latest goes back.
 const LATEST: SignedDuration = SignedDuration::from_millis(250);
+/// How long a look may take. Somebody may have locked the table, or the server be gone without a word.
+const LOOK_WITHIN: Duration = Duration::from_secs(30);
 
 /// The sources of each rule that listens to any.
 #[derive(Debug, Default)]
@@ -46,17 +53,92 @@ struct State {
     reached: Option<Timestamp>,
     /// What was worked off lately, with the moment and the status that it had.
     seen: HashMap<Key, (Timestamp, String)>,
+    /// Whether it was said that a row names nothing that the rule could delete.
+    has_warned: bool,
 }
 
 /// How far back a look goes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Depth {
-    /// Hardly at all, because there is no time to lose: a quick look is to follow.
-    Latest,
     /// A little: something has happened just now.
     Quick,
     /// By the whole overlap.
     Whole,
+}
+
+/// A row of a source's table that tells of an event, as it was seen.
+pub struct Sighting {
+    source: Name,
+    event: EventName,
+    values: BTreeMap<String, String>,
+    row: Happened,
+}
+
+/// What a source's table tells as of late, for all rules that listen to it.
+#[derive(Debug)]
+pub struct Latest {
+    config: SourceConfig,
+    watched: Watched,
+    /// The latest moment of a row that was seen.
+    reached: Option<Timestamp>,
+    /// What was told lately, with its moment and status.
+    told: HashMap<Key, (Timestamp, String)>,
+}
+
+impl Latest {
+    /// Holds a source against its table.
+    ///
+    /// # Errors
+    /// When they do not fit, or the store does not answer.
+    pub async fn new(stores: &Stores, source: &SourceConfig) -> Result<Latest, StoreError> {
+        let tables = stores.get(&source.store, Access::ReadOnly)?;
+        let watched = tables.tables()?.watch(source).await?;
+        let (reached, told) = (None, HashMap::new());
+        Ok(Latest { config: source.clone(), watched, reached, told })
+    }
+
+    /// What has happened since the last time, at most a page of it: what it leaves out is found by rules' own looks.
+    ///
+    /// # Errors
+    /// When the connection is lost, or the table is another by now.
+    pub async fn look(
+        &mut self,
+        listener: &mut Listener,
+    ) -> Result<Vec<Arc<Sighting>>, sqlx::Error> {
+        let now = clock::now();
+        let back = |from: Timestamp, by| from.checked_sub(by).unwrap_or(Timestamp::MIN);
+        let since = self.reached.map_or_else(|| back(now, QUICK), |at| back(at, LATEST));
+        let rows = listener.happened(&self.watched, since, PAGE).await?;
+        self.told.retain(|_, (at, _)| *at >= since);
+        let mut sightings = Vec::new();
+        for row in rows {
+            let as_told = (row.at, row.status.clone());
+            if self.told.get(&row.key) == Some(&as_told) {
+                continue;
+            }
+            self.told.insert(row.key.clone(), as_told);
+            // One moment that lies in the future is not to hide what happens until then.
+            self.reached = self.reached.max(Some(row.at.min(now)));
+            sightings.extend(Sighting::of(&self.config, row).map(Arc::new));
+        }
+        Ok(sightings)
+    }
+}
+
+/// Shows no value, which may say who somebody is.
+impl fmt::Debug for Sighting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sighting").field("event", &self.event).finish_non_exhaustive()
+    }
+}
+
+impl Sighting {
+    fn of(source: &SourceConfig, row: Happened) -> Option<Sighting> {
+        let event = source.events.get(&row.status)?.clone();
+        let values = source.values.iter().cloned().zip(&row.values);
+        let values = values.filter_map(|(name, value)| Some((name, value.clone()?))).collect();
+        Some(Sighting { source: source.name.clone(), event, values, row })
+    }
 }
 
 /// Something that has happened and was not worked off yet.
@@ -79,16 +161,21 @@ pub(super) enum SourceError {
 impl Sources {
     /// The sources of a configuration.
     pub fn new(config: &Config) -> Sources {
-        let listens = |rule: &Rule| {
-            let sources = config.sources.values();
-            let of_rule = sources
-                .filter(|source| source.events.values().any(|event| rule.events.contains(event)));
-            let sources: Vec<_> = of_rule
-                .map(|config| Source { config: config.clone(), state: Mutex::default() })
-                .collect();
+        let of_rule = |rule: &Rule| {
+            let heard = |source: &SourceConfig| {
+                let mut config = source.clone();
+                // Of what nobody listens to no row is read.
+                config.events.retain(|_, event| rule.events.contains(event));
+                (!config.events.is_empty()).then(|| Source { config, state: Mutex::default() })
+            };
+            let sources: Vec<_> = config.sources.values().filter_map(heard).collect();
             (!sources.is_empty()).then(|| (rule.name.clone(), sources))
         };
-        Sources(config.rules.values().filter_map(listens).collect())
+        Sources(config.rules.values().filter_map(of_rule).collect())
+    }
+
+    fn of(&self, rule: &Name) -> impl Iterator<Item = (usize, &Source)> {
+        self.0.get(rule).into_iter().flatten().enumerate()
     }
 
     /// What has happened that a rule has not worked off, oldest first: at most a page of each source. With
@@ -101,17 +188,29 @@ impl Sources {
         depth: Depth,
     ) -> (Vec<News>, Option<SourceError>) {
         let (mut news, mut failure) = (Vec::new(), None);
-        for (place, source) in self.0.get(&rule.name).into_iter().flatten().enumerate() {
-            match source.look(rule, stores, ledger, depth).await {
-                Ok(found) => news.extend(found.into_iter().map(|(row, values)| News {
-                    source: place,
-                    row,
-                    values,
-                })),
+        for (place, source) in self.of(&rule.name) {
+            let look = source.look((rule, place), stores, ledger, depth);
+            let looked = timeout(LOOK_WITHIN, look).await.unwrap_or_else(|_| {
+                let (store, doing) = (source.config.store.clone(), "looking for what has happened");
+                Err(StoreError::Slow { store, doing, within: LOOK_WITHIN }.into())
+            });
+            match looked {
+                Ok(found) => news.extend(found),
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
         (news, failure)
+    }
+
+    /// Of what was handed over, that which a rule listens to and has not worked off.
+    pub(super) async fn sighted(&self, rule: &Rule, sightings: &[Arc<Sighting>]) -> Vec<News> {
+        let mut news = Vec::with_capacity(sightings.len());
+        for (place, source) in self.of(&rule.name) {
+            let mut state = source.state.lock().await;
+            let own = sightings.iter().filter(|sighting| sighting.source == source.config.name);
+            news.extend(own.filter_map(|sighting| state.news(rule, place, sighting)));
+        }
+        news
     }
 
     /// Those of these that were not worked off since they were found.
@@ -132,10 +231,7 @@ impl Sources {
         let Some(sources) = self.0.get(rule) else { return };
         for News { source, row, .. } in news {
             let Some(source) = sources.get(*source) else { continue };
-            let mut state = source.state.lock().await;
-            // One moment that lies in the future is not to hide what happens until then.
-            state.reached = state.reached.max(Some(row.at.min(clock::now())));
-            state.seen.insert(row.key.clone(), (row.at, row.status.clone()));
+            source.state.lock().await.pass(row);
         }
     }
 
@@ -156,15 +252,14 @@ impl Sources {
 impl Source {
     async fn look(
         &self,
-        rule: &Rule,
+        (rule, place): (&Rule, usize),
         stores: &Stores,
         ledger: &Ledger,
         depth: Depth,
-    ) -> Result<Vec<(Happened, BTreeMap<String, String>)>, SourceError> {
+    ) -> Result<Vec<News>, SourceError> {
         let store = stores.get(&self.config.store, Access::ReadOnly)?;
         let tables = store.tables()?;
         let back = match depth {
-            Depth::Latest => LATEST,
             Depth::Quick => QUICK,
             Depth::Whole => SignedDuration::try_from(self.config.overlap).unwrap_or_default(),
         };
@@ -179,7 +274,7 @@ impl Source {
         };
         let mut since = reached.map(|at| at.checked_sub(back).unwrap_or(Timestamp::MIN));
         let mut limit = PAGE;
-        let mut news = Vec::new();
+        let (mut news, mut found) = (Vec::new(), HashSet::new());
         loop {
             let rows = match tables.happened(&watched, since, limit).await {
                 Ok(rows) => rows,
@@ -191,21 +286,11 @@ impl Source {
             };
             let is_all = rows.len() < limit as usize;
             let last = rows.last().map(|row| row.at);
-            let state = self.state.lock().await;
-            for row in rows {
-                let event = self.config.events.get(&row.status);
-                let is_meant = event.is_some_and(|event| rule.events.contains(event));
-                if !is_meant
-                    || state.has_seen(&row)
-                    || news.iter().any(|(known, _): &(Happened, _)| known.key == row.key)
-                {
-                    continue;
-                }
-                let values = self.config.values.iter().cloned().zip(&row.values);
-                let values: BTreeMap<_, _> =
-                    values.filter_map(|(name, value)| Some((name, value.clone()?))).collect();
-                news.push((row, values));
-            }
+            let mut state = self.state.lock().await;
+            // Pages overlap by rows of one moment.
+            let fresh = rows.into_iter().filter(|row| found.insert(row.key.clone()));
+            let sightings = fresh.filter_map(|row| Sighting::of(&self.config, row));
+            news.extend(sightings.filter_map(|sighting| state.news(rule, place, &sighting)));
             drop(state);
             if is_all || news.len() >= PAGE as usize {
                 break;
@@ -226,8 +311,12 @@ impl Source {
         let mut state = self.state.lock().await;
         if !state.is_loaded {
             let reached = ledger.source_reached(&rule.name, &self.config.name).await?;
-            // What happened long before anybody listened goes by its age.
+            // What happened long before anybody listened goes by its age. From when on somebody listens outlasts a restart:
+            // a rule may wait for days for its first approval.
             let now = clock::now();
+            if reached.is_none() {
+                ledger.set_source_reached(&rule.name, &self.config.name, now).await?;
+            }
             state.reached = Some(reached.unwrap_or(now).min(now));
             state.is_loaded = true;
         }
@@ -236,6 +325,39 @@ impl Source {
 }
 
 impl State {
+    /// What a row says to a rule; nothing where it was worked off, or names nothing that the rule could delete.
+    fn news(&mut self, rule: &Rule, place: usize, sighting: &Sighting) -> Option<News> {
+        let Sighting { event, row, values, .. } = sighting;
+        if self.has_seen(row) {
+            return None;
+        }
+        let values = values.iter().map(|(name, value)| (name.clone(), Value::Text(value.clone())));
+        let told = Told { id: None, name: event.clone(), values: values.collect() };
+        match told.heard_by([rule], String::new) {
+            Ok((event, _)) => Some(News { source: place, row: row.clone(), values: event.values }),
+            // Of each status there may be rows that mean none of the rule's records.
+            Err(EventError::Missing { .. }) => {
+                self.pass(row);
+                None
+            }
+            Err(error) => {
+                self.pass(row);
+                // Not for each row: an application may have many such.
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    tracing::warn!(rule = %rule.name, source = %sighting.source, %error, "a row names nothing that could be deleted; this is said once");
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes note that a row is done with.
+    fn pass(&mut self, row: &Happened) {
+        // One moment that lies in the future is not to hide what happens until then.
+        self.reached = self.reached.max(Some(row.at.min(clock::now())));
+        self.seen.insert(row.key.clone(), (row.at, row.status.clone()));
+    }
+
     fn has_seen(&self, row: &Happened) -> bool {
         let before = self.seen.get(&row.key);
         before.is_some_and(|(at, status)| *at == row.at && *status == row.status)

@@ -1,6 +1,7 @@
 //! What goes wrong with stores, in words that quote no data.
 
 use std::fmt;
+use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
@@ -164,6 +165,19 @@ pub enum StoreError {
         store: Name,
         /// The table.
         table: String,
+    },
+    /// It did not answer in time.
+    #[error(
+        "store `{store}`: {doing} was given up after {} s: does something lock the table, or does it lack an index?",
+        within.as_secs()
+    )]
+    Slow {
+        /// The store.
+        store: Name,
+        /// What was being done.
+        doing: &'static str,
+        /// How long was waited for it.
+        within: Duration,
     },
     /// Rows changed between looking and acting; try again.
     #[error("store `{store}`: rows changed while a batch was at work")]

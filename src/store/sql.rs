@@ -96,7 +96,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use sqlx::{AssertSqlSafe, MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
+use sqlx::{
+    Acquire, AssertSqlSafe, Connection, MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool,
+};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -139,6 +141,9 @@ pub(crate) use statement::Statement;
 
 /// How long a connection takes at most where all is well.
 const PROMPT: Duration = Duration::from_millis(300);
+
+/// How long a connection that hears notifications may take to say that it is there.
+const ALIVE: Duration = Duration::from_secs(5);
 
 /// What a connection is for. A read-only one cannot write, and the database itself sees to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -187,6 +192,19 @@ impl Listener {
         // One look answers them all.
         while self.0.next_buffered().is_some() {}
         Ok(())
+    }
+
+    /// Sees whether its connection is still there: one that a firewall forgot hears nothing and says nothing.
+    ///
+    /// # Errors
+    /// When it is not, or does not answer in time.
+    pub async fn ping(&mut self) -> Result<(), sqlx::Error> {
+        let ping = async { self.0.acquire().await?.ping().await };
+        timeout(ALIVE, ping).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    async fn fetch(&mut self, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
+        postgres::fetch(self.0.acquire().await?, statement).await
     }
 }
 
@@ -454,7 +472,9 @@ impl Database {
         let Database::Postgres(pool) = self else {
             return Err(sqlx::Error::Configuration("only PostgreSQL notifies".into()));
         };
-        let options = pool.connect_options().as_ref().clone();
+        // By this name an administrator tells it from those of the pool.
+        let options =
+            pool.connect_options().as_ref().clone().application_name("expunged, listening");
         let own = PgPoolOptions::new()
             .max_connections(1)
             .max_lifetime(None)

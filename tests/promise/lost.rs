@@ -1,12 +1,12 @@
 //! The table is the truth: whatever becomes of a notification, what it would have told is found.
 
-use crate::harness::poll;
+use crate::harness::{poll, says};
 use crate::house::House;
 use crate::support::{Pool, TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 /// Who listens.
 const LISTENERS: &str = "FROM pg_stat_activity WHERE datname = current_database() \
-                         AND query LIKE 'LISTEN%'";
+                         AND application_name = 'expunged, listening'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_that_nobody_is_told_of_is_found() {
@@ -128,4 +128,49 @@ async fn what_was_told_while_no_daemon_ran_is_found_at_its_start() {
         daemon.kill();
     }
     house.place.audit();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_posted_does_not_wait_for_a_table_that_is_locked() {
+    let house = House::on(fresh_mysql().await).await;
+    for key in ["posted", "told"] {
+        house.upload(key).await;
+    }
+    let mut daemon = house.place.start();
+    let ledger = house.place.ledger().await;
+    poll(&ledger, "SELECT count(*) FROM run WHERE state = 'done'", |runs| runs >= 3).await;
+    ledger.close().await;
+    let other = Pool::connect(&house.app.url).await;
+    let Pool::MySql(pool) = &other else { panic!("it is MariaDB") };
+    let mut locks = pool.acquire().await.unwrap();
+    sqlx::query("LOCK TABLES synthesis_jobs WRITE").execute(&mut *locks).await.unwrap();
+    let value = serde_json::json!({ "upload_key": "posted" });
+    assert_eq!(house.post("synthesis.finished", "1", &value), 202);
+    house.gone("posted").await;
+    house.assert_there("told").await;
+    sqlx::query("UNLOCK TABLES").execute(&mut *locks).await.unwrap();
+    drop(locks);
+    house.end("told", "finished").await;
+    house.gone("told").await;
+    house.settled(&mut daemon).await;
+    assert_eq!(daemon.stop().code(), Some(0));
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_names_no_file_is_said_once_and_in_nobodys_way() {
+    let house = House::new().await;
+    house.upload("good").await;
+    let mut daemon = house.place.start();
+    for key in ["2026/k1", "..", ""] {
+        house.app.execute(&format!("INSERT INTO synthesis_jobs (upload_key, status, finished_at) VALUES ('{key}', 'finished', clock_timestamp())")).await;
+    }
+    house.end("good", "finished").await;
+    house.gone("good").await;
+    let message = "a row names nothing that could be deleted; this is said once";
+    daemon.wait(message, |line| says(line, message) && line["rule"] == "face-photos");
+    house.settled(&mut daemon).await;
+    let times = daemon.text().matches("names nothing that could be deleted").count();
+    assert!(times <= 2, "once for each rule, not {times} times");
+    assert_eq!(daemon.stop().code(), Some(0));
 }

@@ -3,12 +3,12 @@
 
 use jiff::Timestamp;
 
-use super::Database;
 use super::catalogue::{Column, Shape, Table};
 use super::start::StartColumn;
 use super::statement::{Statement, Value};
 use super::target::{Mismatch, find};
 use super::window::{read_key, select_key};
+use super::{Database, Listener, Row};
 use crate::config::SourceConfig;
 use crate::types::Key;
 
@@ -78,34 +78,60 @@ pub(crate) async fn happened(
     since: Option<Timestamp>,
     limit: u32,
 ) -> Result<Vec<Happened>, sqlx::Error> {
-    let Watched { table, status, changed_at, values, words } = watched;
-    let mut s = Statement::new(table.dialect, "SELECT ");
-    select_key(&mut s, &table.key);
-    s.push(", ");
-    changed_at.micros(&mut s, "");
-    for column in std::iter::once(status).chain(values) {
-        s.push(", ").by_dialect("", "CAST(", "").name(&column.name);
-        s.by_dialect("::text", " AS CHAR)", "");
+    watched.read(&database.read(&watched.look(since, limit)).await?)
+}
+
+impl Listener {
+    /// The same on the connection that hears notifications: one of the pool would have to be waited for.
+    ///
+    /// # Errors
+    /// When the connection is lost, or the table is another by now.
+    pub async fn happened(
+        &mut self,
+        watched: &Watched,
+        since: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Happened>, sqlx::Error> {
+        watched.read(&self.fetch(&watched.look(Some(since), limit)).await?)
     }
-    s.push(" FROM ").table(table).push(" WHERE ");
-    s.by_dialect("", "CAST(", "").name(&status.name).by_dialect("::text", " AS CHAR)", "");
-    s.push(" IN (").separated(", ", words, |s, word| {
-        s.bind(Value::Text(word.clone()));
-    });
-    s.push(") AND ");
-    changed_at.is_since(&mut s, since.unwrap_or(Timestamp::UNIX_EPOCH));
-    s.push(" ORDER BY ").column(table, &changed_at.column.name);
-    s.push(" LIMIT ").bind(Value::Int(limit.into()));
-    let first = table.key.len();
-    let rows = database.read(&s).await?;
-    let read = |row: &super::Row| {
-        let at = row.int(first).and_then(|micros| changed_at.read_micros(micros));
-        let status = row.scalar_text(first + 1);
-        // What cannot be read says nothing.
-        let (Some(at), Some(status)) = (at, status) else { return Ok(None) };
-        let key = read_key(table.dialect, row, &table.key)?;
-        let values = (0..values.len()).map(|place| row.scalar_text(first + 2 + place)).collect();
-        Ok(Some(Happened { key, at, status, values }))
-    };
-    rows.iter().filter_map(|row| read(row).transpose()).collect()
+}
+
+impl Watched {
+    fn look(&self, since: Option<Timestamp>, limit: u32) -> Statement {
+        let Watched { table, status, changed_at, values, words } = self;
+        let mut s = Statement::new(table.dialect, "SELECT ");
+        select_key(&mut s, &table.key);
+        s.push(", ");
+        changed_at.micros(&mut s, "");
+        for column in std::iter::once(status).chain(values) {
+            s.push(", ").by_dialect("", "CAST(", "").name(&column.name);
+            s.by_dialect("::text", " AS CHAR)", "");
+        }
+        s.push(" FROM ").table(table).push(" WHERE ");
+        s.by_dialect("", "CAST(", "").name(&status.name).by_dialect("::text", " AS CHAR)", "");
+        s.push(" IN (").separated(", ", words, |s, word| {
+            s.bind(Value::Text(word.clone()));
+        });
+        s.push(") AND ");
+        changed_at.is_since(&mut s, since.unwrap_or(Timestamp::UNIX_EPOCH));
+        s.push(" ORDER BY ").column(table, &changed_at.column.name);
+        s.push(" LIMIT ").bind(Value::Int(limit.into()));
+        s
+    }
+
+    fn read(&self, rows: &[Row]) -> Result<Vec<Happened>, sqlx::Error> {
+        let Watched { table, changed_at, values, .. } = self;
+        let first = table.key.len();
+        let read = |row: &Row| {
+            let at = row.int(first).and_then(|micros| changed_at.read_micros(micros));
+            let status = row.scalar_text(first + 1);
+            // What cannot be read says nothing.
+            let (Some(at), Some(status)) = (at, status) else { return Ok(None) };
+            let key = read_key(table.dialect, row, &table.key)?;
+            let values =
+                (0..values.len()).map(|place| row.scalar_text(first + 2 + place)).collect();
+            Ok(Some(Happened { key, at, status, values }))
+        };
+        rows.iter().filter_map(|row| read(row).transpose()).collect()
+    }
 }
