@@ -11,7 +11,7 @@ use expunged::store::sql::{Access, SurveyDepth};
 use expunged::store::{Batch, Store, StoreError, Tables};
 
 use crate::common::*;
-use crate::support::{Kind, TestDatabase, fresh_postgres};
+use crate::support::{Kind, TestDatabase, fresh_postgres, fresh_sqlite};
 
 on_each_database! {
     errors_quote_no_data,
@@ -96,6 +96,25 @@ async fn errors_quote_no_data(database: TestDatabase) {
     fails(&store, &rule("people"), "a trigger refuses it").await;
     let people = "SELECT count(*) FROM people WHERE alias IN ('a', 'zoe-q@example.com')";
     assert_eq!(database.count(people).await, 2);
+}
+
+#[tokio::test]
+async fn what_sqlite_itself_has_rolled_back_costs_no_connection() {
+    let database = fresh_sqlite().await;
+    database
+        .execute(
+            "CREATE TABLE people (id integer PRIMARY KEY, at text);
+             INSERT INTO people VALUES (1, '2020-01-01 00:00:00');
+             CREATE TRIGGER refuses BEFORE DELETE ON people BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+        )
+        .await;
+    let store = open(&database, Access::ReadWrite);
+    // More often than a store has connections.
+    for _ in 0..4 {
+        fails(&store, &rule("people"), "a trigger refuses it").await;
+    }
+    database.execute("DROP TRIGGER refuses").await;
+    assert!(first_batch(&store, &rule("people")).await.unwrap().is_some());
 }
 
 async fn a_condition_that_names_no_column_is_told_plainly(database: TestDatabase) {
