@@ -5,6 +5,7 @@
 //! through sqlx's `Any` driver. All writing goes through [`Ledger::begin`].
 
 use std::fmt;
+use std::future::ready;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,10 +70,6 @@ pub use tombstones::{Tombstone, Tombstones};
 const MAX_CONNECTIONS: u32 = 8;
 /// How long one waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How often a transaction is begun again on a connection that is being rolled back, and after how long.
-const ATTEMPTS: u32 = 100;
-const ROLLED_BACK_IN: Duration = Duration::from_millis(10);
 
 /// A write transaction on the ledger. Dropped without [`commit`], it is rolled back.
 #[derive(Debug)]
@@ -168,16 +165,7 @@ impl Ledger {
             Place::Sqlite { .. } => ("BEGIN IMMEDIATE", self.turn().await),
             Place::Postgres { .. } => ("BEGIN ISOLATION LEVEL READ COMMITTED", None),
         };
-        let mut open = self.pool.begin_with(statement).await;
-        // A connection whose commit failed just now is given out while it is still being rolled back.
-        for _ in 0..ATTEMPTS {
-            if !matches!(open, Err(sqlx::Error::InvalidSavePointStatement)) {
-                break;
-            }
-            tokio::time::sleep(ROLLED_BACK_IN).await;
-            open = self.pool.begin_with(statement).await;
-        }
-        let open = open.doing("beginning a transaction")?;
+        let open = self.pool.begin_with(statement).await.doing("beginning a transaction")?;
         Ok(Transaction { open, _turn: turn })
     }
 
@@ -235,6 +223,9 @@ async fn pool(place: &Place, access: Access, size: u32) -> Result<AnyPool, Ledge
     let options = options.test_before_acquire(!is_sqlite);
     options
         .after_connect(move |connection, _| Box::pin(set_up(connection, is_sqlite, access)))
+        // What a full disk keeps from being committed is rolled back by SQLite itself. sqlx goes on counting
+        // it as open and never begins another on that connection, so that one is replaced.
+        .before_acquire(|connection, _| Box::pin(ready(Ok(!connection.is_in_transaction()))))
         .connect_with(place.options()?)
         .await
         .doing("connecting to it")

@@ -366,7 +366,10 @@ impl Store {
                 };
                 match self {
                     Store::Files(files) => {
-                        let mut each = |entry: files::Entry| judge(&entry.path, entry.start);
+                        let mut each = |entry: files::Entry| {
+                            let start = other.age.start(entry.modified, entry.identity.since);
+                            judge(&entry.path, start);
+                        };
                         files.in_order(&one, None, None, &mut each).await?.none(files.name())?;
                     }
                     Store::Objects(objects) => {

@@ -1,14 +1,24 @@
 //! A ledger that cannot grow any more, in the middle of a run: the run ends with what was done recorded,
-//! nothing goes unrecorded, and the next run settles what is open and finishes.
+//! nothing goes unrecorded, and the next run settles what is open and finishes. A daemon refuses events
+//! meanwhile, and takes them again once there is room.
 
 #![allow(clippy::unwrap_used, reason = "in helpers too, what fails to unwrap fails the test")]
 
-use std::process::Command;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
+use expunged::clock::Stopwatch;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "daemon/harness.rs"]
+mod harness;
 mod support;
+
+use harness::{Daemon, LIMIT, Place};
 use support::{TestDatabase, fresh_postgres};
 
 const DUE: i64 = 60_000;
@@ -47,6 +57,82 @@ async fn a_full_disk_loses_nothing_and_hides_nothing() {
         batches.as_array().unwrap().iter().map(|batch| batch["records"].as_i64().unwrap()).sum();
     assert_eq!(recorded, DUE, "every record is in the audit log, once");
     assert_eq!(expunged(&folder, &store, "audit verify", None).0, 0);
+}
+
+/// More failures than there are connections to the ledger.
+const REFUSED: usize = 25;
+
+#[tokio::test]
+async fn a_daemon_whose_disk_was_full_takes_events_again_once_there_is_room() {
+    let place = Place::new();
+    let uploads = place.path("uploads");
+    std::fs::create_dir_all(uploads.join("faces")).unwrap();
+    let photo = uploads.join("faces/k1");
+    std::fs::write(&photo, "a face").unwrap();
+    place.configure(&format!(
+        r#"
+        [store.uploads]
+        kind = "files"
+        root = "{}"
+        [rule.photos]
+        store = "uploads"
+        path = "faces/{{key}}"
+        on_event = "synthesis.finished"
+        max_age = "1 hour"
+        action = "delete"
+        mode = "enforce"
+        "#,
+        uploads.display()
+    ));
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
+    let whole = place.command(&["daemon"]);
+    limited.arg(whole.get_program()).args(whole.get_args());
+    limited.envs(whole.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut daemon = Daemon::new(limited.spawn().unwrap());
+    daemon.wait_for("ready");
+
+    limit_files(&daemon, Some(4_096));
+    for _ in 0..REFUSED {
+        let status = post(&place.path("api.sock"), "k1");
+        assert_eq!(status, 503, "a full disk makes nothing durable");
+    }
+    assert!(photo.exists());
+    limit_files(&daemon, None);
+    let status = post(&place.path("api.sock"), "k1");
+    assert_eq!(status, 202, "there is room again");
+    let watch = Stopwatch::start();
+    while photo.exists() {
+        daemon.drain();
+        assert!(watch.elapsed() < LIMIT, "the photo is still there:\n{}", daemon.text());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+/// How large each file may become, in bytes, that a daemon writes from now on.
+fn limit_files(daemon: &Daemon, most: Option<u64>) {
+    let daemon = Pid::from_raw(daemon.id().cast_signed());
+    let was = prlimit(daemon, Resource::Fsize, Rlimit { current: most, maximum: None }).unwrap();
+    assert_eq!(was.maximum, None, "it can be raised again");
+}
+
+/// Says that a synthesis is finished; gives the status of the answer.
+fn post(socket: &Path, key: &str) -> u16 {
+    let event = format!(r#"{{"event": "synthesis.finished", "values": {{"key": "{key}"}}}}"#);
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    write!(
+        stream,
+        "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Connection: close\r\nContent-Length: {}\r\n\r\n{event}",
+        event.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 fn folder() -> TempDir {

@@ -18,6 +18,8 @@ use crate::types::{Key, KeyValue, Name, TableName};
 pub struct PathTarget {
     paths: Paths,
     kept: Vec<Kept>,
+    /// Whether events say what goes, and age only what no event ever named.
+    by_event: bool,
     /// The placeholders whose values are told to recipients.
     told: Vec<String>,
 }
@@ -25,7 +27,8 @@ pub struct PathTarget {
 impl PathTarget {
     pub(super) fn new(rule: &Rule, paths: &Paths) -> PathTarget {
         let told = notice::told(&rule.tellings).into_iter().map(str::to_owned).collect();
-        PathTarget { paths: paths.clone(), kept: Vec::new(), told }
+        let by_event = !rule.events.is_empty();
+        PathTarget { paths: paths.clone(), kept: Vec::new(), by_event, told }
     }
 
     /// The templates.
@@ -75,6 +78,7 @@ impl PathTarget {
     pub(super) fn due(&self, bounds: Bounds) -> Arc<Search> {
         let limits = Limits { bounds, earliest: self.paths.earliest };
         let age = match &self.paths.start {
+            PathStart::Modified if self.by_event => Age::Uploaded(limits),
             PathStart::Modified => Age::Modified(limits),
             PathStart::Day(zone) => Age::Day(limits, zone.clone()),
         };
@@ -179,13 +183,13 @@ pub(super) fn explained(
     search: &Search,
     path: &[u8],
     version: Option<&str>,
-    modified: Option<Timestamp>,
+    start: Option<Timestamp>,
 ) -> Option<Explained> {
-    let (start, is_due, kept) = match search.judge(path, modified) {
+    let (start, is_due, kept) = match search.judge(path, start) {
         Verdict::Other => return None,
         Verdict::Young(start) => (Some(start), false, None),
         Verdict::Due(start) => (start, true, None),
-        Verdict::Kept(reason) => (modified, false, Some(reason)),
+        Verdict::Kept(reason) => (start, false, Some(reason)),
     };
     Some(Explained {
         key: key_of(path, version),
@@ -208,7 +212,7 @@ mod tests {
         let templates = ["faces/*", "thumbs/{key}/*"].map(|text| text.parse().unwrap()).to_vec();
         let earliest = jiff::civil::date(1970, 1, 2);
         let paths = Paths { templates, start: PathStart::Modified, earliest };
-        let target = PathTarget { paths, kept: Vec::new(), told: Vec::new() };
+        let target = PathTarget { paths, kept: Vec::new(), by_event: false, told: Vec::new() };
         let named = |key: &str| {
             target.named([&BTreeMap::from([("key".to_owned(), key.to_owned())])].into_iter())
         };

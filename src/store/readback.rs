@@ -113,7 +113,10 @@ impl Store {
                 Store::Files(_) if version.is_some() => None,
                 Store::Files(files) => {
                     let mut found = files.look(vec![path]).await?;
-                    found.pop().flatten().map(|entry| (entry.path, None, entry.modified))
+                    found.pop().flatten().map(|entry| {
+                        let start = search.age.start(entry.modified, entry.identity.since);
+                        (entry.path, None, start)
+                    })
                 }
                 Store::Objects(objects) => {
                     let is_named = version.is_some();
@@ -126,8 +129,8 @@ impl Store {
                 }
                 Store::Tables(_) => None,
             };
-            if let Some((path, version, modified)) = found {
-                return Ok(paths::explained(&search, &path, version.as_deref(), modified));
+            if let Some((path, version, start)) = found {
+                return Ok(paths::explained(&search, &path, version.as_deref(), start));
             }
         }
         Ok(None)

@@ -31,6 +31,9 @@ pub struct Search {
 pub enum Age {
     /// Since it was last modified.
     Modified(Limits),
+    /// Since it came: since it was made or last modified, whichever was first. Of an object, only the latter
+    /// is known.
+    Uploaded(Limits),
     /// Since the beginning of the day that its path names, in this zone. The day is over before it
     /// counts: retention begins with the first moment after it.
     Day(Limits, TimeZone),
@@ -45,6 +48,19 @@ pub struct Limits {
     pub bounds: Bounds,
     /// What starts before this day is a placeholder.
     pub earliest: Date,
+}
+
+impl Age {
+    /// The starting point of a file that was last modified at one moment and made at another.
+    ///
+    /// An upload is not put off by whoever writes a file again, or gives it a date of their own.
+    pub fn start(&self, modified: Option<Timestamp>, made: Option<Timestamp>) -> Option<Timestamp> {
+        let Age::Uploaded(Limits { bounds, earliest }) = self else { return modified };
+        let credible = first_credible(self, *earliest)..=bounds.now;
+        let known = [modified, made].into_iter().flatten().filter(|at| credible.contains(at));
+        // Where neither is credible, it stays for what is wrong with the first.
+        known.min().or(modified)
+    }
 }
 
 /// What a legal hold keeps.
@@ -136,23 +152,23 @@ impl Search {
         self.templates.iter().any(|template| template.means(path))
     }
 
-    /// Judges one file or object by its path and the moment it was last modified; `None` where that
-    /// cannot be read.
-    pub fn judge(&self, path: &[u8], modified: Option<Timestamp>) -> Verdict {
-        self.judge_by(path, || modified)
+    /// Judges one file or object by its path and its starting point by [`Age::start`]: of an object, the
+    /// moment it was last modified. `None` where that cannot be read.
+    pub fn judge(&self, path: &[u8], start: Option<Timestamp>) -> Verdict {
+        self.judge_by(path, || start)
     }
 
-    /// The same, where it costs something to find out when it was last modified: asked once for each
-    /// path that is meant, and for no other.
-    pub fn judge_by(&self, path: &[u8], modified: impl FnOnce() -> Option<Timestamp>) -> Verdict {
+    /// The same, where it costs something to find that out: asked once for each path that is meant, and
+    /// for no other.
+    pub fn judge_by(&self, path: &[u8], start: impl FnOnce() -> Option<Timestamp>) -> Verdict {
         let Some(first) = self.templates.iter().position(|template| template.means(path)) else {
             return Verdict::Other;
         };
         let meaning = &self.templates[first..];
-        let modified = modified();
+        let start = start();
         let (limits, start) = match &self.age {
             Age::Any => (None, None),
-            Age::Modified(limits) => (Some(limits), modified),
+            Age::Modified(limits) | Age::Uploaded(limits) => (Some(limits), start),
             Age::Day(limits, zone) => (Some(limits), latest_day_over(meaning, path, zone)),
         };
         if limits.is_some() && start.is_none() {
@@ -163,7 +179,7 @@ impl Search {
                 return Verdict::Kept(KeptReason::PlaceholderStartingPoint);
             }
             // A day that is not over yet is no mistake.
-            if start > bounds.now && matches!(self.age, Age::Modified(_)) {
+            if start > bounds.now && !matches!(self.age, Age::Day(..)) {
                 return Verdict::Kept(KeptReason::FutureStartingPoint);
             }
             if start >= bounds.cutoff {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::error::StoreError;
 use super::paths::{self, PathTarget, kept_by};
-use super::search::{Search, Verdict};
+use super::search::{Age, Search, Verdict};
 use super::sql::{Bounds, Fate};
 use super::{Batch, Store, Target, files, objects};
 use crate::hold::Holds;
@@ -49,7 +49,7 @@ impl PathsAgain {
     }
 }
 
-/// Files or objects that are there under paths of before, with when each was modified.
+/// Files or objects that are there under paths of before, each with its starting point.
 enum There {
     Files(Vec<files::Entry>),
     Objects(Vec<objects::Entry>),
@@ -120,8 +120,8 @@ impl Store {
         keys: &[Key],
     ) -> Result<Vec<(Key, Fate)>, StoreError> {
         let mut found = Vec::new();
-        let mut judge = |path: &[u8], version: Option<&str>, modified| {
-            let fate = match again.0.judge(path, modified) {
+        let mut judge = |path: &[u8], version: Option<&str>, start| {
+            let fate = match again.0.judge(path, start) {
                 Verdict::Due(_) => Fate::Goes,
                 Verdict::Kept(KeptReason::Held) => Fate::Held,
                 Verdict::Young(_) | Verdict::Kept(_) => Fate::Newer,
@@ -129,15 +129,15 @@ impl Store {
             };
             found.push((paths::key_of(path, version), fate));
         };
-        match self.there(keys).await? {
+        match self.there(keys, &again.0.age).await? {
             There::Files(entries) => {
                 for entry in &entries {
-                    judge(&entry.path, None, entry.modified);
+                    judge(&entry.path, None, entry.start);
                 }
             }
             There::Objects(entries) => {
                 for entry in &entries {
-                    judge(&entry.path, entry.version.as_deref(), entry.modified);
+                    judge(&entry.path, entry.version.as_deref(), entry.start);
                 }
             }
         }
@@ -150,7 +150,7 @@ impl Store {
     /// When the store cannot be asked.
     pub async fn present(&self, table: &str, keys: &[Key]) -> Result<u64, StoreError> {
         let Store::Tables(tables) = self else {
-            return Ok(match self.there(keys).await? {
+            return Ok(match self.there(keys, &Age::Any).await? {
                 There::Files(entries) => entries.len() as u64,
                 There::Objects(entries) => entries.len() as u64,
             });
@@ -168,7 +168,7 @@ impl Store {
     /// # Errors
     /// As for [`Store::paths_again`].
     pub async fn take_paths(&self, again: &PathsAgain, keys: &[Key]) -> Result<Batch, StoreError> {
-        Ok(match (self, self.there(keys).await?) {
+        Ok(match (self, self.there(keys, &again.0.age).await?) {
             (Store::Files(files), There::Files(entries)) => {
                 Batch::of_files(files, again.0.clone(), entries)
             }
@@ -179,14 +179,17 @@ impl Store {
         })
     }
 
-    async fn there(&self, keys: &[Key]) -> Result<There, StoreError> {
+    async fn there(&self, keys: &[Key], age: &Age) -> Result<There, StoreError> {
         // Several versions of an object have one path.
         let paths: BTreeSet<Vec<u8>> = keys.iter().filter_map(paths::path_of).collect();
         let paths = paths.into_iter();
         match self {
             Store::Files(files) => {
                 let found = files.look(paths.collect()).await?.into_iter().flatten();
-                let dated = |entry: files::Entry| files::Entry { start: entry.modified, ..entry };
+                let dated = |mut entry: files::Entry| {
+                    entry.start = age.start(entry.modified, entry.identity.since);
+                    entry
+                };
                 Ok(There::Files(found.map(dated).collect()))
             }
             Store::Objects(objects) => {

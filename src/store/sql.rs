@@ -316,12 +316,16 @@ fn begin_of_postgres(isolation: Isolation) -> &'static str {
     }
 }
 
-/// The beginning of a transaction that writes.
+/// The beginning of a transaction that writes. It does not wait for long for whoever changes a table, or waits to:
+/// of itself the server would have it wait a day, or a year.
 fn begin_of_mysql(isolation: Isolation) -> &'static str {
     match isolation {
-        Isolation::Usual => "START TRANSACTION",
+        Isolation::Usual => "SET SESSION lock_wait_timeout = 2; START TRANSACTION",
         // For this one transaction; the session keeps its own level.
-        Isolation::Steady => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION",
+        Isolation::Steady => {
+            "SET SESSION lock_wait_timeout = 2; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
+             START TRANSACTION"
+        }
     }
 }
 
@@ -442,7 +446,11 @@ impl Database {
             ),
             Database::Mysql(pool) => Transaction::Mysql(
                 pool.begin_with(match access {
-                    Access::ReadOnly => "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+                    // It holds nothing meanwhile that others need.
+                    Access::ReadOnly => {
+                        "SET SESSION lock_wait_timeout = 10; \
+                         START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+                    }
                     Access::ReadWrite => begin_of_mysql(isolation),
                 })
                 .await?,
@@ -602,7 +610,7 @@ impl Transaction {
     pub async fn commit(self) -> Result<(), sqlx::Error> {
         match self {
             Transaction::Postgres(tx) => tx.commit().await,
-            Transaction::Mysql(tx) => tx.commit().await,
+            Transaction::Mysql(tx) => mysql::commit(tx).await,
             Transaction::Sqlite(tx) => tx.commit().await,
         }
     }

@@ -299,7 +299,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    fn new(mut child: Child) -> Daemon {
+    pub(crate) fn new(mut child: Child) -> Daemon {
         let (sender, lines) = channel();
         let errors = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || {

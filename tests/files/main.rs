@@ -12,3 +12,4 @@ mod hostile;
 mod properties;
 mod speed;
 mod tree;
+mod uploads;

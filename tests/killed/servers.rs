@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use expunged::store::sql::{Access, Bounds, Interrupted, Resolution};
 use expunged::store::{Store, Tables};
+use sqlx::mysql::MySqlConnection;
+use sqlx::{Connection, Executor};
 
 use crate::harness::poll;
 use crate::house::{Act, House, kind_of};
@@ -82,6 +84,41 @@ async fn a_ledger_whose_server_crashes() {
     let server = Server::postgres().await;
     let ledger = fresh_postgres_on(&server.url()).await;
     crash_the_server(server, fresh_sqlite().await, Some(ledger), Act::Delete).await;
+}
+
+/// A backup keeps everybody from committing for as long as it reads its place in the log.
+#[tokio::test]
+async fn a_mariadb_whose_backup_keeps_all_from_committing_is_waited_for() {
+    let server = Server::mariadb().await;
+    let database = fresh_mysql_on(&server.url()).await;
+    let accounts = "CREATE TABLE accounts (id bigint PRIMARY KEY, email text, last_seen datetime);
+                    INSERT INTO accounts VALUES (1, 'a', '2020-01-01')";
+    database.execute(accounts).await;
+    let (rule, now) = (rule("action = \"delete\""), expunged::clock::now());
+    let (name, patience) = ("app".parse().unwrap(), Duration::from_secs(5));
+    let kind = expunged::rule::Dialect::Mysql;
+    let tables = Tables::open(name, kind, &database.url, Access::ReadWrite, patience).unwrap();
+    let store = Store::Tables(tables);
+    let target = store.target(&rule).await.unwrap();
+    let bounds = Bounds { cutoff: rule.cutoff(now), now };
+    let mut walk = store.walk(&target, bounds, 1, 1).unwrap();
+    let mut pace = walk.pace();
+    let taken = store.take(&target, bounds, &mut walk, &mut pace, &|_, _, _| None).await.unwrap();
+    let batch = taken.expect("there is a window");
+
+    let mut backup = MySqlConnection::connect(&database.url).await.unwrap();
+    backup.execute("FLUSH TABLES WITH READ LOCK").await.unwrap();
+    let backed_up = async {
+        // Longer than for any other lock.
+        let waits = "SELECT count(*) FROM information_schema.processlist \
+                     WHERE info = 'COMMIT' AND time_ms > 3000";
+        poll(&database.pool, waits, |waiting| waiting == 1).await;
+        backup.execute("UNLOCK TABLES").await.unwrap();
+    };
+    let (committed, ()) = tokio::join!(batch.commit(), backed_up);
+    committed.expect("it waits for the backup");
+    assert_eq!(database.count("SELECT count(*) FROM accounts").await, 0);
+    store.close().await;
 }
 
 /// A transaction that was not written out before its server crashed leaves its number to another one,

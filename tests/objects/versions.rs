@@ -1,6 +1,8 @@
 //! Buckets that keep versions, on moto: each version and each delete marker goes by itself, a marker only
 //! after what it hides, and what is locked stays.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use expunged::clock;
 use expunged::config::{Config, InputFile};
 use expunged::store::Store;
@@ -8,7 +10,7 @@ use expunged::store::objects::{Left, Objects};
 use expunged::store::sql::Bounds;
 use jiff::SignedDuration;
 
-use crate::house::{Moto, look, named, older, started_before, walked};
+use crate::house::{Act, Fake, Moto, look, named, older, open, settings, started_before, walked};
 
 async fn count(objects: &Objects) -> u64 {
     objects.survey(&older(&["**"], -1)).await.unwrap().total
@@ -77,6 +79,27 @@ async fn a_marker_stays_while_an_older_version_is_there() {
     );
     assert_eq!(server.kept().await, (1, 1));
     assert!(!server.has("faces/a").await, "it came back");
+}
+
+#[tokio::test]
+async fn a_marker_that_hides_nothing_goes_though_the_request_before_it_is_lost() {
+    let server = Moto::versioned().await;
+    server.put("faces/a").await;
+    let version = server.put("faces/b").await;
+    server.hide("faces/b").await;
+    server.remove("faces/b", &version).await;
+    assert_eq!(server.kept().await, (1, 1));
+    let posts = AtomicUsize::new(0);
+    let fake = Fake::before(&server.url, move |_, method, _| {
+        let is_first = method == "POST" && posts.fetch_add(1, Ordering::SeqCst) == 0;
+        if is_first { Act::Drop } else { Act::Pass }
+    });
+    let objects = open(settings(&fake.url, &server.bucket));
+    let search = older(&["faces/*"], -1);
+    let entries = walked(&objects, &search, 10).await;
+    let deleted = objects.delete(&search, entries).await.unwrap();
+    assert_eq!((deleted.gone, deleted.kept), (vec![0, 1], vec![]));
+    assert_eq!(server.kept().await, (0, 0));
 }
 
 #[tokio::test]

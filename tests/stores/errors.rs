@@ -11,7 +11,7 @@ use expunged::store::sql::{Access, SurveyDepth};
 use expunged::store::{Batch, Store, StoreError, Tables};
 
 use crate::common::*;
-use crate::support::{Kind, TestDatabase, fresh_postgres};
+use crate::support::{Kind, TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 on_each_database! {
     errors_quote_no_data,
@@ -98,6 +98,25 @@ async fn errors_quote_no_data(database: TestDatabase) {
     assert_eq!(database.count(people).await, 2);
 }
 
+#[tokio::test]
+async fn what_sqlite_itself_has_rolled_back_costs_no_connection() {
+    let database = fresh_sqlite().await;
+    database
+        .execute(
+            "CREATE TABLE people (id integer PRIMARY KEY, at text);
+             INSERT INTO people VALUES (1, '2020-01-01 00:00:00');
+             CREATE TRIGGER refuses BEFORE DELETE ON people BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+        )
+        .await;
+    let store = open(&database, Access::ReadWrite);
+    // More often than a store has connections.
+    for _ in 0..4 {
+        fails(&store, &rule("people"), "a trigger refuses it").await;
+    }
+    database.execute("DROP TRIGGER refuses").await;
+    assert!(first_batch(&store, &rule("people")).await.unwrap().is_some());
+}
+
 async fn a_condition_that_names_no_column_is_told_plainly(database: TestDatabase) {
     let at = moment_type(&database);
     database.execute(&format!("CREATE TABLE people (id integer PRIMARY KEY, at {at})")).await;
@@ -160,6 +179,46 @@ async fn a_deadlock_or_a_lock_that_others_hold_is_worth_another_try(database: Te
         database.count("SELECT count(*) FROM people WHERE n = 1").await,
         by_kind(&database, 2, 2, 1)
     );
+    let batch = first_batch(&store, &rule).await.unwrap().expect("there is a window");
+    assert_eq!(numbers(&batch.keys), [1, 2]);
+}
+
+/// Of itself, MariaDB waits a day for that, and MySQL a year.
+#[tokio::test]
+async fn a_table_that_others_change_is_not_waited_for_long_on_mysql() {
+    let database = fresh_mysql().await;
+    let table = "CREATE TABLE people (id integer PRIMARY KEY, at datetime);
+                 INSERT INTO people VALUES (1, '2020-01-01'), (2, '2020-01-01')";
+    database.execute(table).await;
+    let mut reader = Session::in_the_middle(&database, "SELECT count(*) FROM people").await;
+    let mut owner = Session::open(&database).await;
+    let changing =
+        tokio::spawn(async move { owner.execute("ALTER TABLE people ADD n integer").await });
+    let waits = "SELECT count(*) FROM information_schema.processlist \
+                 WHERE db = DATABASE() AND state = 'Waiting for table metadata lock'";
+    while database.count(waits).await == 0 {
+        tokio::task::yield_now().await;
+    }
+
+    let limit = Duration::from_secs(20);
+    for access in [Access::ReadOnly, Access::ReadWrite] {
+        let store = open(&database, access);
+        let target = store.target(&rule("people")).await.unwrap();
+        let look = store.survey(&target, bounds(), SurveyDepth::Due);
+        let looked = tokio::time::timeout(limit, look).await.expect("it hangs");
+        let error = looked.expect_err("others wait to change the table");
+        assert!(error.is_transient() && error.to_string().contains("Lock wait timeout"), "{error}");
+    }
+    let store = open(&database, Access::ReadWrite);
+    let rule = rule("people");
+    let watch = Stopwatch::start();
+    let taken = tokio::time::timeout(limit, first_batch(&store, &rule)).await.expect("it hangs");
+    let error = taken.err().expect("others wait to change the table");
+    assert!(error.is_transient(), "{error}");
+    assert!(watch.elapsed() < Duration::from_secs(8), "{:?}", watch.elapsed());
+
+    reader.execute("COMMIT").await;
+    changing.await.unwrap();
     let batch = first_batch(&store, &rule).await.unwrap().expect("there is a window");
     assert_eq!(numbers(&batch.keys), [1, 2]);
 }

@@ -322,7 +322,7 @@ pub(super) fn judge<'a>(
     let mut looked = None;
     let verdict = search.judge_by(path, || {
         let seen = *looked.insert(look());
-        seen.ok().and_then(|seen| seen.modified)
+        seen.ok().and_then(|seen| search.age.start(seen.modified, seen.identity.since))
     });
     match looked? {
         Ok(seen) if seen.kind == FileType::RegularFile => {

@@ -209,7 +209,10 @@ impl Objects {
                 Some(Some(why)) => deleted.kept.push((wanted.index, why.clone())),
             }
         }
-        sent?;
+        if sent.is_err() {
+            open.extend(free.into_iter().map(|(wanted, _)| wanted));
+            return sent;
+        }
         self.send(free, &mut HashMap::new(), open, deleted).await
     }
 

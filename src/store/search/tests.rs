@@ -49,6 +49,36 @@ fn age_decides_and_every_doubt_keeps() {
 }
 
 #[test]
+fn an_upload_counts_from_the_first_moment_that_is_credible() {
+    let (early, late) = (CUTOFF - 9, CUTOFF - 2);
+    let start = |age: Age, modified: Option<i64>, made: Option<i64>| {
+        age.start(modified.map(at), made.map(at)).map(Timestamp::as_second)
+    };
+    for (modified, made, expected) in [
+        (Some(late), Some(early), Some(early)),
+        (Some(early), Some(late), Some(early)),
+        (Some(NOW + 1), Some(late), Some(late)),
+        (Some(0), Some(late), Some(late)),
+        (None, Some(late), Some(late)),
+        (Some(late), Some(0), Some(late)),
+        (Some(late), None, Some(late)),
+        // Nothing is credible: it stays, and the reason is that of its own date.
+        (Some(NOW + 1), Some(NOW + 2), Some(NOW + 1)),
+        (Some(0), None, Some(0)),
+        (None, Some(0), None),
+    ] {
+        assert_eq!(start(Age::Uploaded(limits()), modified, made), expected);
+        assert_eq!(start(Age::Modified(limits()), modified, made), modified);
+    }
+    let search = search(&["faces/*"], Age::Uploaded(limits()), Vec::new());
+    assert_eq!(search.judge(b"faces/a", Some(at(late))), Verdict::Due(Some(at(late))));
+    let future = search.judge(b"faces/a", Some(at(NOW + 1)));
+    assert_eq!(future, Verdict::Kept(KeptReason::FutureStartingPoint));
+    let epoch = search.judge(b"faces/a", Some(at(0)));
+    assert_eq!(epoch, Verdict::Kept(KeptReason::PlaceholderStartingPoint));
+}
+
+#[test]
 fn only_what_is_meant_is_looked_at() {
     let search = search(&["faces/*"], Age::Modified(limits()), Vec::new());
     let verdict = search.judge_by(b"other", || panic!("nobody needs to know"));

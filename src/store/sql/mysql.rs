@@ -7,7 +7,10 @@ use std::time::Duration;
 use sqlx::mysql::{
     MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlPoolOptions, MySqlRow,
 };
-use sqlx::{Arguments, AssertSqlSafe, Column as _, Executor, MySqlPool, Row as _, TypeInfo};
+use sqlx::{
+    Arguments, AssertSqlSafe, Column as _, Executor, MySql, MySqlPool, Row as _, Transaction,
+    TypeInfo,
+};
 use tokio_stream::StreamExt;
 
 use crate::plan::OnDelete;
@@ -55,6 +58,12 @@ pub(super) fn pool(
         })
         // The server's own meaning of `||`, which is the one that an operator's condition was written in.
         .connect_lazy_with(MySqlConnectOptions::from_str(url)?.pipes_as_concat(false)))
+}
+
+/// Commits. A backup may keep everybody from that for a while, and what was announced is not given up for it.
+pub(super) async fn commit(mut tx: Transaction<'static, MySql>) -> Result<(), sqlx::Error> {
+    tx.execute("SET SESSION lock_wait_timeout = 60").await?;
+    tx.commit().await
 }
 
 run_statements!(MySqlConnection, MySqlArguments, unsigned: |value: u64| value, list: |list: Vec<String>| list.join(","));

@@ -1,6 +1,7 @@
 //! SQLite: connecting, binding and reading values, and the catalogue.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use sqlparser::tokenizer::{Token, Tokenizer};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePoolOptions, SqliteRow,
 };
-use sqlx::{Arguments, AssertSqlSafe, Executor, Row as _, SqlitePool, TypeInfo, ValueRef as _};
+use sqlx::{
+    Arguments, AssertSqlSafe, Connection, Executor, Row as _, SqlitePool, TypeInfo, ValueRef as _,
+};
 use tokio_stream::StreamExt;
 
 use crate::plan::OnDelete;
@@ -42,6 +45,9 @@ pub(super) fn pool(
         .max_connections(2)
         .acquire_timeout(connect_timeout)
         .idle_timeout(Duration::from_mins(1))
+        // sqlx goes on counting as open what SQLite itself has rolled back, for want of room, and never begins
+        // another transaction on that connection.
+        .before_acquire(|connection, _| Box::pin(ready(Ok(!connection.is_in_transaction()))))
         .connect_lazy_with(options))
 }
 
