@@ -23,7 +23,7 @@ use crate::clock::{self, Stopwatch};
 use crate::config::{Ack, Protocol, RecipientConfig};
 use crate::hold::Holds;
 use crate::ledger::{Answered, Ledger, LedgerError, Queued, RecipientLock};
-use crate::notice::{self, Answer, Message};
+use crate::notice::{self, Answer, Message, Order};
 use crate::recipient::{Recipient, Recipients};
 use crate::rule::Rule;
 use crate::types::Name;
@@ -312,13 +312,22 @@ impl<'a> Courier<'a> {
         }
     }
 
-    /// Lists go one after the other, and the next one only when the last is written down.
+    /// Lists go one after the other, and the next one only when the last is written down. It does not matter which rows of
+    /// a table go first, and one that a legal hold keeps may do so for long.
+    fn order(&self) -> Order {
+        match self.config.protocol {
+            _ if self.config.at_once == 1 => Order::Lanes,
+            Protocol::Sql(_) => Order::Free,
+            _ => Order::Lists,
+        }
+    }
+
     fn goes_in_order(&self) -> bool {
-        self.config.at_once > 1
+        self.order() == Order::Lists
     }
 
     fn most_under_way(&self) -> usize {
-        let is_careful = self.goes_in_order() || self.breaker.is_cautious();
+        let is_careful = self.config.at_once > 1 || self.breaker.is_cautious();
         if is_careful { 1 } else { self.config.concurrency }
     }
 
@@ -341,13 +350,13 @@ impl<'a> Courier<'a> {
         if !self.lock.is_held().await? {
             return Err(LedgerError::RecipientLockLost(self.name.clone()));
         }
-        let (ahead, in_order) = (self.ahead(), self.goes_in_order());
+        let ahead = self.ahead();
         if self.config.ack == Ack::Poll && self.reached == 0 {
             let asked = self.ledger.notices_to_ask_about(&self.name, ahead, now).await?;
             self.line_up(asked.into_iter().map(Errand::Ask));
         }
-        let after = if in_order { 0 } else { self.reached };
-        let told = self.ledger.queued_notices(&self.name, in_order, after, ahead, now).await?;
+        let after = if self.goes_in_order() { 0 } else { self.reached };
+        let told = self.ledger.queued_notices(&self.name, self.order(), after, ahead, now).await?;
         self.more = told.len() == ahead as usize;
         self.reached = told.last().map_or(self.reached, |last| last.seq);
         self.line_up(told.into_iter().map(Errand::Tell));
@@ -402,7 +411,7 @@ impl<'a> Courier<'a> {
             Ok((task, (errand, answer))) => {
                 self.tasks.remove(&task);
                 self.news = self.breaker.heed(&answer, now).or(self.news.take());
-                let waits = matches!(answer, Answer::Later { .. } | Answer::Gone);
+                let waits = matches!(answer, Answer::Later { is_down: true, .. } | Answer::Gone);
                 if waits && self.goes_in_order() && matches!(errand, Errand::Tell(_)) {
                     // The next one may not overtake it.
                     self.queue.clear();
