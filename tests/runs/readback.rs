@@ -161,6 +161,57 @@ async fn what_an_event_took_is_looked_for(store: TestDatabase, replica: TestData
     house.assert_log_is_sound().await;
 }
 
+const STAFF: &str = r#"
+[breakers]
+max_share = "100 %"
+
+[rule.staff]
+store = "app"
+table = "accounts"
+where = "status = 'staff'"
+starting_point = "last_seen_at"
+retention = "1 year"
+action = "anonymize"
+marker = "anonymized_at"
+mode = "enforce"
+[rule.staff.columns]
+email = "null"
+"#;
+
+/// A table that keeps its own history has as many due rows after a walk as before.
+#[tokio::test]
+async fn what_a_trigger_adds_is_counted_on_postgres() {
+    what_a_trigger_adds_is_counted(fresh_postgres().await).await;
+}
+
+#[tokio::test]
+async fn what_a_trigger_adds_is_counted_on_sqlite() {
+    what_a_trigger_adds_is_counted(fresh_sqlite().await).await;
+}
+
+async fn what_a_trigger_adds_is_counted(store: TestDatabase) {
+    let house = House::with(store, false, STAFF).await;
+    let keep = "INSERT INTO accounts (id, email, status, last_seen_at) \
+                VALUES (OLD.id + 10000, OLD.email, OLD.status, OLD.last_seen_at)";
+    let trigger = match house.store.kind {
+        Kind::Postgres => format!(
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {keep}; RETURN NULL; END $$; \
+             CREATE TRIGGER keep AFTER UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION keep()"
+        ),
+        _ => format!("CREATE TRIGGER keep AFTER UPDATE ON accounts BEGIN {keep}; END"),
+    };
+    house.store.execute(&trigger).await;
+    let run = house.run("staff").await;
+    assert!(run.records >= 10, "{run:?}");
+    let due = house.ids("status = 'staff' AND anonymized_at IS NULL").await;
+    assert_eq!((due, run.remaining), (10, Some(10)), "{run:?}");
+    let finished = house.events("run_finished").await;
+    assert!(
+        matches!(finished.last(), Some(Event::RunFinished { remaining: Some(10), .. })),
+        "{finished:?}"
+    );
+}
+
 async fn one_record_is_explained(house: House) {
     let rule = house.rule("inactive");
     let store = house.runner.stores.get(&rule.store, Access::ReadOnly).unwrap();
