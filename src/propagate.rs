@@ -27,6 +27,7 @@ use crate::notice::{self, Answer, Message, Order};
 use crate::recipient::{Recipient, Recipients};
 use crate::rule::Rule;
 use crate::types::Name;
+use crate::upkeep::{AGAIN, keep_up};
 
 pub mod pace;
 
@@ -69,12 +70,14 @@ impl Propagation {
         let mut couriers = JoinSet::new();
         for (_, recipient) in recipients.iter() {
             let (ledger, rules) = (ledger.clone(), rules.clone());
-            couriers.spawn(attend(
-                Teller { recipient: recipient.clone(), ledger, rules },
-                stop.clone(),
-            ));
+            let teller = Teller { recipient: recipient.clone(), ledger, rules };
+            let what = format!("telling {}", recipient.config.name);
+            let attend = move |stop| attend(teller.clone(), stop);
+            couriers.spawn(keep_up(what, AGAIN, stop.clone(), attend));
         }
-        couriers.spawn(watch_due_times(ledger.clone(), stop.clone()));
+        let (what, ledger) = ("looking for overdue notices".to_owned(), ledger.clone());
+        let watch = move |stop| watch_due_times(ledger.clone(), stop);
+        couriers.spawn(keep_up(what, AGAIN, stop.clone(), watch));
         Propagation { stop, couriers }
     }
 
@@ -304,8 +307,8 @@ impl<'a> Courier<'a> {
         };
         tokio::select! {
             Some(back) = self.under_way.join_next_with_id() => Woken::Back(back),
-            // A defect in it has been logged; what it was to write down is told again.
-            settled = settled => Woken::Settled(settled.unwrap_or_else(|_| Ok(Vec::new()))),
+            // A defect in it has been logged; what it was to write down is told again, by another courier.
+            settled = settled => Woken::Settled(settled.unwrap_or(Err(LedgerError::Unwritten))),
             () = told => Woken::Written,
             () = tokio::time::sleep(time) => Woken::Time,
             () = stop => Woken::Stop,
@@ -421,8 +424,13 @@ impl<'a> Courier<'a> {
             Err(error) => {
                 let Some((seq, id)) = self.tasks.remove(&error.id()) else { return };
                 tracing::error!(recipient = %self.name, %error, "telling a notice came to no end");
-                let why = "expunged failed while telling it: see its log".to_owned();
-                let answer = Answer::Later { after: None, why, is_down: false };
+                let later = |is_down| {
+                    let why = "expunged failed while telling it: see its log".to_owned();
+                    Answer::Later { after: None, why, is_down }
+                };
+                // It may have been the one by which a recipient in trouble is tried; and the others do not wait for it.
+                self.news = self.breaker.heed(&later(true), now).or(self.news.take());
+                let answer = later(false);
                 Answered { seq, id, answer, next_at: Some(now + SignedDuration::from_mins(5)) }
             }
         };
@@ -535,3 +543,6 @@ fn judge(
 fn chance() -> f64 {
     f64::from(u16::from_ne_bytes(clock::random_bytes())) / f64::from(u16::MAX)
 }
+
+#[cfg(test)]
+mod tests;
