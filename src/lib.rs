@@ -84,6 +84,7 @@
 //! | [`plan`] | what a rule would do now, with a reason for everything kept |
 //! | `fault` | points at which tests have the process die |
 //! | [`clock`] | the only reader of time and of randomness |
+//! | [`upkeep`] | tasks that go on for as long as the process: one that a defect ends is begun anew |
 //! | [`audit`] | entries, Merkle tree, signed checkpoint: functions over bytes |
 //! | [`transition`] | the legal transitions of a run and its batches |
 //! | [`keys`] | expunged's own secrets |
@@ -214,3 +215,4 @@ pub mod store;
 pub mod telemetry;
 pub mod transition;
 pub mod types;
+pub mod upkeep;

@@ -204,6 +204,17 @@ pub struct Message {
     pub about: Vec<Identities>,
 }
 
+/// Which notices to one recipient wait for others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// One goes after the other, and none before one that was put off because the recipient was in trouble.
+    Lists,
+    /// Of those of a lane, the earlier one goes first.
+    Lanes,
+    /// None waits for another.
+    Free,
+}
+
 /// What came of telling a recipient, or of asking how far it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {

@@ -23,10 +23,11 @@ use crate::clock::{self, Stopwatch};
 use crate::config::{Ack, Protocol, RecipientConfig};
 use crate::hold::Holds;
 use crate::ledger::{Answered, Ledger, LedgerError, Queued, RecipientLock};
-use crate::notice::{self, Answer, Message};
+use crate::notice::{self, Answer, Message, Order};
 use crate::recipient::{Recipient, Recipients};
 use crate::rule::Rule;
 use crate::types::Name;
+use crate::upkeep::{AGAIN, keep_up};
 
 pub mod pace;
 
@@ -69,12 +70,14 @@ impl Propagation {
         let mut couriers = JoinSet::new();
         for (_, recipient) in recipients.iter() {
             let (ledger, rules) = (ledger.clone(), rules.clone());
-            couriers.spawn(attend(
-                Teller { recipient: recipient.clone(), ledger, rules },
-                stop.clone(),
-            ));
+            let teller = Teller { recipient: recipient.clone(), ledger, rules };
+            let what = format!("telling {}", recipient.config.name);
+            let attend = move |stop| attend(teller.clone(), stop);
+            couriers.spawn(keep_up(what, AGAIN, stop.clone(), attend));
         }
-        couriers.spawn(watch_due_times(ledger.clone(), stop.clone()));
+        let (what, ledger) = ("looking for overdue notices".to_owned(), ledger.clone());
+        let watch = move |stop| watch_due_times(ledger.clone(), stop);
+        couriers.spawn(keep_up(what, AGAIN, stop.clone(), watch));
         Propagation { stop, couriers }
     }
 
@@ -304,21 +307,30 @@ impl<'a> Courier<'a> {
         };
         tokio::select! {
             Some(back) = self.under_way.join_next_with_id() => Woken::Back(back),
-            // A defect in it has been logged; what it was to write down is told again.
-            settled = settled => Woken::Settled(settled.unwrap_or_else(|_| Ok(Vec::new()))),
+            // A defect in it has been logged; what it was to write down is told again, by another courier.
+            settled = settled => Woken::Settled(settled.unwrap_or(Err(LedgerError::Unwritten))),
             () = told => Woken::Written,
             () = tokio::time::sleep(time) => Woken::Time,
             () = stop => Woken::Stop,
         }
     }
 
-    /// Lists go one after the other, and the next one only when the last is written down.
+    /// Lists go one after the other, and the next one only when the last is written down. It does not matter which rows of
+    /// a table go first, and one that a legal hold keeps may do so for long.
+    fn order(&self) -> Order {
+        match self.config.protocol {
+            _ if self.config.at_once == 1 => Order::Lanes,
+            Protocol::Sql(_) => Order::Free,
+            _ => Order::Lists,
+        }
+    }
+
     fn goes_in_order(&self) -> bool {
-        self.config.at_once > 1
+        self.order() == Order::Lists
     }
 
     fn most_under_way(&self) -> usize {
-        let is_careful = self.goes_in_order() || self.breaker.is_cautious();
+        let is_careful = self.config.at_once > 1 || self.breaker.is_cautious();
         if is_careful { 1 } else { self.config.concurrency }
     }
 
@@ -341,13 +353,13 @@ impl<'a> Courier<'a> {
         if !self.lock.is_held().await? {
             return Err(LedgerError::RecipientLockLost(self.name.clone()));
         }
-        let (ahead, in_order) = (self.ahead(), self.goes_in_order());
+        let ahead = self.ahead();
         if self.config.ack == Ack::Poll && self.reached == 0 {
             let asked = self.ledger.notices_to_ask_about(&self.name, ahead, now).await?;
             self.line_up(asked.into_iter().map(Errand::Ask));
         }
-        let after = if in_order { 0 } else { self.reached };
-        let told = self.ledger.queued_notices(&self.name, in_order, after, ahead, now).await?;
+        let after = if self.goes_in_order() { 0 } else { self.reached };
+        let told = self.ledger.queued_notices(&self.name, self.order(), after, ahead, now).await?;
         self.more = told.len() == ahead as usize;
         self.reached = told.last().map_or(self.reached, |last| last.seq);
         self.line_up(told.into_iter().map(Errand::Tell));
@@ -402,7 +414,7 @@ impl<'a> Courier<'a> {
             Ok((task, (errand, answer))) => {
                 self.tasks.remove(&task);
                 self.news = self.breaker.heed(&answer, now).or(self.news.take());
-                let waits = matches!(answer, Answer::Later { .. } | Answer::Gone);
+                let waits = matches!(answer, Answer::Later { is_down: true, .. } | Answer::Gone);
                 if waits && self.goes_in_order() && matches!(errand, Errand::Tell(_)) {
                     // The next one may not overtake it.
                     self.queue.clear();
@@ -412,8 +424,13 @@ impl<'a> Courier<'a> {
             Err(error) => {
                 let Some((seq, id)) = self.tasks.remove(&error.id()) else { return };
                 tracing::error!(recipient = %self.name, %error, "telling a notice came to no end");
-                let why = "expunged failed while telling it: see its log".to_owned();
-                let answer = Answer::Later { after: None, why, is_down: false };
+                let later = |is_down| {
+                    let why = "expunged failed while telling it: see its log".to_owned();
+                    Answer::Later { after: None, why, is_down }
+                };
+                // It may have been the one by which a recipient in trouble is tried; and the others do not wait for it.
+                self.news = self.breaker.heed(&later(true), now).or(self.news.take());
+                let answer = later(false);
                 Answered { seq, id, answer, next_at: Some(now + SignedDuration::from_mins(5)) }
             }
         };
@@ -526,3 +543,6 @@ fn judge(
 fn chance() -> f64 {
     f64::from(u16::from_ne_bytes(clock::random_bytes())) / f64::from(u16::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ use crate::residue::Change;
 use crate::run::Runner;
 use crate::store::Stores;
 use crate::types::Name;
+use crate::upkeep::{AGAIN, keep_up};
 
 /// How long after a ledger that failed is asked again.
 const LEDGER_AGAIN: Duration = Duration::from_secs(5);
@@ -43,9 +44,14 @@ impl Rotation {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for set in sets.values().filter(|set| !set.terms.is_declared) {
-            tasks.spawn(attend(runner.clone(), set.clone(), stop.clone()));
+            let what = format!("listing {}", set.name);
+            let (runner, set) = (runner.clone(), set.clone());
+            let attend = move |stop| attend(runner.clone(), set.clone(), stop);
+            tasks.spawn(keep_up(what, AGAIN, stop.clone(), attend));
         }
-        tasks.spawn(watch(runner.clone(), sets.clone(), stop.clone()));
+        let (runner, sets) = (runner.clone(), sets.clone());
+        let watch = move |stop| watch(runner.clone(), sets.clone(), stop);
+        tasks.spawn(keep_up("looking for restores".to_owned(), AGAIN, stop.clone(), watch));
         Rotation { stop, tasks }
     }
 

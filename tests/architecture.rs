@@ -24,6 +24,7 @@ const MODULES: &[&str] = &[
     "plan",
     "fault",
     "clock",
+    "upkeep",
     "audit",
     "transition",
     "keys",

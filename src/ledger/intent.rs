@@ -290,28 +290,27 @@ impl Ledger {
         Ok(batch)
     }
 
-    /// The batches of a run whose outcome is not recorded.
+    /// The batches of a run whose outcome is not recorded, in order. What they take is read of one at a time: it may be
+    /// millions of keys.
     ///
     /// # Errors
-    /// When the database does not answer, or an intent cannot be opened with this installation's
-    /// keys.
-    pub async fn open_batches(&self, run: &Run) -> Result<Vec<OpenBatch>, LedgerError> {
+    /// When the database does not answer.
+    pub async fn open_batches(&self, run: &Run) -> Result<Vec<Uuid>, LedgerError> {
         let mut tx = self.snapshot().await?;
         let rows = sqlx::query(
-            "SELECT id, transaction_id, intent FROM batch \
-             WHERE run_id = $1 AND state = 'intended' ORDER BY seq",
+            "SELECT id FROM batch WHERE run_id = $1 AND state = 'intended' ORDER BY seq",
         )
         .bind(run.id.to_string())
         .fetch_all(&mut *tx)
         .await
         .doing("reading open batches")?;
-        rows.iter().map(|row| self.open_intent(row)).collect()
+        rows.iter().map(|row| row.id("id")).collect()
     }
 
     /// One batch of a run, if its outcome is not recorded.
     ///
     /// # Errors
-    /// As for [`Ledger::open_batches`].
+    /// When the database does not answer, or the intent cannot be opened with this installation's keys.
     pub async fn open_batch(&self, run: &Run, id: Uuid) -> Result<Option<OpenBatch>, LedgerError> {
         let row = sqlx::query(
             "SELECT id, transaction_id, intent FROM batch \

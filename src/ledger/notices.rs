@@ -22,7 +22,7 @@ use crate::audit::{Commitments, Entry, Event};
 use crate::clock;
 use crate::fault;
 use crate::keys::Keys;
-use crate::notice::{self, About, Answer, Identities, Message, State, Step, Telling};
+use crate::notice::{self, About, Answer, Identities, Message, Order, State, Step, Telling};
 use crate::types::{Key, Name};
 
 mod desk;
@@ -225,34 +225,33 @@ fn place(id: Uuid, what: &str) -> String {
 impl Ledger {
     /// The notices to a recipient whose turn it is, after this place in the queue, in order, at most so many.
     ///
-    /// Where they go `in_order`, one after the other, these are the first that wait, up to one that was put off.
-    /// Otherwise only those are among them whose lane has no earlier one that waits.
-    ///
     /// # Errors
     /// When the database does not answer, or what is told cannot be opened.
     pub async fn queued_notices(
         &self,
         recipient: &Name,
-        in_order: bool,
+        order: Order,
         after: i64,
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<Queued>, LedgerError> {
-        const WHAT: &str = "SELECT seq, id, rule, run_id, created_at, due_at, attempts, job, sealed, next_at \
-                            FROM notice WHERE recipient = $1 AND state = 'pending' AND seq > $2";
-        const FIRST: &str = "AND next_at <= $4 AND seq = (SELECT min(seq) FROM notice AS first \
-                             WHERE first.recipient = $1 AND first.state = 'pending' AND first.lane = notice.lane)";
-        // Put together from constants.
-        let statement = if in_order {
-            format!("{WHAT} ORDER BY seq LIMIT $3")
-        } else {
-            format!("{WHAT} {FIRST} ORDER BY seq LIMIT $3")
+        let whose_turn = match order {
+            // Lists share a lane, which has no name; one that was put off for itself has left it.
+            Order::Lists => "(next_at <= $4 OR length(lane) = 0)",
+            Order::Lanes => {
+                "next_at <= $4 AND seq = (SELECT min(seq) FROM notice AS first \
+                 WHERE first.recipient = $1 AND first.state = 'pending' AND first.lane = notice.lane)"
+            }
+            Order::Free => "next_at <= $4",
         };
         let mut tx = self.snapshot().await?;
-        let query = sqlx::query(AssertSqlSafe(statement)).bind(recipient.as_str());
-        let query = query.bind(after).bind(i64::from(limit));
-        let query = if in_order { query } else { query.bind(to_text(now)) };
-        let rows = query.fetch_all(&mut *tx).await.doing("reading notices")?;
+        // Put together from constants.
+        let query = sqlx::query(AssertSqlSafe(format!(
+            "SELECT seq, id, rule, run_id, created_at, due_at, attempts, job, sealed, next_at FROM notice \
+             WHERE recipient = $1 AND state = 'pending' AND seq > $2 AND {whose_turn} ORDER BY seq LIMIT $3"
+        )));
+        let query = query.bind(recipient.as_str()).bind(after).bind(i64::from(limit));
+        let rows = query.bind(to_text(now)).fetch_all(&mut *tx).await.doing("reading notices")?;
         let mut queued = Vec::with_capacity(rows.len());
         for row in &rows {
             if row.optional_moment("next_at")?.is_some_and(|next_at| next_at > now) {
@@ -426,13 +425,17 @@ impl Ledger {
                 count(ended, failed);
                 return Ok(());
             }
-            Answer::Later { why, .. } => {
+            Answer::Later { why, is_down, .. } => {
+                // A list that is put off for itself leaves the lane of lists for one of its own, so that none waits for it.
                 sqlx::query(
-                    "UPDATE notice SET attempts = attempts + 1, next_at = $1, error = $2 \
-                     WHERE seq = $3 AND state IN ('pending', 'sent', 'accepted')",
+                    "UPDATE notice SET attempts = attempts + 1, next_at = $1, error = $2, \
+                                       lane = CASE WHEN $3 = 1 AND length(lane) = 0 THEN $4 ELSE lane END \
+                     WHERE seq = $5 AND state IN ('pending', 'sent', 'accepted')",
                 )
                 .bind(next_at)
                 .bind(why)
+                .bind(i64::from(!is_down))
+                .bind(one.id.as_bytes().as_slice())
                 .bind(seq)
                 .execute(&mut **tx)
                 .await

@@ -22,7 +22,7 @@ use crate::keys::Keys;
 use crate::ledger::{Finish, Gate, Intended, LedgerError, Outcome, RuleLock, Run};
 use crate::plan::{DependentRows, Verification};
 use crate::rule::{Rule, Why};
-use crate::store::sql::catalogue::{Column, ColumnKind};
+use crate::store::sql::catalogue::{Column, ColumnKind, SideEffects};
 use crate::store::sql::{Pace, WalkKind, Window};
 use crate::store::{Effected, Left, PathsAgain, StoreError, Target, Walk};
 use crate::types::Key;
@@ -314,8 +314,11 @@ impl Execution<'_> {
             if taken == 0 && !self.pacer.has_passed() {
                 break;
             }
-            // As many as were counted. Of a large table, counting again takes as long as a good part of the deletion.
-            if taken == due {
+            // As many as were counted. Of a large table, counting again takes as long as a good part of the deletion; but where
+            // triggers run, a record may have left another that is due.
+            let rows = self.prepared.target.rows();
+            let is_plain = rows.is_none_or(|rows| rows.table.side_effects == SideEffects::None);
+            if taken == due && is_plain {
                 self.seen = Some(0);
                 break;
             }

@@ -1,14 +1,17 @@
 //! Looking again after a run: that a statement succeeded is weak evidence.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::Prepared;
 use super::Runner;
 use crate::clock::{self, Stopwatch};
 use crate::plan::{Replica, Residue, Verification};
 use crate::rule::Rule;
-use crate::store::StoreError;
 use crate::store::sql::Bounds;
+use crate::store::{Store, StoreError, Target};
 use crate::types::Key;
 
 /// So many records are looked for, all of them where there are no more, otherwise a random sample.
@@ -20,9 +23,12 @@ const REPLICA_AGAIN: Duration = Duration::from_millis(200);
 
 /// Keys of records that were taken: all of the first, then each with the chance that makes a fair
 /// sample of all (Vitter, "Random Sampling with a Reservoir", 1985, algorithm R).
+///
+/// What events named went whatever its age, so that the run's cutoff would find none of it: the moment of taking stands
+/// with each of these.
 #[derive(Debug)]
 pub(super) struct Taken {
-    keys: Vec<Key>,
+    sample: Vec<(Option<Timestamp>, Key)>,
     seen: u64,
     random: u64,
 }
@@ -30,21 +36,49 @@ pub(super) struct Taken {
 impl Taken {
     pub(super) fn new() -> Taken {
         let random = u64::from_le_bytes(clock::random_bytes::<8>());
-        Taken { keys: Vec::new(), seen: 0, random }
+        Taken { sample: Vec::new(), seen: 0, random }
     }
 
-    pub(super) fn extend(&mut self, keys: &[Key]) {
+    /// Adds records; with the moment at which they were taken where events named them.
+    pub(super) fn extend(&mut self, keys: &[Key], named_at: Option<Timestamp>) {
         for key in keys {
             self.seen += 1;
-            if self.keys.len() < MOST {
-                self.keys.push(key.clone());
+            if self.sample.len() < MOST {
+                self.sample.push((named_at, key.clone()));
                 continue;
             }
             let place = usize::try_from(self.next() % self.seen).unwrap_or(usize::MAX);
-            if let Some(kept) = self.keys.get_mut(place) {
-                kept.clone_from(key);
+            if let Some(kept) = self.sample.get_mut(place) {
+                *kept = (named_at, key.clone());
             }
         }
+    }
+
+    /// How many of them are there as they were: with a starting point from before they were taken.
+    async fn present(
+        &self,
+        store: &Store,
+        target: &Target,
+        bounds: Bounds,
+    ) -> Result<u64, StoreError> {
+        let mut named = BTreeMap::<Timestamp, Vec<Key>>::new();
+        let mut by_age = Vec::new();
+        for (named_at, key) in &self.sample {
+            named_at.map_or(&mut by_age, |at| named.entry(at).or_default()).push(key.clone());
+        }
+        let mut present = store.still_there(target, bounds, &by_age).await?;
+        let before = |cutoff| Bounds { cutoff, ..bounds };
+        // Of many moments the last one finds whatever any would, and mostly that is nothing.
+        if let Some((last, _)) = named.last_key_value().filter(|_| named.len() > 1) {
+            let all: Vec<Key> = named.values().flatten().cloned().collect();
+            if store.still_there(target, before(*last), &all).await? == 0 {
+                return Ok(present);
+            }
+        }
+        for (at, keys) in &named {
+            present += store.still_there(target, before(*at), keys).await?;
+        }
+        Ok(present)
     }
 
     /// SplitMix64 (Steele, Lea and Flood, 2014): quick, and good enough to sample by.
@@ -71,18 +105,18 @@ impl Runner {
         let Prepared { store, target, bounds, .. } = prepared;
         let watch = Stopwatch::start();
         let left = || within.saturating_sub(watch.elapsed());
-        let looked = store.still_there(target, *bounds, &taken.keys);
+        let looked = taken.present(store, target, *bounds);
         let Ok(present) = tokio::time::timeout(left(), looked).await else { return Ok(None) };
         let present = present?;
         let (replica, present_on_replica) =
-            self.ask_replica(rule, *bounds, &taken.keys, left().min(REPLICA_WITHIN)).await.unzip();
+            self.ask_replica(rule, *bounds, taken, left().min(REPLICA_WITHIN)).await.unzip();
         let (residue, detail) = match tokio::time::timeout(left(), store.residue(target)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => (Residue::Unknown, error.to_string()),
             Err(_) => (Residue::Unknown, "it did not answer in time".to_owned()),
         };
         let seen = Verification {
-            checked: taken.keys.len() as u64,
+            checked: taken.sample.len() as u64,
             of: taken.seen,
             present,
             replica,
@@ -102,7 +136,7 @@ impl Runner {
         &self,
         rule: &Rule,
         bounds: Bounds,
-        keys: &[Key],
+        taken: &Taken,
         within: Duration,
     ) -> Option<(Replica, Option<u64>)> {
         let mut last = None;
@@ -111,7 +145,7 @@ impl Runner {
             // Its own catalogue: a replica may bear another name.
             let target = replica.target(rule).await?;
             loop {
-                let present = replica.still_there(&target, bounds, keys).await?;
+                let present = taken.present(&replica, &target, bounds).await?;
                 last = Some(present);
                 if present == 0 {
                     return Ok::<_, StoreError>(true);
@@ -147,16 +181,18 @@ mod tests {
     #[test]
     fn few_are_all_kept_and_of_many_a_fair_sample() {
         let mut taken = Taken::new();
-        taken.extend(&keys(0..100));
-        assert_eq!(taken.keys, keys(0..100));
-        taken.extend(&keys(100..100_000));
-        assert_eq!((taken.keys.len(), taken.seen), (MOST, 100_000));
-        let mut distinct = taken.keys.clone();
+        let kept = |taken: &Taken| taken.sample.iter().map(|(_, key)| key.clone()).collect();
+        taken.extend(&keys(0..100), None);
+        let mut distinct: Vec<Key> = kept(&taken);
+        assert_eq!(distinct, keys(0..100));
+        taken.extend(&keys(100..100_000), None);
+        assert_eq!((taken.sample.len(), taken.seen), (MOST, 100_000));
+        distinct = kept(&taken);
         distinct.sort();
         distinct.dedup();
         assert_eq!(distinct.len(), MOST);
         let late = keys(90_000..100_000);
-        let late = taken.keys.iter().filter(|key| late.binary_search(key).is_ok()).count();
+        let late = taken.sample.iter().filter(|(_, key)| late.binary_search(key).is_ok()).count();
         assert!(
             (700..1_300).contains(&late),
             "a tenth of the sample is from the last tenth: {late}"

@@ -8,7 +8,7 @@ use super::{RunError, Runner, attachments};
 use crate::audit::entry::{Cause, RunEnd};
 use crate::clock::Stopwatch;
 use crate::fault;
-use crate::ledger::{Finish, Intended, OpenBatch, Outcome, Request, Run};
+use crate::ledger::{Finish, Intended, Outcome, Request, Run};
 use crate::rule::Rule;
 use crate::store::sql::{Access, Interrupted, Resolution};
 
@@ -102,13 +102,11 @@ impl Runner {
             run.pseudonymized = rule.action.pseudonymized_columns();
             // What cannot have happened is damage: nothing is concluded from it.
             self.ledger.replay(&run).await?;
-            let open = self.ledger.open_batches(&run).await?;
-            let is_other =
-                |open: &OpenBatch| !run.can_be_resolved_by(rule, &open.intended.tellings);
-            if open.iter().any(is_other) {
-                return Err(RunError::RuleChanged { rule: rule.name.clone() });
-            }
-            for batch in open {
+            for id in self.ledger.open_batches(&run).await? {
+                let Some(batch) = self.ledger.open_batch(&run, id).await? else { continue };
+                if !run.can_be_resolved_by(rule, &batch.intended.tellings) {
+                    return Err(RunError::RuleChanged { rule: rule.name.clone() });
+                }
                 let (outcome, taken) =
                     self.resolve(rule, &run, batch.intended, batch.transaction_id).await?;
                 fault::point("recovery.resolved");

@@ -414,7 +414,7 @@ impl Execution<'_> {
         self.runner.sources.worked_off(&self.rule.name, news).await;
         let taken = known.taken.keys.len() as u64;
         self.lives_on.add(known.left);
-        self.taken.extend(&known.taken.keys);
+        self.taken.extend(&known.taken.keys, known.taken.by_event.then_some(known.at));
         self.records += taken;
         DependentRows::add(&mut self.dependents, &known.taken.dependents);
         if taken == 0 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
-use sqlx::sqlite::SqliteError;
+use sqlx::postgres::PgDatabaseError;
 
 use super::files::FilesError;
 use super::objects::ObjectsError;
@@ -198,10 +198,68 @@ fn list(mismatches: &[Mismatch]) -> String {
     mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
+/// The classes of SQLSTATE whose messages name servers, users, tables and columns, and no values (PostgreSQL, appendix A):
+/// features, connections, transactions, passwords, catalogues, names and rights, resources, limits, states, operators,
+/// the system, defects.
+const NAMING: [&str; 15] =
+    ["08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "F0", "XX"];
+
+/// The errors of MySQL and MariaDB whose messages do the same, each with the SQLSTATE that it has unless a trigger has made
+/// it up. A statement that does not parse (1064) is not among them: its message quotes it, and with it persons who are held.
+const NAMING_NUMBERS: [(u16, &str); 46] = [
+    (1016, "HY000"), // ER_CANT_OPEN_FILE
+    (1020, "HY000"), // ER_CHECKREAD
+    (1021, "HY000"), // ER_DISK_FULL
+    (1030, "HY000"), // ER_GET_ERRNO
+    (1036, "HY000"), // ER_OPEN_AS_READONLY
+    (1037, "HY001"), // ER_OUTOFMEMORY
+    (1038, "HY001"), // ER_OUT_OF_SORTMEMORY
+    (1040, "08004"), // ER_CON_COUNT_ERROR
+    (1041, "HY000"), // ER_OUT_OF_RESOURCES
+    (1044, "42000"), // ER_DBACCESS_DENIED_ERROR
+    (1045, "28000"), // ER_ACCESS_DENIED_ERROR
+    (1046, "3D000"), // ER_NO_DB_ERROR
+    (1047, "08S01"), // ER_UNKNOWN_COM_ERROR: a node of a cluster that is not ready
+    (1049, "42000"), // ER_BAD_DB_ERROR
+    (1052, "23000"), // ER_NON_UNIQ_ERROR
+    (1053, "08S01"), // ER_SERVER_SHUTDOWN
+    (1054, "42S22"), // ER_BAD_FIELD_ERROR
+    (1109, "42S02"), // ER_UNKNOWN_TABLE
+    (1114, "HY000"), // ER_RECORD_FILE_FULL
+    (1129, "HY000"), // ER_HOST_IS_BLOCKED
+    (1130, "HY000"), // ER_HOST_NOT_PRIVILEGED
+    (1142, "42000"), // ER_TABLEACCESS_DENIED_ERROR
+    (1143, "42000"), // ER_COLUMNACCESS_DENIED_ERROR
+    (1146, "42S02"), // ER_NO_SUCH_TABLE
+    (1159, "08S01"), // ER_NET_READ_INTERRUPTED
+    (1161, "08S01"), // ER_NET_WRITE_INTERRUPTED
+    (1194, "HY000"), // ER_CRASHED_ON_USAGE
+    (1203, "42000"), // ER_TOO_MANY_USER_CONNECTIONS
+    (1205, "HY000"), // ER_LOCK_WAIT_TIMEOUT
+    (1206, "HY000"), // ER_LOCK_TABLE_FULL
+    (1213, "40001"), // ER_LOCK_DEADLOCK
+    (1226, "42000"), // ER_USER_LIMIT_REACHED
+    (1227, "42000"), // ER_SPECIFIC_ACCESS_DENIED_ERROR
+    (1290, "HY000"), // ER_OPTION_PREVENTS_STATEMENT
+    (1305, "42000"), // ER_SP_DOES_NOT_EXIST
+    (1317, "70100"), // ER_QUERY_INTERRUPTED
+    (1356, "HY000"), // ER_VIEW_INVALID
+    (1370, "42000"), // ER_PROCACCESS_DENIED_ERROR
+    (1442, "HY000"), // ER_CANT_UPDATE_USED_TABLE_IN_SF_OR_TRG
+    (1449, "HY000"), // ER_NO_SUCH_USER
+    (1698, "28000"), // ER_ACCESS_DENIED_NO_PASSWORD_ERROR
+    (1792, "25006"), // ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION
+    (1820, "HY000"), // ER_MUST_CHANGE_PASSWORD
+    (1836, "HY000"), // ER_READ_ONLY_MODE
+    (1969, "70100"), // ER_STATEMENT_TIMEOUT (MariaDB)
+    (3024, "HY000"), // ER_QUERY_TIMEOUT (MySQL)
+];
+
 /// A database error in words that quote no data.
 ///
-/// Messages about values (SQLSTATE classes 22 and 23) quote them, those that a trigger raises
-/// (P0001, 45000) may, and all of them would carry personal data into logs; code and constraint say enough.
+/// Messages about values quote them, those that a trigger raises may, under whatever code its author has given them, and all
+/// of them would carry personal data into logs: so a message is shown where it is known to quote none, and otherwise the
+/// code alone.
 pub fn explain(error: &sqlx::Error) -> String {
     let Some(database) = error.as_database_error() else {
         return match error {
@@ -213,35 +271,50 @@ pub fn explain(error: &sqlx::Error) -> String {
         };
     };
     let code = database.code().unwrap_or_default().into_owned();
+    let class = code.get(..2).unwrap_or_default();
     let number = mysql_number(database);
-    // SQLite has numbers of its own, and its messages name columns, not values.
-    let is_state = code.len() == 5 && database.try_downcast_ref::<SqliteError>().is_none();
-    let class = if is_state { &code[..2] } else { "" };
-    // 1811 is SQLite's SQLITE_CONSTRAINT_TRIGGER.
-    let is_raised = if is_state {
-        code == "P0001" || code == "45000" || number == Some(1644)
-    } else {
-        code == "1811"
+    let postgres = database.try_downcast_ref::<PgDatabaseError>();
+    // What RAISE and SIGNAL say; 1811 is SQLite's SQLITE_CONSTRAINT_TRIGGER.
+    let is_raised = match (postgres, number) {
+        (Some(error), _) => error.routine() == Some("exec_stmt_raise"),
+        (None, Some(number)) => number == 1644 || code == "45000",
+        (None, None) => code == "1811",
     };
-    // 1366: a value that a column does not take, which MySQL files under no class.
-    if !is_raised && !["22", "23"].contains(&class) && number != Some(1366) {
+    let names = match (postgres, number) {
+        // Where a function puts a statement together, what stands for a name or a word may be a value.
+        (Some(error), _) if error.r#where().is_some() && ["42", "XX"].contains(&class) => false,
+        (Some(_), _) => NAMING.contains(&class),
+        // What refuses a connection may come without a state.
+        (None, Some(number)) => NAMING_NUMBERS
+            .iter()
+            .any(|(known, state)| *known == number && (code.is_empty() || code == *state)),
+        // SQLite's own messages name columns, not values.
+        (None, None) => true,
+    };
+    if names && !is_raised {
         return database.message().to_owned();
     }
     let constraint = database.constraint().map(|name| format!(", constraint {name}"));
     let table = database.table().map(|name| format!(", table {name}"));
-    let what = if database.is_foreign_key_violation() {
+    let what = if is_raised {
+        "a trigger refuses it, and what it says may quote data"
+    } else if database.is_foreign_key_violation() {
         "other rows point at the record"
     } else if database.is_unique_violation() {
         "the value exists already"
-    } else if is_raised {
-        "a trigger refuses it"
     } else if class == "23" {
         "a constraint refuses it"
-    } else {
+    } else if class == "22" || number == Some(1366) {
         "a value does not fit"
+    } else if number == Some(1064) {
+        "the server cannot read the statement: look at the rule's `where` and the predicates of legal holds"
+    } else {
+        "the database refuses it, and its message may quote data"
     };
+    let number = number.map(|number| format!(", error {number}"));
     format!(
-        "{what} (SQLSTATE {code}{}{})",
+        "{what} (SQLSTATE {code}{}{}{})",
+        number.unwrap_or_default(),
         table.unwrap_or_default(),
         constraint.unwrap_or_default()
     )

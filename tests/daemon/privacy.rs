@@ -20,9 +20,9 @@ async fn no_personal_data_is_written_down_anywhere() {
             Kind::MySql => "datetime(6)",
             Kind::Sqlite => "text",
         };
-        // `accounts` goes; of `kept`, nothing can, because other rows point at it.
+        // `accounts` goes; of `kept`, nothing can, because other rows point at it, and of `raised`, because a trigger says so.
         let mut sql = String::new();
-        for table in ["accounts", "kept"] {
+        for table in ["accounts", "kept", "raised"] {
             sql += &format!(
                 "CREATE TABLE {table} (email varchar(99) PRIMARY KEY, name varchar(99), last_seen {moment});
                  INSERT INTO {table} VALUES ('anna{MARK}', 'anna{MARK}', '2001-01-01 00:00:00'),
@@ -33,6 +33,22 @@ async fn no_personal_data_is_written_down_anywhere() {
             "CREATE TABLE pointing (email varchar(99), FOREIGN KEY (email) REFERENCES kept (email));
              INSERT INTO pointing VALUES ('anna{MARK}');"
         );
+        sql += match store.kind {
+            Kind::Postgres => {
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'user % stays', OLD.email USING ERRCODE = 'UE001'; END $$;
+                 CREATE TRIGGER refuse BEFORE DELETE ON raised FOR EACH ROW EXECUTE FUNCTION refuse();"
+            }
+            Kind::MySql => {
+                "CREATE TRIGGER refuse BEFORE DELETE ON raised FOR EACH ROW BEGIN
+                     DECLARE words varchar(99) DEFAULT CONCAT('user ', OLD.email, ' stays');
+                     SIGNAL SQLSTATE 'UE001' SET MYSQL_ERRNO = 5001, MESSAGE_TEXT = words; END;"
+            }
+            Kind::Sqlite => {
+                "CREATE TRIGGER refuse BEFORE DELETE ON raised
+                 BEGIN SELECT RAISE(ABORT, 'user ' || OLD.email || ' stays'); END;"
+            }
+        };
         if store.kind == Kind::Postgres {
             sql += "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS
                     $$ BEGIN RAISE NOTICE 'deleting %', OLD.email; RETURN OLD; END $$;
@@ -42,7 +58,10 @@ async fn no_personal_data_is_written_down_anywhere() {
         let name = format!("{:?}", store.kind).to_lowercase();
         text += &place.store(&name, store);
         text += &rule(&format!("{name}-gone"), &name, "continuous", "subject = \"name\"");
-        text += &rule(&format!("{name}-kept"), &name, "continuous", "").replace("accounts", "kept");
+        for table in ["kept", "raised"] {
+            let rule = rule(&format!("{name}-{table}"), &name, "continuous", "");
+            text += &rule.replace("accounts", table);
+        }
     }
     place.configure(&text);
     // Persons and predicates of legal holds are spelled out in statements.
@@ -61,7 +80,7 @@ async fn no_personal_data_is_written_down_anywhere() {
 
     let mut daemon = place.start();
     let mut over = 0;
-    while over < 6 {
+    while over < 9 {
         daemon.wait("the end of each rule's run", |line| {
             line["message"].as_str().is_some_and(|text| text.starts_with("the run"))
                 && line["rule"].is_string()
@@ -74,7 +93,10 @@ async fn no_personal_data_is_written_down_anywhere() {
     for store in &stores {
         let gone = "SELECT count(*) FROM accounts";
         assert_eq!(store.count(gone).await, 0, "{:?}\n{}", store.kind, daemon.text());
-        assert_eq!(store.count("SELECT count(*) FROM kept").await, 2, "{:?}", store.kind);
+        for table in ["kept", "raised"] {
+            let left = format!("SELECT count(*) FROM {table}");
+            assert_eq!(store.count(&left).await, 2, "{:?}", store.kind);
+        }
     }
     let log = daemon.text();
     assert!(log.contains("DEBUG") && log.contains("a batch is done"), "this is not all of it");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use expunged::config::Config;
 use expunged::keys::Keys;
 use expunged::ledger::{Answered, Ledger, Notice, NoticeFilter};
-use expunged::notice::{Answer, State};
+use expunged::notice::{Answer, Order, State};
 use expunged::types::Name;
 use serde_json::Value;
 
@@ -152,7 +152,7 @@ impl Place {
     pub(crate) async fn answer(&self, recipient: &str, answers: &[Answer]) {
         let (_, ledger) = self.open().await;
         let (recipient, now) = (name(recipient), expunged::clock::now());
-        let queued = ledger.queued_notices(&recipient, true, 0, 100, now).await.unwrap();
+        let queued = ledger.queued_notices(&recipient, Order::Lists, 0, 100, now).await.unwrap();
         assert!(queued.len() >= answers.len(), "{queued:?}");
         let answered = queued.iter().zip(answers).map(|(queued, answer)| Answered {
             seq: queued.seq,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use expunged::config::{ApiConfig, Secret, TcpConfig};
 use expunged::http::Api;
-use expunged::ledger::{Ledger, Notice};
-use expunged::notice::{Answer, State};
+use expunged::ledger::{Ledger, Notice, ReceiptReceived};
+use expunged::notice::{Answer, Receipt, State, Step};
 use expunged::recipient::Recipients;
 use expunged::recipient::webhook::{SigningKey, sign};
 use expunged::store::Stores;
@@ -178,6 +178,48 @@ async fn each_receipt_has_its_answer_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_receipt_has_its_answer_on_postgres() {
     each_receipt_has_its_answer(Place::postgres().await).await;
+}
+
+/// Receipts of OpenDSR have no id of their own: what says the same twice is the same, until the notice is told again.
+async fn what_is_said_of_another_attempt_is_no_replay(place: Place) {
+    place.says(&["run"]);
+    place.answer("ads", &vec![Answer::Sent { job: None }; 5]).await;
+    let notices = place.notices("ads").await;
+    let (_, ledger) = place.open().await;
+    let ads = "ads".parse().unwrap();
+    let refuse = async |notice: &Notice| {
+        let refusal = Receipt {
+            id: format!("{}:cancelled", notice.id),
+            notice: notice.id,
+            step: Step::Deny,
+            reason: Some("no".to_owned()),
+        };
+        ledger.receive_receipt(&ads, &refusal, expunged::clock::now()).await.unwrap()
+    };
+    let [first, other, ..] = &notices[..] else { panic!("{notices:?}") };
+    for notice in [first, other] {
+        assert_eq!(refuse(notice).await, ReceiptReceived::Heeded);
+        assert_eq!(refuse(notice).await, ReceiptReceived::Replayed);
+    }
+    place.says(&["notices", "retry", &first.id.to_string()]);
+    place.answer("ads", &[Answer::Sent { job: None }]).await;
+    assert_eq!(place.state(first.id).await, State::Sent);
+    assert_eq!(refuse(first).await, ReceiptReceived::Heeded);
+    assert_eq!(place.state(first.id).await, State::Denied);
+    for notice in [first, other] {
+        assert_eq!(refuse(notice).await, ReceiptReceived::Replayed);
+    }
+    ledger.close().await;
+}
+
+#[tokio::test]
+async fn what_is_said_of_another_attempt_is_no_replay_on_sqlite() {
+    what_is_said_of_another_attempt_is_no_replay(Place::sqlite().await).await;
+}
+
+#[tokio::test]
+async fn what_is_said_of_another_attempt_is_no_replay_on_postgres() {
+    what_is_said_of_another_attempt_is_no_replay(Place::postgres().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

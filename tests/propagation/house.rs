@@ -53,6 +53,25 @@ impl House {
         self.recipients.push(name.to_owned());
     }
 
+    /// A recipient that is a table of a store of its own, with `people` who each have a row there.
+    pub(crate) async fn table(&mut self, name: &str, people: u32, more: &str) -> TestDatabase {
+        let table = fresh_sqlite().await;
+        let fill = format!(
+            "CREATE TABLE visits (n integer PRIMARY KEY, who integer);
+             WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {people})
+             INSERT INTO visits SELECT n, n FROM n"
+        );
+        table.execute(&fill).await;
+        self.text += &self.place.store(name, &table);
+        let _ = writeln!(
+            self.text,
+            "[recipient.{name}]\nprotocol = \"sql\"\nstore = \"{name}\"\ntable = \"visits\"\n\
+             columns = {{ id = \"who\" }}\n{more}"
+        );
+        self.recipients.push(name.to_owned());
+        table
+    }
+
     /// Writes the configuration: all that is due goes at once, and each recipient is told of each record by its id.
     pub(crate) fn configure(&self) {
         let mut rule = crate::harness::rule("people", "app", "continuous", "");

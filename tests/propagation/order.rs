@@ -56,6 +56,42 @@ async fn lists_wait_for_the_one_before_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_pass_one_that_is_put_off_for_itself() {
+    // It is well, and does not take the first list just yet.
+    let lists = Receiver::new(|told| match (told.subjects[0]["id"].as_str(), told.time) {
+        ("1", 1) => Act::Answer(425),
+        _ => Act::Answer(200),
+    });
+    let mut house = House::new(40).await;
+    house.recipient("lists", &lists, "at_once = 10\nretries = [\"3 seconds\"]");
+    house.configure();
+    let daemon = house.place.start();
+    house.until("lists", "completed", 4).await;
+    let order: Vec<_> = lists.told().iter().map(|told| told.subjects[0]["id"].clone()).collect();
+    assert_eq!(order, ["1", "11", "21", "31", "1"]);
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_who_is_held_in_a_table_keeps_nobody_else_waiting() {
+    for ledger in [Kind::Sqlite, Kind::Postgres] {
+        let mut house = House::with(Kind::Sqlite, ledger, 40).await;
+        let visits = house.table("warehouse", 40, "at_once = 10").await;
+        house.configure();
+        let hold = ["hold", "place", "--authority", "a court", "--reference", "1"];
+        let what = ["--store", "warehouse", "--table", "visits", "--where", "who = 3"];
+        let placed = house.place.run(&[&hold[..], &what].concat());
+        assert!(placed.status.success(), "{placed:?}");
+        let daemon = house.place.start();
+        house.until("warehouse", "completed", 3).await;
+        house.until("warehouse", "pending", 1).await;
+        // Of the list that names the person, too, the others' rows are gone.
+        assert_eq!(visits.count("SELECT sum(who) FROM visits").await, 3);
+        assert_eq!(daemon.stop().code(), Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_told_of_one_person_keeps_its_order() {
     // Of two notices about the same person each fails once; those about others go on meanwhile.
     let ads = Receiver::new(|told| match (told.subjects[0]["subject"].as_str(), told.time) {

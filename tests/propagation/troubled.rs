@@ -98,3 +98,15 @@ async fn who_wants_nothing_more_is_told_nothing_more_until_somebody_has_looked()
     house.until("ads", "completed", i64::from(PEOPLE)).await;
     assert_eq!(daemon.stop().code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_defect_while_answers_are_written_down_keeps_no_notice_from_its_end() {
+    let ads = Receiver::well();
+    let mut house = House::new(5).await;
+    house.recipient("ads", &ads, "");
+    house.configure();
+    house.place.environment.push(("FAILPOINTS".into(), "notices.settling=1*panic".into()));
+    let daemon = house.place.start();
+    house.until("ads", "completed", 5).await;
+    assert_eq!(daemon.stop().code(), Some(0));
+}

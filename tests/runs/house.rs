@@ -185,6 +185,23 @@ impl House {
         assert!(!text.contains("example.org") && !text.contains("Person"), "{text}");
     }
 
+    /// Has a trigger put an account back when it goes. On MySQL none can: there it may not write to its own table.
+    pub(crate) async fn revive(&self, id: u32) {
+        let again = "INSERT INTO accounts (id, status, last_seen_at) VALUES (OLD.id, 'user', OLD.last_seen_at)";
+        let trigger = match self.store.kind {
+            Kind::Postgres => format!(
+                "CREATE FUNCTION revive() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN IF OLD.id = {id} THEN {again}; END IF; RETURN NULL; END $$; \
+                 CREATE TRIGGER revive AFTER DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION revive()"
+            ),
+            Kind::Sqlite => format!(
+                "CREATE TRIGGER revive AFTER DELETE ON accounts WHEN OLD.id = {id} BEGIN {again}; END"
+            ),
+            Kind::MySql => unreachable!("no trigger there can do it"),
+        };
+        self.store.execute(&trigger).await;
+    }
+
     /// Multiplies what there is: 1,000 rows more each time, 490 of them due.
     pub(crate) async fn copy(&self, times: u32) {
         for copy in 1..=times {

@@ -5,12 +5,13 @@ use expunged::audit::record::show;
 use expunged::audit::{Entry, Event};
 use expunged::certificate::{CertificateError, issue};
 use expunged::clock;
+use expunged::event::Occurrence;
 use expunged::plan::{KeptReason, Replica, Residue};
 use expunged::run::RunState;
 use expunged::store::sql::{Access, Bounds, Explained};
 
 use crate::house::{House, RULES};
-use crate::support::{Kind, fresh_mysql, fresh_postgres, fresh_sqlite};
+use crate::support::{Kind, TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 on_each_database! {
     what_was_taken_is_looked_for_again_and_certified
@@ -73,22 +74,7 @@ async fn what_comes_back_is_found_and_not_certified_on_sqlite() {
 }
 
 async fn what_comes_back_is_found(house: House) {
-    let again =
-        "INSERT INTO accounts (id, status, last_seen_at) VALUES (OLD.id, 'user', OLD.last_seen_at)";
-    house
-        .store
-        .execute(&match house.store.kind {
-            Kind::Postgres => format!(
-                "CREATE FUNCTION revive() RETURNS trigger LANGUAGE plpgsql AS \
-                 $$ BEGIN IF OLD.id = 77 THEN {again}; END IF; RETURN NULL; END $$; \
-                 CREATE TRIGGER revive AFTER DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION revive()"
-            ),
-            Kind::Sqlite => format!(
-                "CREATE TRIGGER revive AFTER DELETE ON accounts WHEN OLD.id = 77 BEGIN {again}; END"
-            ),
-            Kind::MySql => unreachable!("no trigger there can do it"),
-        })
-        .await;
+    house.revive(77).await;
     let run = house.run("inactive").await;
     assert_eq!(run.state, RunState::Failed);
     let seen = run.verification.unwrap();
@@ -104,6 +90,126 @@ async fn what_comes_back_is_found(house: House) {
         Some(Event::RunFinished { reason: Some(reason), .. })
             if reason.as_str() == "records that were reported gone are still there"));
     house.assert_log_is_sound().await;
+}
+
+const UPON_AN_EVENT: &str = r#"
+[rule.closed]
+store = "app"
+table = "accounts"
+where = "id > 3000"
+on_event = "account.closed"
+match = { id = "id" }
+starting_point = "last_seen_at"
+max_age = "9 years"
+action = "delete"
+mode = "enforce"
+"#;
+
+/// What events name is younger than the retention of its rule: it is looked for all the same, and on the replica.
+#[tokio::test]
+async fn what_an_event_took_and_comes_back_is_found_on_postgres() {
+    what_an_event_took_is_looked_for(fresh_postgres().await, fresh_postgres().await).await;
+}
+
+#[tokio::test]
+async fn what_an_event_took_and_comes_back_is_found_on_mysql() {
+    what_an_event_took_is_looked_for(fresh_mysql().await, fresh_mysql().await).await;
+}
+
+#[tokio::test]
+async fn what_an_event_took_and_comes_back_is_found_on_sqlite() {
+    what_an_event_took_is_looked_for(fresh_sqlite().await, fresh_sqlite().await).await;
+}
+
+async fn what_an_event_took_is_looked_for(store: TestDatabase, replica: TestDatabase) {
+    let kind = store.kind;
+    let house = House::with_replica(store, &replica, UPON_AN_EVENT).await;
+    let begin = async |id: u32| {
+        let add = format!(
+            "INSERT INTO accounts (id, status, last_seen_at) VALUES ({id}, 'user', '2026-11-02 12:00:00')"
+        );
+        house.store.execute(&add).await;
+        replica.execute(&add).await;
+        let event = Occurrence {
+            id: format!("closed-{id}"),
+            name: "account.closed".parse().unwrap(),
+            values: [("id".to_owned(), id.to_string())].into(),
+        };
+        let rules = vec!["closed".parse().unwrap()];
+        house.runner.ledger.receive(&[(event, rules)], clock::now()).await.unwrap();
+    };
+    begin(3001).await;
+    let done = house.run("closed").await;
+    assert_eq!((done.state, done.records), (RunState::Done, 1), "{done:?}");
+    let seen = done.verification.unwrap();
+    assert_eq!((seen.checked, seen.present), (1, 0));
+    // The replica does not follow.
+    assert_eq!((seen.replica, seen.present_on_replica), (Some(Replica::Behind), Some(1)));
+
+    if kind == Kind::MySql {
+        // No trigger there can put it back.
+        return;
+    }
+    house.revive(3002).await;
+    begin(3002).await;
+    begin(3003).await;
+    let failed = house.run("closed").await;
+    assert_eq!((failed.state, failed.records), (RunState::Failed, 2), "{failed:?}");
+    let seen = failed.verification.unwrap();
+    assert_eq!((seen.checked, seen.present), (2, 1));
+    assert!(failed.error.unwrap().contains("look for what puts them back"));
+    house.assert_log_is_sound().await;
+}
+
+const STAFF: &str = r#"
+[breakers]
+max_share = "100 %"
+
+[rule.staff]
+store = "app"
+table = "accounts"
+where = "status = 'staff'"
+starting_point = "last_seen_at"
+retention = "1 year"
+action = "anonymize"
+marker = "anonymized_at"
+mode = "enforce"
+[rule.staff.columns]
+email = "null"
+"#;
+
+/// A table that keeps its own history has as many due rows after a walk as before.
+#[tokio::test]
+async fn what_a_trigger_adds_is_counted_on_postgres() {
+    what_a_trigger_adds_is_counted(fresh_postgres().await).await;
+}
+
+#[tokio::test]
+async fn what_a_trigger_adds_is_counted_on_sqlite() {
+    what_a_trigger_adds_is_counted(fresh_sqlite().await).await;
+}
+
+async fn what_a_trigger_adds_is_counted(store: TestDatabase) {
+    let house = House::with(store, false, STAFF).await;
+    let keep = "INSERT INTO accounts (id, email, status, last_seen_at) \
+                VALUES (OLD.id + 10000, OLD.email, OLD.status, OLD.last_seen_at)";
+    let trigger = match house.store.kind {
+        Kind::Postgres => format!(
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {keep}; RETURN NULL; END $$; \
+             CREATE TRIGGER keep AFTER UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION keep()"
+        ),
+        _ => format!("CREATE TRIGGER keep AFTER UPDATE ON accounts BEGIN {keep}; END"),
+    };
+    house.store.execute(&trigger).await;
+    let run = house.run("staff").await;
+    assert!(run.records >= 10, "{run:?}");
+    let due = house.ids("status = 'staff' AND anonymized_at IS NULL").await;
+    assert_eq!((due, run.remaining), (10, Some(10)), "{run:?}");
+    let finished = house.events("run_finished").await;
+    assert!(
+        matches!(finished.last(), Some(Event::RunFinished { remaining: Some(10), .. })),
+        "{finished:?}"
+    );
 }
 
 async fn one_record_is_explained(house: House) {
@@ -175,11 +281,7 @@ async fn a_replica_that_cannot_be_asked_hides_nothing() {
     assert_eq!((seen.present, seen.replica), (0, Some(Replica::NotAsked)));
     refused_for(&house, done.run, "replica could not be asked").await;
 
-    let revive = "CREATE FUNCTION revive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF OLD.id = 77 THEN \
-                  INSERT INTO accounts (id, status, last_seen_at) VALUES (OLD.id, 'user', OLD.last_seen_at); \
-                  END IF; RETURN NULL; END $$; \
-                  CREATE TRIGGER revive AFTER DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION revive()";
-    house.store.execute(revive).await;
+    house.revive(77).await;
     let run = house.run("inactive").await;
     assert_eq!(run.state, RunState::Failed, "{run:?}");
     let seen = run.verification.unwrap();

@@ -31,6 +31,12 @@ async fn first_batch(store: &Store, rule: &Rule) -> Result<Option<Batch>, StoreE
 
 /// Takes a first batch, which must fail for this reason and without a word about Zoe.
 async fn fails(store: &Store, rule: &Rule, reason: &str) {
+    let words = said_by(store, rule, false).await;
+    assert!(words.contains(reason), "{words}");
+}
+
+/// What is said where taking a first batch fails.
+async fn said_by(store: &Store, rule: &Rule, is_transient: bool) -> String {
     let error = first_batch(store, rule).await.err().expect("it must fail");
     let mut words = format!("{error} {error:?} {error:#?}");
     let mut source = error.source();
@@ -38,11 +44,12 @@ async fn fails(store: &Store, rule: &Rule, reason: &str) {
         words.push_str(&format!(" {cause} {cause:?}"));
         source = cause.source();
     }
-    assert!(words.contains("store `app`: ") && words.contains(reason), "{words}");
+    assert!(words.contains("store `app`: "), "{words}");
     for secret in ["zoe-q", "example.com"] {
         assert!(!words.contains(secret), "{words}");
     }
-    assert!(!error.is_transient(), "{words}");
+    assert_eq!(error.is_transient(), is_transient, "{words}");
+    words
 }
 
 async fn errors_quote_no_data(database: TestDatabase) {
@@ -94,6 +101,37 @@ async fn errors_quote_no_data(database: TestDatabase) {
     );
     database.execute(trigger).await;
     fails(&store, &rule("people"), "a trigger refuses it").await;
+    // Under a code of its own as well, and under one that is the server's.
+    let others = by_kind(
+        &database,
+        &[
+            "ERRCODE = 'UE001'",
+            "ERRCODE = 'undefined_table'",
+            "ERRCODE = 'lock_not_available', HINT = 'x'",
+        ][..],
+        &["'UE001' SET MYSQL_ERRNO = 5001,", "'UE001' SET MYSQL_ERRNO = 1146,", "'42S02' SET"],
+        &[],
+    );
+    for code in others {
+        let again = by_kind(
+            &database,
+            format!(
+                "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN RAISE EXCEPTION 'user % has open orders', OLD.email USING {code}; END $$"
+            ),
+            format!(
+                "CREATE OR REPLACE TRIGGER refuses BEFORE DELETE ON people FOR EACH ROW
+                 BEGIN
+                     DECLARE words varchar(99) DEFAULT CONCAT(OLD.email, ' has open orders');
+                     SIGNAL SQLSTATE {code} MESSAGE_TEXT = words;
+                 END"
+            ),
+            String::new(),
+        );
+        database.execute(&again).await;
+        let said = said_by(&store, &rule("people"), code.contains("lock_not")).await;
+        assert!(said.contains("may quote data"), "{code}: {said}");
+    }
     let people = "SELECT count(*) FROM people WHERE alias IN ('a', 'zoe-q@example.com')";
     assert_eq!(database.count(people).await, 2);
 }

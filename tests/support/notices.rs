@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use expunged::keys::Keys;
 use expunged::ledger::Ledger;
-use expunged::notice::Identities;
+use expunged::notice::{Identities, Order};
 use jiff::Timestamp;
 
 /// Every notice that a recipient has not been told, in the order they were written: whom it is about.
@@ -18,8 +18,10 @@ pub(crate) async fn messages(ledger: &Ledger, recipient: &str) -> Vec<Vec<Identi
     let (mut after, mut all) = (0, Vec::new());
     loop {
         // In order, and far ahead: so those are among them that were put off.
-        let some =
-            ledger.queued_notices(&recipient, true, after, 500, Timestamp::MAX).await.unwrap();
+        let some = ledger
+            .queued_notices(&recipient, Order::Lists, after, 500, Timestamp::MAX)
+            .await
+            .unwrap();
         let Some(last) = some.last() else { return all };
         after = last.seq;
         all.extend(some.into_iter().map(|queued| queued.message.about));

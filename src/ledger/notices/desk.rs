@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 use uuid::Uuid;
 
-use super::{Moved, take_step};
+use super::{Moved, receipts, take_step};
 use crate::audit::{Entry, Event};
 use crate::ledger::error::Doing;
 use crate::ledger::row::Columns;
@@ -210,6 +210,7 @@ impl Ledger {
             let and = format!(" AND state IN {OPEN} AND seq > {after}");
             let rows = filter.select(&mut tx, "seq, recipient", &and, AT_ONCE).await?;
             let Some(last) = rows.last() else { return Ok(all) };
+            let before = after;
             after = last.optional_integer("seq")?.unwrap_or(i64::MAX);
             let mut retried: BTreeMap<Name, u64> = BTreeMap::new();
             for row in &rows {
@@ -226,6 +227,7 @@ impl Ledger {
                 *retried.entry(row.name("recipient")?).or_default() += 1;
             }
             for (recipient, notices) in retried {
+                receipts::forget(&mut tx, &recipient, (before, after)).await?;
                 sqlx::query("UPDATE recipient SET stopped_at = NULL WHERE recipient = $1")
                     .bind(recipient.as_str())
                     .execute(&mut *tx)

@@ -113,6 +113,26 @@ impl Ledger {
     }
 }
 
+/// Forgets the receipts of a recipient's notices that are told again, between two places of the queue: what says the same
+/// of the next attempt is no replay. Those are meant whose id begins with their notice's, because they have none of their own.
+pub(super) async fn forget(
+    tx: &mut Transaction<'_>,
+    recipient: &Name,
+    (first, last): (i64, i64),
+) -> Result<(), LedgerError> {
+    sqlx::query(
+        "DELETE FROM receipt WHERE recipient = $1 AND substr(id, 1, 36) IN \
+         (SELECT id FROM notice WHERE recipient = $1 AND state = 'pending' AND seq BETWEEN $2 AND $3)",
+    )
+    .bind(recipient.as_str())
+    .bind(first)
+    .bind(last)
+    .execute(&mut **tx)
+    .await
+    .doing("forgetting receipts")?;
+    Ok(())
+}
+
 /// Counts receipts that were not heeded; gives what the audit log is to be told, where that is due.
 async fn refuse(
     tx: &mut Transaction<'_>,

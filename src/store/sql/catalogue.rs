@@ -33,6 +33,8 @@ pub struct Table {
     pub referenced_by: Vec<Reference>,
     /// Its triggers on DELETE and UPDATE.
     pub triggers: Vec<Trigger>,
+    /// Whether a DELETE or UPDATE of its rows may do anything besides.
+    pub side_effects: SideEffects,
     /// What the connected user may do with it.
     pub privileges: Privileges,
     /// Its size as the store's own statistics tell it.
@@ -45,6 +47,21 @@ pub struct Table {
     /// Whether it gives back as it was what an UPDATE does not name: in PostgreSQL, where no column is generated and no rule
     /// rewrites statements. Triggers are told on their own.
     pub returns_unchanged: bool,
+}
+
+/// What acting on the rows of a table may do besides, foreign keys aside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SideEffects {
+    /// Nothing.
+    None,
+    /// Whatever triggers do, in PostgreSQL those of its partitions too, and rules: others that are due may be left.
+    Possible,
+}
+
+impl SideEffects {
+    pub(super) fn possible_if(they_are: bool) -> SideEffects {
+        if they_are { SideEffects::Possible } else { SideEffects::None }
+    }
 }
 
 /// How a table's rows can be reached in the order in which they lie.

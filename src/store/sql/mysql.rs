@@ -18,7 +18,8 @@ use crate::rule::Dialect;
 use crate::types::TableName;
 
 use super::catalogue::{
-    Column, ColumnKind, Index, Privileges, Reference, Shape, Statistics, Table, Trigger,
+    Column, ColumnKind, Index, Privileges, Reference, Shape, SideEffects, Statistics, Table,
+    Trigger,
 };
 use super::statement::{Statement, Value};
 use super::{Access, Cell, Row};
@@ -142,6 +143,7 @@ pub(super) async fn table(
         (found.text(4).unwrap_or(schema), found.text(5).unwrap_or_else(|| name.table.clone()));
     let (indexes, primary) = indexes(connection, &schema, &table_name).await?;
     let positive = |cell: Option<i64>| cell.and_then(|count| u64::try_from(count).ok());
+    let triggers = triggers(connection, &schema, &table_name).await?;
     let mut table = Table {
         dialect: Dialect::Mysql,
         // Only a transactional engine can undo a batch; MyISAM and Aria cannot.
@@ -155,7 +157,8 @@ pub(super) async fn table(
         key: Vec::new(),
         indexes,
         referenced_by: references(connection, &schema, &table_name).await?,
-        triggers: triggers(connection, &schema, &table_name).await?,
+        side_effects: SideEffects::possible_if(!triggers.is_empty()),
+        triggers,
         privileges: privileges(connection, &schema, &table_name).await?,
         statistics: Statistics { rows: positive(found.int(2)), pages: positive(found.int(3)) },
         // Those that it has are parts of one table, and its keys are unique over all of them.

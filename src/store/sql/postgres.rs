@@ -15,7 +15,8 @@ use crate::rule::Dialect;
 use crate::types::TableName;
 
 use super::catalogue::{
-    Column, ColumnKind, Index, Privileges, Reference, Shape, Statistics, Table, Trigger,
+    Column, ColumnKind, Index, Privileges, Reference, Shape, SideEffects, Statistics, Table,
+    Trigger,
 };
 use super::statement::{Statement, Value};
 use super::{Access, Cell, Row};
@@ -112,7 +113,10 @@ pub(super) async fn table(
                 has_table_privilege(c.oid, 'UPDATE') OR has_any_column_privilege(c.oid, 'UPDATE'), \
                 am.amname::text, \
                 EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = c.oid), \
-                c.relhasrules OR EXISTS (SELECT 1 FROM pg_attribute g WHERE g.attrelid = c.oid AND g.attgenerated <> '') \
+                c.relhasrules OR EXISTS (SELECT 1 FROM pg_attribute g WHERE g.attrelid = c.oid AND g.attgenerated <> ''), \
+                c.relhasrules OR (c.relkind = 'r' AND EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = c.oid)) \
+                OR EXISTS (SELECT 1 FROM pg_trigger g WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND (g.tgtype & 24) <> 0 \
+                           AND (g.tgrelid = c.oid OR g.tgrelid IN (SELECT t.relid FROM pg_partition_tree(c.oid) t))) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
               LEFT JOIN pg_am am ON am.oid = c.relam \
          WHERE c.relname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
@@ -144,6 +148,7 @@ pub(super) async fn table(
         indexes,
         referenced_by: references(connection, oid).await?,
         triggers: triggers(connection, oid).await?,
+        side_effects: SideEffects::possible_if(found.int(12) != Some(0)),
         privileges: Privileges {
             select: found.int(6).map(|yes| yes == 1),
             delete: found.int(7).map(|yes| yes == 1),

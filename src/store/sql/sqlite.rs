@@ -21,7 +21,8 @@ use crate::rule::Dialect;
 use crate::types::TableName;
 
 use super::catalogue::{
-    Column, ColumnKind, Index, Privileges, Reference, Shape, Statistics, Table, Trigger,
+    Column, ColumnKind, Index, Privileges, Reference, Shape, SideEffects, Statistics, Table,
+    Trigger,
 };
 use super::statement::{Statement, Value};
 use super::{Access, Cell, Row};
@@ -96,6 +97,7 @@ pub(super) async fn table(
     let rowid_taken = ["rowid", "oid", "_rowid_"]
         .iter()
         .all(|alias| columns.iter().any(|column| column.name.eq_ignore_ascii_case(alias)));
+    let triggers = triggers(connection, &table_name).await?;
     let mut table = Table {
         dialect: Dialect::Sqlite,
         schema: None,
@@ -109,7 +111,8 @@ pub(super) async fn table(
         key: Vec::new(),
         indexes: indexes(connection, &table_name).await?,
         referenced_by: references(connection, &table_name).await?,
-        triggers: triggers(connection, &table_name).await?,
+        side_effects: SideEffects::possible_if(!triggers.is_empty()),
+        triggers,
         privileges: Privileges { select: Some(true), ..Privileges::default() },
         statistics: Statistics::default(),
         partitioned: false,
