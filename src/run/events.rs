@@ -299,14 +299,14 @@ impl Runner {
 impl Execution<'_> {
     /// Works off the events of the rule; `stands` until there have been none for a while.
     pub(super) async fn take_events(&mut self, stands: bool) -> Result<Ended, RunError> {
-        let by_age = self.prepared.target.clone();
-        self.prepared.target = by_age.clone().by_event();
+        // One target for both: it keeps what was held while events were worked off.
+        self.prepared.target.set_by_event(true);
         self.events.name_it = true;
         let ended = self.work_off_events(stands).await;
         self.events.name_it = false;
         // What took effect gets its outcome, also after a failure.
         let flushed = self.flush().await;
-        self.prepared.target = by_age;
+        self.prepared.target.set_by_event(false);
         let runner = self.runner;
         // After a failure too: what was worked off before it is.
         runner.sources.save(&self.rule.name, &runner.ledger).await?;
