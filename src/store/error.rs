@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sqlx::error::DatabaseError;
+use sqlx::error::{DatabaseError, ErrorKind};
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::sqlite::SqliteError;
 
@@ -200,15 +200,8 @@ pub fn explain(error: &sqlx::Error) -> String {
     };
     let code = database.code().unwrap_or_default().into_owned();
     let number = mysql_number(database);
-    // SQLite has numbers of its own, and its messages name columns, not values.
-    let is_state = code.len() == 5 && database.try_downcast_ref::<SqliteError>().is_none();
-    let class = if is_state { &code[..2] } else { "" };
-    // 1811 is SQLite's SQLITE_CONSTRAINT_TRIGGER.
-    let is_raised = if is_state {
-        code == "P0001" || code == "45000" || number == Some(1644)
-    } else {
-        code == "1811"
-    };
+    let is_raised = is_raised(database);
+    let class = if has_states(database) { code.get(..2).unwrap_or_default() } else { "" };
     // 1366: a value that a column does not take, which MySQL files under no class.
     if !is_raised && !["22", "23"].contains(&class) && number != Some(1366) {
         return database.message().to_owned();
@@ -231,6 +224,24 @@ pub fn explain(error: &sqlx::Error) -> String {
         table.unwrap_or_default(),
         constraint.unwrap_or_default()
     )
+}
+
+/// Whether the code of an error is an SQLSTATE. SQLite has numbers of its own, and its messages name columns,
+/// not values.
+fn has_states(error: &dyn DatabaseError) -> bool {
+    error.code().is_some_and(|code| code.len() == 5)
+        && error.try_downcast_ref::<SqliteError>().is_none()
+}
+
+/// Whether a trigger raised an error.
+fn is_raised(error: &dyn DatabaseError) -> bool {
+    let code = error.code().unwrap_or_default();
+    if has_states(error) {
+        code == "P0001" || code == "45000" || mysql_number(error) == Some(1644)
+    } else {
+        // SQLITE_CONSTRAINT_TRIGGER.
+        code == "1811"
+    }
 }
 
 impl StoreError {
@@ -260,6 +271,22 @@ impl StoreError {
 }
 
 impl StoreError {
+    /// Whether it may be about one of the things that were named alone: others may be had without it.
+    pub fn is_of_what_was_named(&self) -> bool {
+        match self {
+            StoreError::Files(error) => error.is_of_what_was_named(),
+            StoreError::Database { cause, .. } => {
+                let error = cause.as_database_error();
+                let is_refusal = |kind| !matches!(kind, ErrorKind::Other);
+                error.is_some_and(|error| is_refusal(error.kind()) || is_raised(error))
+            }
+            StoreError::PointedAt { .. }
+            | StoreError::TooDeep { .. }
+            | StoreError::Nameless { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the store answered, and does not know a table, a column or the words of a condition.
     pub fn is_misunderstanding(&self) -> bool {
         let StoreError::Database { cause, .. } = self else {
