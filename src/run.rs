@@ -20,6 +20,7 @@ mod recovery;
 mod replay;
 mod restores;
 mod sources;
+mod stuck;
 mod underway;
 mod workers;
 
@@ -53,6 +54,7 @@ use prepare::{Prepared, Refusal};
 use readback::Taken;
 use replay::Replaying;
 use restores::LookError;
+use stuck::StuckByRule;
 use underway::Underway;
 
 pub use holds::{Coverage, Extent, Held, HoldError, InForce};
@@ -76,6 +78,8 @@ pub struct Runner {
     pub sources: Arc<Sources>,
     /// What wakes the standing runs of event rules.
     pub inboxes: Arc<Inboxes>,
+    /// Events that could not be worked off.
+    pub stuck: Arc<StuckByRule>,
     /// Whether rules run in their maintenance windows alone.
     pub heeds_windows: bool,
 }
@@ -119,6 +123,10 @@ pub struct RunResult {
     pub verification: Option<Verification>,
     /// Of a saved plan, records that were not taken, because they changed since or are held.
     pub left: Option<u64>,
+    /// Events that wait, because what they name is held or cannot be deleted: where that is all that went
+    /// wrong.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stuck_events: u64,
     /// What was left, and what lives on of what was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lives_on: Option<String>,
@@ -267,8 +275,8 @@ impl Runner {
     /// Takes the clock for right as it is now.
     pub fn new(ledger: Ledger, stores: Arc<Stores>, rules: Arc<BTreeMap<Name, Rule>>) -> Runner {
         let inboxes = Arc::new(Inboxes::new(&rules, None));
-        let (clock, sources) = (Arc::default(), Arc::default());
-        Runner { ledger, stores, rules, clock, sources, inboxes, heeds_windows: true }
+        let (clock, sources, stuck) = (Arc::default(), Arc::default(), Arc::default());
+        Runner { ledger, stores, rules, clock, sources, inboxes, stuck, heeds_windows: true }
     }
 
     /// The same, at any hour: somebody has asked for just that.
@@ -575,6 +583,7 @@ fn result(rule: &Rule, state: RunState, watch: Stopwatch) -> RunResult {
         dependents: Vec::new(),
         verification: None,
         left: None,
+        stuck_events: 0,
         lives_on: None,
         remaining: None,
         batches: 0,

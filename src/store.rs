@@ -100,12 +100,10 @@ impl Target {
         }
     }
 
-    /// The same records as events name them, whatever their age.
-    #[must_use]
-    pub fn by_event(self) -> Target {
-        match self {
-            Target::Rows(target) => Target::Rows(Box::new(target.by_event())),
-            paths @ Target::Paths(_) => paths,
+    /// Has it mean its records as events name them, whatever their age, or as their age does.
+    pub fn set_by_event(&mut self, by_event: bool) {
+        if let Target::Rows(target) = self {
+            target.set_by_event(by_event);
         }
     }
 }
@@ -601,7 +599,7 @@ impl Store {
     }
 
     /// Takes what the values of events name, whatever its age, without committing. The target is one of
-    /// [`Target::by_event`].
+    /// [`Target::set_by_event`].
     ///
     /// # Errors
     /// As for [`Store::take`].

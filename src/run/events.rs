@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::execution::{Ended, Execution, Next};
 use super::sources::{Depth, News, SourceError};
+use super::stuck::StuckEvents;
 use super::underway::Begun;
 use super::{RunError, Runner};
 use crate::clock::{self, Stopwatch};
@@ -20,8 +21,7 @@ use crate::fault;
 use crate::ledger::LedgerError;
 use crate::rule::{Mode, Rule};
 use crate::store::sql::{Access, Pace};
-use crate::store::{Effected, Store, StoreError};
-use crate::types::Key;
+use crate::store::{Effected, Left, Store, StoreError};
 
 /// Events that are worked off at once.
 const AT_ONCE: u32 = 1_000;
@@ -32,30 +32,9 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How long it stands at most: then what falls due by its age has its turn.
 const AT_MOST: Duration = Duration::from_mins(1);
 
-/// Events that could not be worked off in a run. Received ones wait in the ledger, and the table tells of
-/// the others again at the next run's look.
-#[derive(Default)]
-struct StuckEvents {
-    received: BTreeSet<String>,
-    happened: BTreeSet<(usize, Key)>,
-}
-
-impl StuckEvents {
-    fn add(&mut self, event: &Waiting) {
-        match event {
-            Waiting::Received { id, .. } => self.received.insert(id.clone()),
-            Waiting::Happened(news) => self.happened.insert((news.source, news.row.key.clone())),
-        };
-    }
-
-    fn has(&self, news: &News) -> bool {
-        self.happened.contains(&(news.source, news.row.key.clone()))
-    }
-
-    fn count(&self) -> u64 {
-        (self.received.len() + self.happened.len()) as u64
-    }
-}
+/// Why an event waits that names a record which is kept for what belongs to it.
+const UNFIT: &str =
+    "what the record names as belonging to it is held, empty, or would lead elsewhere";
 
 /// What a run of an event rule keeps.
 #[derive(Default)]
@@ -64,8 +43,12 @@ pub(super) struct EventRun {
     pub(super) are_taken: bool,
     /// Why one of the sources of events could not be looked at.
     pub(super) source_failed: Option<RunError>,
+    /// Whether the run takes what events name and nothing else.
+    pub(super) are_all: bool,
     /// Events that could not be worked off.
-    pub(super) waiting: u64,
+    pub(super) stuck: StuckEvents,
+    /// Whether some of them were tried in this run.
+    pub(super) were_tried: bool,
     /// Whether what is being taken is what events name.
     pub(super) name_it: bool,
 }
@@ -121,8 +104,8 @@ enum Took {
     Nothing,
     /// All of it was taken; it has no outcome yet.
     All(Box<(Begun, Effected)>),
-    /// Not all of it is gone.
-    Some,
+    /// Not all of it is gone, for this reason.
+    Some(String),
 }
 
 /// An event that is to be worked off.
@@ -171,13 +154,18 @@ impl Runner {
     /// # Errors
     /// When the ledger or a store cannot be asked.
     pub async fn has_events(&self, rule: &Rule, depth: Depth) -> Result<bool, RunError> {
-        if !self.ledger.pending_events(&rule.name, 1).await?.is_empty() {
+        // Those that could not be worked off are tried again in their own time.
+        let stuck = self.stuck.of(&rule.name);
+        let limit = u32::try_from(stuck.received.len() + 1).unwrap_or(u32::MAX);
+        let pending = self.ledger.pending_events(&rule.name, limit).await?;
+        if pending.iter().any(|event| !stuck.received.contains(&event.id)) {
             return Ok(true);
         }
         if rule.mode == Mode::Observe {
             return Ok(false);
         }
-        let (news, failure) = self.sources.look(rule, &self.stores, &self.ledger, depth).await;
+        let (mut news, failure) = self.sources.look(rule, &self.stores, &self.ledger, depth).await;
+        news.retain(|news| !stuck.has(news));
         match failure {
             Some(error) if news.is_empty() => Err(error.into()),
             _ => Ok(!news.is_empty()),
@@ -220,17 +208,22 @@ impl Runner {
 impl Execution<'_> {
     /// Works off the events of the rule; `stands` until there have been none for a while.
     pub(super) async fn take_events(&mut self, stands: bool) -> Result<Ended, RunError> {
-        let by_age = self.prepared.target.clone();
-        self.prepared.target = by_age.clone().by_event();
-        self.events.name_it = true;
+        // One target for both: it keeps what was held while events were worked off.
+        self.prepared.target.set_by_event(true);
+        (self.events.name_it, self.events.are_all) = (true, stands);
         let ended = self.work_off_events(stands).await;
         self.events.name_it = false;
         // What took effect gets its outcome, also after a failure.
         let flushed = self.flush().await;
-        self.prepared.target = by_age;
+        self.prepared.target.set_by_event(false);
         let runner = self.runner;
+        let rule = &self.rule.name;
+        match &ended {
+            Ok(Ended::Complete) => runner.stuck.keep(rule, self.events.stuck.clone()),
+            _ => runner.stuck.release(rule),
+        }
         // After a failure too: what was worked off before it is.
-        runner.sources.save(&self.rule.name, &runner.ledger).await?;
+        runner.sources.save(rule, &runner.ledger).await?;
         flushed?;
         ended
     }
@@ -241,8 +234,8 @@ impl Execution<'_> {
         let (began, mut last) = (Stopwatch::start(), Stopwatch::start());
         let inbox = runner.inboxes.of(&rule.name);
         let _standing = inbox.stand();
-        // Events that could not be worked off in this run.
-        let mut stuck = StuckEvents::default();
+        // Events that could not be worked off, in this run or before it.
+        let mut stuck = runner.stuck.of(&rule.name);
         let mut claimed = None;
         // At first everything is looked at. What was received is not to wait for a table.
         let (mut received, mut waiting) = (true, Vec::new());
@@ -287,7 +280,7 @@ impl Execution<'_> {
                     let why = "its events were worked off with others";
                     ledger.abandon_request(request, why, clock::now()).await?;
                 }
-                self.events.waiting = stuck.count();
+                self.events.stuck = stuck;
                 return Ok(Ended::Complete);
             }
             let look =
@@ -373,31 +366,39 @@ impl Execution<'_> {
         stuck: &mut StuckEvents,
     ) -> Result<(), RunError> {
         let values: Vec<_> = waiting.iter().map(Waiting::values).collect();
-        match self.take_named(&values).await? {
+        let (took, before) = (self.take_named(&values).await?, stuck.count());
+        if matches!(took, Took::Some(_)) && waiting.len() > 1 {
+            for event in waiting {
+                let took = self.take_named(&[event.values()]).await?;
+                self.took(took, vec![event], stuck).await?;
+            }
+        } else {
+            self.took(took, waiting, stuck).await?;
+        }
+        let events = stuck.count() - before;
+        if events > 0 {
+            self.events.were_tried = true;
+            let why = stuck.why();
+            tracing::warn!(rule = %self.rule.name, events, why, "events wait for what could not be deleted");
+        }
+        Ok(())
+    }
+
+    /// Takes note of what came of events.
+    async fn took(
+        &mut self,
+        took: Took,
+        events: Vec<Waiting>,
+        stuck: &mut StuckEvents,
+    ) -> Result<(), RunError> {
+        fault::point("events.taken");
+        match took {
             Took::All(taken) => {
                 let (begun, effect) = *taken;
-                self.let_wait(Begun { events: Arc::new(waiting), ..begun }, effect);
-                fault::point("events.taken");
-                return Ok(());
+                self.let_wait(Begun { events: Arc::new(events), ..begun }, effect);
             }
-            Took::Nothing => {
-                fault::point("events.taken");
-                return self.forget(&waiting).await;
-            }
-            Took::Some => {}
-        }
-        let is_one = waiting.len() == 1;
-        for event in waiting {
-            let took = if is_one { Took::Some } else { self.take_named(&[event.values()]).await? };
-            fault::point("events.taken");
-            match took {
-                Took::All(taken) => {
-                    let (begun, effect) = *taken;
-                    self.let_wait(Begun { events: Arc::new(vec![event]), ..begun }, effect);
-                }
-                Took::Nothing => self.forget(&[event]).await?,
-                Took::Some => stuck.add(&event),
-            }
+            Took::Nothing => self.forget(&events).await?,
+            Took::Some(why) => events.iter().for_each(|event| stuck.add(event, &why)),
         }
         Ok(())
     }
@@ -416,8 +417,18 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// Takes what the values of events name.
+    /// Takes what the values of events name. What fails for what one of them names is that one's, and is no
+    /// failure of the run.
     async fn take_named(&mut self, values: &[&BTreeMap<String, String>]) -> Result<Took, RunError> {
+        match self.try_named(values).await {
+            Err(RunError::Store(error)) if error.is_of_what_was_named() => {
+                Ok(Took::Some(error.to_string()))
+            }
+            took => took,
+        }
+    }
+
+    async fn try_named(&mut self, values: &[&BTreeMap<String, String>]) -> Result<Took, RunError> {
         self.runner.clock.look()?;
         let mut pace = Pace::of(self.rule.pacing, false);
         let mut gate = None;
@@ -427,17 +438,16 @@ impl Execution<'_> {
             let unfit = taking.unfit;
             if taking.batch.keys.is_empty() {
                 taking.batch.rollback().await?;
-                return Ok(if unfit == 0 { Took::Nothing } else { Took::Some });
+                return Ok(if unfit == 0 { Took::Nothing } else { Took::Some(UNFIT.to_owned()) });
             }
-            let stuck = self.stuck.len();
+            let (stuck, left) = (self.stuck.len(), self.lives_on);
             match self.begin(taking, gate.take()).await {
                 Err(RunError::Ledger(LedgerError::HoldsChanged)) => gate = Some(self.gate().await?),
                 // One bad thing stays one bad thing. It is tried again with the event, and may be gone by then.
                 Err(error @ RunError::AttachmentsStay { .. }) if self.stuck.len() > stuck => {
-                    tracing::warn!(rule = %self.rule.name, %error, "events wait for what could not be deleted");
                     self.batches += 1;
                     self.stuck.clear();
-                    return Ok(Took::Some);
+                    return Ok(Took::Some(error.to_string()));
                 }
                 Err(error) => return Err(error),
                 Ok((begun, Ok(effect))) if unfit == 0 && !effect.left_some() => {
@@ -445,7 +455,11 @@ impl Execution<'_> {
                 }
                 Ok((begun, effect)) => {
                     self.end(begun, effect).await?;
-                    return Ok(Took::Some);
+                    let stays = Left { other_links: 0, open_elsewhere: 0, ..self.lives_on };
+                    // Its event is counted, and is met again.
+                    self.lives_on = self.lives_on.but_stays_as(left);
+                    let why = if unfit > 0 { UNFIT } else { "it changed just then" };
+                    return Ok(Took::Some(stays.in_words().unwrap_or_else(|| why.to_owned())));
                 }
             }
         }

@@ -39,6 +39,9 @@ const READ_BACK_WITHIN: Duration = Duration::from_secs(3);
 /// How long a batch may keep holds from being placed.
 pub(super) const GATE_WITHIN: Duration = Duration::from_secs(3);
 
+/// Why a run ends with events left that could not be worked off.
+const STUCK: &str = "events wait for what could not be deleted";
+
 /// So many records more than were due when a run began are few.
 const FEW: u64 = 1_000;
 
@@ -146,7 +149,7 @@ impl Execution<'_> {
             Ok(Ended::Stopped) => {
                 tokio::time::timeout(READ_BACK_WITHIN, self.prepared.survey()).await.ok()
             }
-            _ if matches!(errand, Errand::Events) => Some(Ok(Some(self.events.waiting))),
+            _ if matches!(errand, Errand::Events) => Some(Ok(Some(self.events.stuck.count()))),
             // The walk has just looked.
             Ok(Ended::Complete) if self.seen.is_some() => Some(Ok(self.seen)),
             _ => Some(self.prepared.survey().await),
@@ -178,6 +181,7 @@ impl Execution<'_> {
             dependents: self.dependents,
             verification,
             left: matches!(errand, Errand::Plan(_)).then_some(left),
+            stuck_events: if reason == Some(STUCK) { self.events.stuck.count() } else { 0 },
             lives_on: self.lives_on.in_words(),
             remaining,
             batches: self.batches,
@@ -197,6 +201,7 @@ impl Execution<'_> {
     ) -> (RunState, Option<&'static str>, Option<String>) {
         let came_back = verification.filter(|seen| seen.came_back());
         let kept = remaining.filter(|due| self.records == 0 && *due > 0 && self.left == 0);
+        let kept = kept.filter(|_| !self.events.are_all);
         match (ended, came_back, kept) {
             (Err(error), ..) => {
                 (RunState::Failed, Some(in_log_words(error)), Some(error.to_string()))
@@ -218,6 +223,11 @@ impl Execution<'_> {
             }
             (Ok(Ended::Stopped), ..) if remaining != Some(0) => {
                 (RunState::Stopped, Some(self.why_stopped()), None)
+            }
+            (Ok(Ended::Complete), ..) if self.events.stuck.count() > 0 => {
+                let tried = self.events.were_tried;
+                let state = if tried { RunState::Failed } else { RunState::Done };
+                (state, Some(STUCK), Some(self.events.stuck.in_words()))
             }
             (Ok(_), ..) if left > 0 => {
                 (RunState::Done, Some("a part of the plan changed since, and was left"), None)
@@ -274,12 +284,7 @@ impl Execution<'_> {
             }
             let before = self.records;
             self.unfit = 0;
-            // What stays is met again by each walk, and is no more for that.
-            self.lives_on = Left {
-                other_links: self.lives_on.other_links,
-                open_elsewhere: self.lives_on.open_elsewhere,
-                ..left
-            };
+            self.lives_on = self.lives_on.but_stays_as(left);
             self.seen = None;
             self.let_others_finish().await;
             if self.is_to_end() {

@@ -203,6 +203,13 @@ impl Left {
 }
 
 impl Left {
+    /// The same, but what stayed is what it was before: it is met again, and is no more for that.
+    #[must_use]
+    pub fn but_stays_as(self, before: Left) -> Left {
+        let Left { other_links, open_elsewhere, .. } = self;
+        Left { other_links, open_elsewhere, ..before }
+    }
+
     /// Whether more stayed than before.
     pub fn is_more_than(&self, before: Left) -> bool {
         (self.blocked, self.refused, self.changed)

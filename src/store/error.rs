@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use sqlx::error::DatabaseError;
+use sqlx::error::{DatabaseError, ErrorKind};
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
@@ -273,14 +273,8 @@ pub fn explain(error: &sqlx::Error) -> String {
     let code = database.code().unwrap_or_default().into_owned();
     let class = code.get(..2).unwrap_or_default();
     let number = mysql_number(database);
-    let postgres = database.try_downcast_ref::<PgDatabaseError>();
-    // What RAISE and SIGNAL say; 1811 is SQLite's SQLITE_CONSTRAINT_TRIGGER.
-    let is_raised = match (postgres, number) {
-        (Some(error), _) => error.routine() == Some("exec_stmt_raise"),
-        (None, Some(number)) => number == 1644 || code == "45000",
-        (None, None) => code == "1811",
-    };
-    let names = match (postgres, number) {
+    let is_raised = is_raised(database);
+    let names = match (database.try_downcast_ref::<PgDatabaseError>(), number) {
         // Where a function puts a statement together, what stands for a name or a word may be a value.
         (Some(error), _) if error.r#where().is_some() && ["42", "XX"].contains(&class) => false,
         (Some(_), _) => NAMING.contains(&class),
@@ -320,6 +314,17 @@ pub fn explain(error: &sqlx::Error) -> String {
     )
 }
 
+/// Whether a trigger raised an error, by what RAISE and SIGNAL say.
+fn is_raised(error: &dyn DatabaseError) -> bool {
+    let code = error.code().unwrap_or_default();
+    match (error.try_downcast_ref::<PgDatabaseError>(), mysql_number(error)) {
+        (Some(error), _) => error.routine() == Some("exec_stmt_raise"),
+        (None, Some(number)) => number == 1644 || code == "45000",
+        // SQLITE_CONSTRAINT_TRIGGER.
+        (None, None) => code == "1811",
+    }
+}
+
 impl StoreError {
     /// Whether the same step may succeed when tried again at once: a lock that others held, a
     /// deadlock, a row that moved.
@@ -347,6 +352,22 @@ impl StoreError {
 }
 
 impl StoreError {
+    /// Whether it may be about one of the things that were named alone: others may be had without it.
+    pub fn is_of_what_was_named(&self) -> bool {
+        match self {
+            StoreError::Files(error) => error.is_of_what_was_named(),
+            StoreError::Database { cause, .. } => {
+                let error = cause.as_database_error();
+                let is_refusal = |kind| !matches!(kind, ErrorKind::Other);
+                error.is_some_and(|error| is_refusal(error.kind()) || is_raised(error))
+            }
+            StoreError::PointedAt { .. }
+            | StoreError::TooDeep { .. }
+            | StoreError::Nameless { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the store answered, and does not know a table, a column or the words of a condition.
     pub fn is_misunderstanding(&self) -> bool {
         let StoreError::Database { cause, .. } = self else {

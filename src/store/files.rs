@@ -314,6 +314,19 @@ pub enum FilesError {
     },
 }
 
+impl FilesError {
+    /// Whether it is about the one thing that was asked for by name, and nothing is wrong with the others.
+    pub fn is_of_what_was_named(&self) -> bool {
+        matches!(
+            self,
+            FilesError::Unread { .. }
+                | FilesError::Elsewhere { .. }
+                | FilesError::NoFile { .. }
+                | FilesError::Outside { .. }
+        )
+    }
+}
+
 /// Tells the threads of a look to end when whoever waits for it no longer does.
 #[derive(Debug)]
 struct StopOnDrop(Arc<AtomicBool>);

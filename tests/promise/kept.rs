@@ -1,10 +1,11 @@
 //! Legal holds and events: what is held stays, and its promise is kept when it is let go.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::Place;
+use crate::harness::{Place, poll};
 use crate::house::{House, set_age};
 
 fn place_hold(place: &Place, what: &[&str]) -> String {
@@ -88,5 +89,36 @@ async fn a_held_persons_file_stays_and_goes_by_its_age_when_it_is_let_go() {
     let daemon = house.place.start();
     crate::house::until("it is gone once let go", || !letter("ann").exists()).await;
     assert_eq!(daemon.stop().code(), Some(0));
+    house.place.audit();
+}
+
+/// What goes by its age comes after what events name, and heeds what was held meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_is_placed_while_events_are_worked_off_keeps_what_is_due_by_its_age() {
+    let house = House::new().await;
+    for key in ["named", "held", "old"] {
+        house.create(key).await;
+    }
+    house.app.execute("UPDATE creations SET account_id = 8 WHERE file_key = 'held'").await;
+    let aging =
+        "UPDATE creations SET created_at = now() - interval '8 days' WHERE file_key <> 'named'";
+    house.app.execute(aging).await;
+    let sent = house.place.run(&["event", "creation.fetched", "file_key=named"]);
+    assert!(sent.status.success(), "{sent:?}");
+    // It waits where what the event names is taken and its intent is not written.
+    let mut command = house.place.command(&["--json", "run", "creations"]);
+    command.env("FAILPOINTS", "batch.taken=1*sleep(4000)->off");
+    let run = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let ledger = house.place.ledger().await;
+    poll(&ledger, "SELECT count(*) FROM run WHERE state = 'running'", |runs| runs == 1).await;
+    place_hold(&house.place, &["--subject", "8"]);
+    assert_eq!(ledger.count("SELECT count(*) FROM batch").await, 0, "too late to tell");
+    ledger.close().await;
+    let output = run.wait_with_output().unwrap();
+    let run: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&run[0]["state"], &run[0]["records"]), (&json!("done"), &json!(2)), "{run}");
+    let left = house.app.strings("SELECT file_key FROM creations").await;
+    assert_eq!(left, ["held"]);
+    assert!(house.file("creations/held").exists());
     house.place.audit();
 }

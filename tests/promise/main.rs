@@ -15,5 +15,6 @@ mod kept;
 mod lost;
 mod shown;
 mod speed;
+mod stuck;
 mod twice;
 mod worked;

@@ -243,7 +243,8 @@ async fn what_events_name_and_what_plans_name_is_told(database: TestDatabase) {
     rows(&mut rule).matching = [("town".to_owned(), "town".to_owned())].into();
     let store = open(&database, Access::ReadWrite);
     let by_age = store.target(&rule).await.unwrap();
-    let target = by_age.clone().by_event();
+    let mut target = by_age.clone();
+    target.set_by_event(true);
     let event = BTreeMap::from([("town".to_owned(), "Rom".to_owned())]);
     let batch = store.take_named(&target, bounds(), &[&event], &replace).await.unwrap();
     assert_eq!(batch.told, [texts_of(&[Some("4"), Some("young@x"), Some("Rom")])]);

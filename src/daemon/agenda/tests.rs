@@ -114,6 +114,7 @@ fn records_that_stayed_are_looked_for_again_soon() {
     let result = |state, remaining| RunResult {
         verification: None,
         left: None,
+        stuck_events: 0,
         lives_on: None,
         rule: "a".parse().unwrap(),
         run: None,

@@ -336,11 +336,9 @@ impl Target {
         self.is_calm
     }
 
-    /// The same records as events name them, whatever their age.
-    #[must_use]
-    pub fn by_event(mut self) -> Target {
-        self.by_event = true;
-        self
+    /// Has it mean its records as events name them, whatever their age, or as their age does.
+    pub fn set_by_event(&mut self, by_event: bool) {
+        self.by_event = by_event;
     }
 
     /// What the values of events name: the columns to compare, and their values. An event whose values

@@ -1,0 +1,75 @@
+//! Events that could not be worked off: what they name is held, cannot be deleted or is no file. They wait,
+//! and are in nobody's way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+
+use super::events::Waiting;
+use super::sources::News;
+use crate::types::{Key, Name};
+
+/// Events that could not be worked off. Received ones wait in the ledger, and the table tells of the others
+/// again.
+#[derive(Clone, Default, Debug)]
+pub(super) struct StuckEvents {
+    pub(super) received: BTreeSet<String>,
+    happened: BTreeSet<(usize, Key, Timestamp)>,
+    why: String,
+}
+
+impl StuckEvents {
+    pub(super) fn add(&mut self, event: &Waiting, why: &str) {
+        match event {
+            Waiting::Received { id, .. } => self.received.insert(id.clone()),
+            Waiting::Happened(News { source, row, .. }) => {
+                self.happened.insert((*source, row.key.clone(), row.at))
+            }
+        };
+        why.clone_into(&mut self.why);
+    }
+
+    pub(super) fn has(&self, news: &News) -> bool {
+        self.happened.contains(&(news.source, news.row.key.clone(), news.row.at))
+    }
+
+    /// Why the last of them could not be worked off.
+    pub(super) fn why(&self) -> &str {
+        &self.why
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        (self.received.len() + self.happened.len()) as u64
+    }
+
+    /// What is said of them.
+    pub(super) fn in_words(&self) -> String {
+        let wait = match self.count() {
+            1 => "1 event waits, because what it names".to_owned(),
+            events => format!("{events} events wait, because what they name"),
+        };
+        format!("{wait} is held or cannot be deleted, and is tried again: {}", self.why)
+    }
+}
+
+/// The stuck events of each rule, until they are to be tried again. Nothing rests on it: a process that knows
+/// of none tries all that wait.
+#[derive(Default, Debug)]
+pub struct StuckByRule(Mutex<BTreeMap<Name, StuckEvents>>);
+
+impl StuckByRule {
+    pub(super) fn of(&self, rule: &Name) -> StuckEvents {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(rule).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn keep(&self, rule: &Name, stuck: StuckEvents) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(rule.clone(), stuck);
+    }
+
+    /// Has the next run of a rule try them again.
+    pub fn release(&self, rule: &Name) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(rule);
+    }
+}

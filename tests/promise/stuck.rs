@@ -1,0 +1,84 @@
+//! Events that cannot be worked off: they wait, that is said, and nothing else waits with them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::says;
+use crate::house::{House, set_age};
+
+const HOUR: Duration = Duration::from_hours(1);
+const EVENTS: &str = "SELECT count(*) FROM event WHERE rule = 'face-photos'";
+
+fn say(house: &House, event: &str, value: &str) {
+    let said = house.place.run(&["event", event, value]);
+    assert!(said.status.success(), "{said:?}");
+}
+
+fn run(house: &House, rule: &str) -> Value {
+    let run = house.place.run(&["--json", "run", rule]);
+    let run: Value = serde_json::from_slice(&run.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&run.stderr)));
+    run[0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_name_no_files_keep_neither_others_nor_what_is_too_old_waiting() {
+    let house = House::new().await;
+    for key in ["a", "b", "old"] {
+        house.upload_files(key);
+    }
+    for name in ["faces/old", "thumbs/old/64", "thumbs/old/256"] {
+        set_age(&house.file(name), 2 * HOUR);
+    }
+    fs::create_dir(house.photo("folder")).unwrap();
+    symlink("/etc/hostname", house.photo("link")).unwrap();
+    for key in ["folder", "a", "link", "b"] {
+        say(&house, "synthesis.finished", &format!("upload_key={key}"));
+    }
+    let ledger = house.place.ledger().await;
+    let ended = run(&house, "face-photos");
+    for key in ["a", "b", "old"] {
+        assert!(!house.photo(key).exists(), "{key}: {ended}");
+    }
+    assert_eq!((&ended["state"], &ended["records"]), (&json!("failed"), &json!(9)), "{ended}");
+    let error = ended["error"].as_str().unwrap();
+    assert!(error.starts_with("2 events wait"), "{error}");
+    assert!(error.contains("is no file") && !error.contains("faces/"), "{error}");
+    assert_eq!(ended["stuck_events"], 2, "{ended}");
+    assert_eq!(ledger.count(EVENTS).await, 2);
+    let audit = house.place.audit();
+    let end = audit.iter().rfind(|entry| entry["kind"] == "run_finished").unwrap();
+    assert_eq!(end["reason"], "events wait for what could not be deleted", "{end}");
+
+    // Put right, they are worked off.
+    fs::remove_dir(house.photo("folder")).unwrap();
+    fs::remove_file(house.photo("link")).unwrap();
+    house.upload_files("link");
+    let ended = run(&house, "face-photos");
+    assert_eq!((&ended["state"], &ended["records"]), (&json!("done"), &json!(3)), "{ended}");
+    assert_eq!(ledger.count(EVENTS).await, 0);
+    ledger.close().await;
+    house.place.audit();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_whose_rows_file_is_held_waits_and_its_run_says_so() {
+    let house = House::new().await;
+    house.create("held").await;
+    let hold = ["hold", "place", "--authority", "a court", "--reference", "1", "--broad", "all"];
+    let placed = house.place.run(&[&hold[..], &["--store", "uploads"]].concat());
+    assert!(placed.status.success(), "{placed:?}");
+    let mut daemon = house.place.start();
+    assert_eq!(house.post("creation.fetched", "h", &json!({ "file_key": "held" })), 202);
+    let ended = daemon.wait("a run that fails", |line| {
+        line["rule"] == "creations" && says(line, "the run failed")
+    });
+    let error = ended["error"].as_str().unwrap();
+    assert!(error.starts_with("1 event waits") && error.contains("is held"), "{error}");
+    assert!(house.file("creations/held").exists());
+    assert_eq!(daemon.stop().code(), Some(0));
+    house.place.audit();
+}
