@@ -364,6 +364,11 @@ impl Rule {
     pub fn starts_from(&self) -> &str {
         match &self.select {
             Selection::Rows(rows) => &rows.starting_point.column,
+            Selection::Paths(Paths { start: PathStart::Modified, .. })
+                if !self.events.is_empty() && self.table == TableName::files() =>
+            {
+                "upload"
+            }
             Selection::Paths(Paths { start: PathStart::Modified, .. }) => "last modification",
             Selection::Paths(Paths { start: PathStart::Day(_), .. }) => "the day in the path",
         }

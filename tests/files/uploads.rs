@@ -92,6 +92,8 @@ async fn what_no_event_named_falls_due_by_its_upload_whatever_its_own_date() {
     let by_age = survey("by-age", 120).await;
     assert_eq!((by_age.total, by_age.due), (5, 2), "{by_age:?}");
     assert_eq!((by_age.future_start, by_age.placeholder_start), (1, 1));
+    let said = ["photos", "by-age"].map(|name| rule(&tree, name).starts_from().to_owned());
+    assert_eq!(said, ["upload", "last modification"]);
 }
 
 #[tokio::test]
