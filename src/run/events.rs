@@ -118,7 +118,7 @@ impl Waiting {
     fn values(&self) -> &BTreeMap<String, String> {
         match self {
             Waiting::Received { values, .. } => values,
-            Waiting::Happened(news) => &news.values,
+            Waiting::Happened(news) => &news.event.values,
         }
     }
 
@@ -156,16 +156,15 @@ impl Runner {
     pub async fn has_events(&self, rule: &Rule, depth: Depth) -> Result<bool, RunError> {
         // Those that could not be worked off are tried again in their own time.
         let stuck = self.stuck.of(&rule.name);
-        let limit = u32::try_from(stuck.received.len() + 1).unwrap_or(u32::MAX);
+        let limit = u32::try_from(stuck.count() + 1).unwrap_or(u32::MAX);
         let pending = self.ledger.pending_events(&rule.name, limit).await?;
-        if pending.iter().any(|event| !stuck.received.contains(&event.id)) {
+        if pending.iter().any(|event| !stuck.has(&event.id)) {
             return Ok(true);
         }
         if rule.mode == Mode::Observe {
             return Ok(false);
         }
-        let (mut news, failure) = self.sources.look(rule, &self.stores, &self.ledger, depth).await;
-        news.retain(|news| !stuck.has(news));
+        let (news, failure) = self.sources.look(rule, &self.stores, &self.ledger, depth).await;
         match failure {
             Some(error) if news.is_empty() => Err(error.into()),
             _ => Ok(!news.is_empty()),
@@ -292,11 +291,11 @@ impl Execution<'_> {
                     received = calls.received();
                     calls.depth().into_iter().for_each(|depth| looks.owe(depth));
                     let news = sources.sighted(rule, &sightings).await;
-                    waiting = self.fresh((news, None), &stuck).await?.0;
+                    waiting = self.fresh((news, None)).await?.0;
                 }
                 () = self.stop.cancelled() => {}
                 found = looks.found(is_over, look) => {
-                    let (news, is_all) = self.fresh(found, &stuck).await?;
+                    let (news, is_all) = self.fresh(found).await?;
                     waiting = news;
                     if !is_all {
                         looks.owe(Depth::Whole);
@@ -315,7 +314,7 @@ impl Execution<'_> {
     async fn received(&mut self, stuck: &StuckEvents) -> Result<(Vec<Waiting>, bool), RunError> {
         let ledger = &self.runner.ledger;
         let underway: BTreeSet<&str> = self.underway.received().collect();
-        let known = stuck.received.len() + underway.len();
+        let known = stuck.count() + underway.len() as u64;
         let more = u32::try_from(known).unwrap_or(u32::MAX);
         let limit = AT_ONCE.saturating_add(more);
         let received = ledger.pending_events(&self.rule.name, limit).await?;
@@ -329,18 +328,14 @@ impl Execution<'_> {
             let ids: Vec<String> = foreign.into_iter().map(|event| event.id).collect();
             ledger.forget_events(&self.rule.name, &ids).await?;
         }
-        let is_known = |id: &String| stuck.received.contains(id) || underway.contains(id.as_str());
+        let is_known = |id: &String| stuck.has(id) || underway.contains(id.as_str());
         let fresh = received.into_iter().filter(|event| !is_known(&event.id));
         let fresh = fresh.map(|event| Waiting::Received { id: event.id, values: event.values });
         Ok((fresh.collect(), is_all))
     }
 
     /// What was found, but for what is being worked off or could not be; and whether that is all there is.
-    async fn fresh(
-        &mut self,
-        (news, failure): Found,
-        stuck: &StuckEvents,
-    ) -> Result<(Vec<Waiting>, bool), RunError> {
+    async fn fresh(&mut self, (news, failure): Found) -> Result<(Vec<Waiting>, bool), RunError> {
         if let Some(error) = failure {
             // What was received, and what is too old, goes nevertheless.
             let error = RunError::from(error);
@@ -353,7 +348,7 @@ impl Execution<'_> {
             self.flush().await?;
         }
         let news = self.runner.sources.unseen(&self.rule.name, news).await;
-        let is_fresh = |news: &News| !stuck.has(news) && !self.underway.has_news(news);
+        let is_fresh = |news: &News| !self.underway.has_news(news);
         let fresh: Vec<_> = news.into_iter().filter(is_fresh).map(Waiting::Happened).collect();
         let is_all = !is_full || fresh.is_empty() && !hides_more;
         Ok((fresh, is_all))
@@ -398,9 +393,28 @@ impl Execution<'_> {
                 self.let_wait(Begun { events: Arc::new(events), ..begun }, effect);
             }
             Took::Nothing => self.forget(&events).await?,
-            Took::Some(why) => events.iter().for_each(|event| stuck.add(event, &why)),
+            Took::Some(why) => stuck.add(self.keep_waiting(events).await?, why),
         }
         Ok(())
+    }
+
+    /// Has the ledger keep what tables told of, as if it had been received: they are looked at only as far back as rows
+    /// come to light late, and an event may wait for longer. Gives the ids of all that wait.
+    async fn keep_waiting(&mut self, events: Vec<Waiting>) -> Result<Vec<String>, LedgerError> {
+        let Runner { ledger, sources, .. } = self.runner;
+        let rule = &self.rule.name;
+        let happened: Vec<&News> = events.iter().filter_map(Waiting::news).collect();
+        let told: Vec<_> =
+            happened.iter().map(|news| (news.event.clone(), vec![rule.clone()])).collect();
+        if !told.is_empty() {
+            ledger.receive(&told, clock::now()).await?;
+            sources.worked_off(rule, happened.into_iter()).await;
+        }
+        let ids = events.into_iter().map(|event| match event {
+            Waiting::Received { id, .. } => id,
+            Waiting::Happened(news) => news.event.id,
+        });
+        Ok(ids.collect())
     }
 
     /// Forgets events that name nothing any more. What they named may have been taken by a batch that has

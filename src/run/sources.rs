@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::clock;
 use crate::config::{Config, SourceConfig};
-use crate::event::{EventError, Told, Value};
+use crate::event::{EventError, Occurrence, Told, Value};
 use crate::ledger::{Ledger, LedgerError};
 use crate::rule::Rule;
 use crate::store::sql::{Access, Happened, Listener, Watched};
@@ -125,6 +126,17 @@ impl Latest {
     }
 }
 
+impl Sighting {
+    /// What makes it this one, if it comes to wait in the ledger: says nothing of the row, and each sight of it the same.
+    fn id(&self) -> String {
+        let Happened { key, at, status, .. } = &self.row;
+        let mut seen = Vec::new();
+        key.encode_to(&mut seen);
+        seen.extend_from_slice(format!("{at} {status}").as_bytes());
+        format!("{}\n{}", self.source, hex::encode(Sha256::digest(&seen)))
+    }
+}
+
 /// Shows no value, which may say who somebody is.
 impl fmt::Debug for Sighting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,8 +157,8 @@ impl Sighting {
 pub(super) struct News {
     pub(super) source: usize,
     pub(super) row: Happened,
-    /// The values of the event.
-    pub(super) values: BTreeMap<String, String>,
+    /// What it says.
+    pub(super) event: Occurrence,
 }
 
 /// Why a source could not be looked at.
@@ -333,8 +345,8 @@ impl State {
         }
         let values = values.iter().map(|(name, value)| (name.clone(), Value::Text(value.clone())));
         let told = Told { id: None, name: event.clone(), values: values.collect() };
-        match told.heard_by([rule], String::new) {
-            Ok((event, _)) => Some(News { source: place, row: row.clone(), values: event.values }),
+        match told.heard_by([rule], || sighting.id()) {
+            Ok((event, _)) => Some(News { source: place, row: row.clone(), event }),
             // Of each status there may be rows that mean none of the rule's records.
             Err(EventError::Missing { .. }) => {
                 self.pass(row);

@@ -4,34 +4,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use jiff::Timestamp;
+use crate::types::Name;
 
-use super::events::Waiting;
-use super::sources::News;
-use crate::types::{Key, Name};
-
-/// Events that could not be worked off. Received ones wait in the ledger, and the table tells of the others
-/// again.
+/// Events that could not be worked off, and wait in the ledger.
 #[derive(Clone, Default, Debug)]
 pub(super) struct StuckEvents {
-    pub(super) received: BTreeSet<String>,
-    happened: BTreeSet<(usize, Key, Timestamp)>,
+    ids: BTreeSet<String>,
     why: String,
 }
 
 impl StuckEvents {
-    pub(super) fn add(&mut self, event: &Waiting, why: &str) {
-        match event {
-            Waiting::Received { id, .. } => self.received.insert(id.clone()),
-            Waiting::Happened(News { source, row, .. }) => {
-                self.happened.insert((*source, row.key.clone(), row.at))
-            }
-        };
-        why.clone_into(&mut self.why);
+    pub(super) fn add(&mut self, ids: Vec<String>, why: String) {
+        self.ids.extend(ids);
+        self.why = why;
     }
 
-    pub(super) fn has(&self, news: &News) -> bool {
-        self.happened.contains(&(news.source, news.row.key.clone(), news.row.at))
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.ids.contains(id)
     }
 
     /// Why the last of them could not be worked off.
@@ -40,7 +29,7 @@ impl StuckEvents {
     }
 
     pub(super) fn count(&self) -> u64 {
-        (self.received.len() + self.happened.len()) as u64
+        self.ids.len() as u64
     }
 
     /// What is said of them.
