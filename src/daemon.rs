@@ -49,7 +49,7 @@ mod work;
 use agenda::{Agenda, Ending};
 use beat::{Watchdog, ticker};
 use listen::Listening;
-use put_off::{PutOff, has_failed};
+use put_off::{PutOff, outlook};
 use work::{Active, Ended, Work, log};
 
 /// How long the ledger may take to answer before the loop goes on without it.
@@ -96,7 +96,7 @@ pub struct Daemon {
     /// One task for each rule at most: no rule overlaps with itself.
     running: BTreeMap<Name, Running>,
     agenda: Agenda,
-    /// Rules whose events wait because the last run failed.
+    /// Rules whose events wait because the last run failed, or some of them.
     put_off: PutOff,
     /// What was wrong with each rule when it was last said.
     said: BTreeMap<Name, String>,
@@ -288,24 +288,19 @@ impl Daemon {
             self.load_rules(&active.config).await?;
             states = self.ledger.rule_states().await?;
         }
+        // What is too old first: events may come without end, and that run takes them as well.
+        if self.picked_up {
+            self.start_looks(now, |rule| !rule.events.is_empty());
+        }
         self.pick_up_events().await?;
         self.pick_up(now).await?;
+        self.start_looks(now, |_| true);
         for rule in active.config.rules.values() {
-            if self.running.contains_key(&rule.name) {
-                continue;
-            }
-            match (&rule.schedule, states.get(&rule.name)) {
-                // What waits for its window is due when that opens.
-                _ if !rule.is_open(now) => {}
-                (Schedule::Continuous, _) => {
-                    if let Some(last) = self.agenda.due_look(&rule.name, now) {
-                        self.start(rule, Work::Look(last));
-                    }
-                }
-                (Schedule::Cron(_), Some(state)) => {
-                    self.claim(rule, state.seen_until(), now).await?;
-                }
-                (Schedule::Cron(_), None) => {}
+            if let (Schedule::Cron(_), Some(state)) = (&rule.schedule, states.get(&rule.name))
+                && rule.is_open(now)
+                && !self.running.contains_key(&rule.name)
+            {
+                self.claim(rule, state.seen_until(), now).await?;
             }
         }
         Ok(())
@@ -389,6 +384,9 @@ impl Daemon {
     /// Starts the rules that events wait for and that nobody has begun.
     async fn pick_up_events(&mut self) -> Result<(), LedgerError> {
         let active = self.active.clone();
+        let again = self.put_off.over(|name| self.running.contains_key(name));
+        // Whichever run begins next tries them.
+        again.iter().for_each(|name| active.runner.stuck.release(name));
         for name in self.ledger.rules_with_events().await? {
             let Some(rule) = active.config.rules.get(&name) else { continue };
             if self.running.contains_key(&name) {
@@ -405,12 +403,12 @@ impl Daemon {
                 |name: &Name| self.running.contains_key(name) || self.put_off.contains(name);
             listening.take(is_busy)
         });
-        let again = self.put_off.over(|name| self.running.contains_key(name));
         let again = again.into_iter().map(|name| (name, Depth::Whole));
-        for (name, depth) in told.into_iter().flatten().chain(again) {
+        for (name, depth) in again.chain(told.into_iter().flatten()) {
             match active.config.rules.get(&name) {
+                Some(_) if self.running.contains_key(&name) => {}
                 Some(rule) => self.start(rule, Work::LookForEvents(depth)),
-                None => self.put_off.ended(&name, false),
+                None => self.put_off.forget(&name),
             }
         }
         Ok(())
@@ -457,6 +455,8 @@ impl Daemon {
     /// Takes note of a task's end, whichever it was.
     fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        // Of a defect nobody knows what it was about.
+        let by_age = ended.as_ref().map_or(true, |(_, ended)| ended.by_age);
         let rule = self.running.iter().find(|(_, running)| running.task == id);
         let Some(rule) = rule.map(|(rule, _)| rule.clone()) else { return };
         let was_overtaken =
@@ -465,10 +465,10 @@ impl Daemon {
         self.picked_up &= !was_overtaken;
         let configured = self.active.config.rules.get(&rule).cloned();
         if configured.as_ref().is_some_and(|rule| !rule.events.is_empty()) {
-            self.put_off.ended(&rule, has_failed(&ended));
+            self.put_off.ended(&rule, outlook(&ended));
         }
         let ending = match ended {
-            Ok((_, Ended { result: Ok(None), is_idle: true, .. })) => return self.close_retired(),
+            Ok((_, Ended { result: Ok(None), by_age: false, .. })) => return self.close_retired(),
             Ok((_, Ended { result: Ok(None), look_again, .. })) => {
                 self.said.remove(&rule);
                 Ending::Well(look_again)
@@ -501,9 +501,11 @@ impl Daemon {
             }
             Err(_) => return,
         };
-        let is_continuous =
-            configured.is_some_and(|rule| matches!(rule.schedule, Schedule::Continuous));
-        if is_continuous && !was_overtaken {
+        if let Some(rule) = configured
+            && matches!(rule.schedule, Schedule::Continuous)
+            && by_age
+            && !was_overtaken
+        {
             self.agenda.looked(&rule, ending, clock::now());
         }
         self.close_retired();

@@ -17,6 +17,8 @@ pub(super) const GATHER: SignedDuration = SignedDuration::from_secs(2);
 /// How long a continuous rule waits after a failure; twice as long after each further one that left
 /// an entry in the audit log.
 const AFTER_FAILURE: SignedDuration = SignedDuration::from_mins(1);
+/// The longest that it waits where `max_age` is a promise.
+const AFTER_FAILURES_OF_EVENTS: SignedDuration = SignedDuration::from_mins(4);
 
 /// What came of a continuous rule's last look.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -46,6 +48,10 @@ impl Ending {
     /// whether any is, as in folders that cannot be read, that stays so for a while.
     pub(super) fn of(result: &RunResult, mode: Mode, look_again: Option<Timestamp>) -> Ending {
         match result.state {
+            // Its events are tried again in their own time.
+            RunState::Failed if result.stuck_events > 0 && result.remaining == Some(0) => {
+                Ending::Well(look_again)
+            }
             RunState::Done
                 if mode == Mode::Enforce && result.remaining.is_some_and(|due| due > 0) =>
             {
@@ -121,8 +127,9 @@ impl Agenda {
     }
 
     /// Takes note of how a task of a continuous rule ended.
-    pub(super) fn looked(&mut self, rule: &Name, ending: Ending, now: Timestamp) {
-        let watch = self.continuous.entry(rule.clone()).or_default();
+    pub(super) fn looked(&mut self, rule: &Rule, ending: Ending, now: Timestamp) {
+        let watch = self.continuous.entry(rule.name.clone()).or_default();
+        let longest = if rule.events.is_empty() { LOOK_AGAIN } else { AFTER_FAILURES_OF_EVENTS };
         let wait = match ending {
             Ending::Well(next) => {
                 let next = next.unwrap_or(now + AFTER_FAILURE);
@@ -136,7 +143,7 @@ impl Agenda {
             Ending::Unrecorded => AFTER_FAILURE,
         };
         watch.looked = Looked::Failed;
-        watch.next = Some(now + wait.min(LOOK_AGAIN));
+        watch.next = Some(now + wait.min(longest));
     }
 
     /// When the next continuous rule that waits is to look.

@@ -1,4 +1,5 @@
 //! Rules whose events wait, because the last run failed: each would fail again, and be recorded each time.
+//! Where some events alone could not be worked off, those wait, and the others are worked off meanwhile.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,11 +8,12 @@ use jiff::Timestamp;
 use tokio::task::{Id, JoinError};
 
 use super::Daemon;
-use super::work::Ended;
+use super::work::{Ended, Work};
 use crate::clock::Stopwatch;
 use crate::ledger::LedgerError;
 use crate::rule::Rule;
 use crate::run::RunState;
+use crate::schedule::Schedule;
 use crate::types::Name;
 
 /// How long after a failure events are tried again; twice as long after each further one.
@@ -26,6 +28,10 @@ pub(super) struct PutOff(BTreeMap<Name, Wait>);
 struct Wait {
     since: Stopwatch,
     failures: u32,
+    /// Whether all events of the rule wait, or those alone that could not be worked off.
+    is_for_all: bool,
+    /// Whether it is over, and they are being tried.
+    is_tried: bool,
 }
 
 impl Wait {
@@ -34,25 +40,53 @@ impl Wait {
     }
 }
 
+/// What the end of a rule's task says of its events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outlook {
+    /// Nothing keeps them.
+    Clear,
+    /// Some could not be worked off.
+    SomeStuck,
+    /// It failed, and would again.
+    Failing,
+}
+
 impl PutOff {
-    /// Whether the events of a rule wait.
+    /// Whether all events of a rule wait.
     pub(super) fn contains(&self, rule: &Name) -> bool {
-        self.0.contains_key(rule)
+        self.0.get(rule).is_some_and(|wait| wait.is_for_all)
     }
 
     /// Takes note of the end of a rule's task.
-    pub(super) fn ended(&mut self, rule: &Name, has_failed: bool) {
-        let before = self.0.remove(rule);
-        if has_failed {
-            let failures = before.map_or(0, |before| before.failures + 1);
-            self.0.insert(rule.clone(), Wait { since: Stopwatch::start(), failures });
+    pub(super) fn ended(&mut self, rule: &Name, outlook: Outlook) {
+        let is_for_all = outlook == Outlook::Failing;
+        let before = self.0.get(rule).filter(|wait| wait.is_for_all || wait.is_tried || is_for_all);
+        // Those that could not be worked off before were not tried by this one.
+        if before.is_none() && self.0.contains_key(rule) {
+            return;
+        }
+        let failures = before.map_or(0, |before| before.failures + 1);
+        self.0.remove(rule);
+        if outlook != Outlook::Clear {
+            let since = Stopwatch::start();
+            self.0.insert(rule.clone(), Wait { since, failures, is_for_all, is_tried: false });
         }
     }
 
-    /// The rules that are to be tried again now.
-    pub(super) fn over(&self, is_running: impl Fn(&Name) -> bool) -> Vec<Name> {
-        let over = self.0.iter().filter(|(rule, wait)| wait.left().is_zero() && !is_running(rule));
-        over.map(|(rule, _)| rule.clone()).collect()
+    /// Forgets a rule that is not there any more.
+    pub(super) fn forget(&mut self, rule: &Name) {
+        self.0.remove(rule);
+    }
+
+    /// The rules of which what waits is to be tried again now.
+    pub(super) fn over(&mut self, is_running: impl Fn(&Name) -> bool) -> Vec<Name> {
+        let waiting = self.0.iter_mut().filter(|(rule, _)| !is_running(rule));
+        let over = waiting.filter(|(_, wait)| wait.left().is_zero());
+        let try_again = |(rule, wait): (&Name, &mut Wait)| {
+            wait.is_tried = true;
+            rule.clone()
+        };
+        over.map(try_again).collect()
     }
 
     /// How long none needs to be tried again.
@@ -74,6 +108,19 @@ impl Daemon {
             && (self.put_off.contains(&rule.name) || self.ledger.waits_for_approval(rule).await?))
     }
 
+    /// Starts the looks of continuous rules that are due.
+    pub(super) fn start_looks(&mut self, now: Timestamp, of: impl Fn(&Rule) -> bool) {
+        let active = self.active.clone();
+        for rule in active.config.rules.values().filter(|rule| of(rule)) {
+            if matches!(rule.schedule, Schedule::Continuous)
+                && !self.is_not_to_look(&rule.name, now)
+                && let Some(last) = self.agenda.due_look(&rule.name, now)
+            {
+                self.start(rule, Work::Look(last));
+            }
+        }
+    }
+
     /// Whether a continuous rule looks for nothing now: it is at work, or its window is closed. The ticker looks whether that
     /// has opened.
     pub(super) fn is_not_to_look(&self, rule: &Name, now: Timestamp) -> bool {
@@ -82,13 +129,19 @@ impl Daemon {
     }
 }
 
-/// Whether a task ended in a way that it would again.
-pub(super) fn has_failed(ended: &Result<(Id, Ended), JoinError>) -> bool {
+/// What the end of a task says of the events of its rule.
+pub(super) fn outlook(ended: &Result<(Id, Ended), JoinError>) -> Outlook {
     match ended {
-        Ok((_, Ended { result: Ok(result), .. })) => result
-            .as_ref()
-            .is_some_and(|result| matches!(result.state, RunState::Failed | RunState::Refused)),
-        Ok((_, Ended { result: Err(_), .. })) => true,
-        Err(error) => error.is_panic(),
+        Ok((_, Ended { result: Ok(Some(result)), .. })) => match result.state {
+            _ if result.stuck_events > 0 => Outlook::SomeStuck,
+            RunState::Failed | RunState::Refused => Outlook::Failing,
+            _ => Outlook::Clear,
+        },
+        Ok((_, Ended { result: Err(_), .. })) => Outlook::Failing,
+        Err(error) if error.is_panic() => Outlook::Failing,
+        Ok((_, Ended { result: Ok(None), .. })) | Err(_) => Outlook::Clear,
     }
 }
+
+#[cfg(test)]
+mod tests;

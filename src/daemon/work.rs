@@ -56,8 +56,8 @@ pub(super) struct Ended {
     pub(super) result: Result<Option<RunResult>, RunError>,
     /// When a continuous rule for which all went well is to look again.
     pub(super) look_again: Option<Timestamp>,
-    /// Whether it only looked for events and found none: that says nothing of when to look again.
-    pub(super) is_idle: bool,
+    /// Whether it looked for what is due by its age: nothing else says when to look again.
+    pub(super) by_age: bool,
 }
 
 impl Active {
@@ -103,7 +103,7 @@ impl Active {
         work: Work,
         stop: CancellationToken,
     ) -> Ended {
-        let mut ended = Ended { result: Ok(None), look_again: None, is_idle: false };
+        let mut ended = Ended { result: Ok(None), look_again: None, by_age: false };
         // What an event names goes at once: it waits for no other rule, and a run that stands keeps none
         // from its turn.
         let turns = self.turns.get(&rule.store).filter(|_| rule.events.is_empty());
@@ -117,19 +117,23 @@ impl Active {
         };
         let began = clock::now();
         if waits_for_window(&rule, &work, began) {
-            ended.is_idle = true;
             return ended;
         }
-        let looks_for_events = matches!(work, Work::LookForEvents(_));
+        ended.by_age = match &work {
+            Work::Request(request) => request.cause != Cause::Event || rule.events.is_empty(),
+            Work::TakeOver { .. } | Work::Look(_) => true,
+            Work::LookForEvents(_) => false,
+        };
+        let takes_over = matches!(work, Work::TakeOver { .. });
         ended.result = match work {
             Work::Request(request) => self.run(&rule, &request, &stop).await,
             Work::TakeOver { attempts } => self.take_over(&rule, attempts, &stop).await,
             Work::Look(last) => self.look(&rule, last, &stop).await,
             Work::LookForEvents(depth) => self.look_for_events(&rule, depth, &stop).await,
         };
-        ended.is_idle = looks_for_events && matches!(ended.result, Ok(None));
+        ended.by_age &= !(takes_over && matches!(ended.result, Ok(None)));
         let is_continuous = matches!(rule.schedule, Schedule::Continuous);
-        if is_continuous && !ended.is_idle && !stop.is_cancelled() {
+        if is_continuous && ended.by_age && !stop.is_cancelled() {
             ended.look_again = self.look_again(&rule, &ended.result, began).await;
         }
         ended

@@ -4,12 +4,15 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use expunged::clock::Stopwatch;
 use serde_json::{Value, json};
 
-use crate::harness::says;
-use crate::house::{House, set_age};
+use crate::harness::{poll, says};
+use crate::house::{House, set_age, until};
 
 const HOUR: Duration = Duration::from_hours(1);
+/// An event that nothing keeps is worked off long before.
+const PROMPT: Duration = Duration::from_secs(4);
 const EVENTS: &str = "SELECT count(*) FROM event WHERE rule = 'face-photos'";
 
 fn say(house: &House, event: &str, value: &str) {
@@ -60,6 +63,38 @@ async fn events_that_name_no_files_keep_neither_others_nor_what_is_too_old_waiti
     let ended = run(&house, "face-photos");
     assert_eq!((&ended["state"], &ended["records"]), (&json!("done"), &json!(3)), "{ended}");
     assert_eq!(ledger.count(EVENTS).await, 0);
+    ledger.close().await;
+    house.place.audit();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_cannot_be_deleted_keeps_no_later_event_waiting_and_goes_once_it_can() {
+    let house = House::new().await;
+    fs::create_dir(house.photo("stuck")).unwrap();
+    let mut daemon = house.place.start();
+    assert_eq!(house.post("synthesis.finished", "s", &json!({ "upload_key": "stuck" })), 202);
+    daemon.wait("a run that fails", |line| {
+        line["rule"] == "face-photos" && says(line, "the run failed")
+    });
+    let ledger = house.place.ledger().await;
+    for key in ["1", "2", "3"] {
+        house.upload_files(key);
+        let watch = Stopwatch::start();
+        assert_eq!(house.post("synthesis.finished", key, &json!({ "upload_key": key })), 202);
+        until(&format!("{key} is gone"), || !house.photo(key).exists()).await;
+        assert!(watch.elapsed() < PROMPT, "{key}: {:?}", watch.elapsed());
+        poll(&ledger, EVENTS, |events| events == 1).await;
+        let is_over = |line: &Value| line["rule"] == "face-photos" && says(line, "the run");
+        daemon.wait("its end", is_over);
+    }
+    let status = house.place.json(&["status", "face-photos"]);
+    let error = status["rules"][0]["last_error"].as_str().unwrap();
+    assert!(error.starts_with("1 event waits"), "{error}");
+    fs::remove_dir(house.photo("stuck")).unwrap();
+    house.upload_files("stuck");
+    until("it goes once it can", || !house.photo("stuck").exists()).await;
+    poll(&ledger, EVENTS, |events| events == 0).await;
+    assert_eq!(daemon.stop().code(), Some(0));
     ledger.close().await;
     house.place.audit();
 }

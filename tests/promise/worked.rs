@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use expunged::clock::Stopwatch;
 use serde_json::json;
 
-use crate::house::{House, set_age};
+use crate::house::{House, set_age, until};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -86,6 +87,38 @@ async fn what_no_event_ever_names_goes_by_its_age() {
     house.creation_gone("old").await;
     house.assert_there("young").await;
     assert!(house.file("creations/young").exists());
+    assert_eq!(daemon.stop().code(), Some(0));
+    house.place.audit();
+}
+
+/// A run stands for a minute while events come, and then what is too old has its turn before them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_event_ever_names_goes_by_its_age_also_while_events_keep_coming() {
+    let house = House::new().await;
+    house.upload_files("old");
+    for name in ["faces/old", "thumbs/old/64", "thumbs/old/256"] {
+        set_age(&house.file(name), HOUR - Duration::from_secs(8));
+    }
+    house.upload_files("named");
+    let mut daemon = house.place.start();
+    assert_eq!(house.post("synthesis.finished", "n", &json!({ "upload_key": "named" })), 202);
+    let named = house.photo("named");
+    until("what is named is gone", || !named.exists()).await;
+    let watch = Stopwatch::start();
+    for n in 0.. {
+        if !house.photo("old").exists() {
+            break;
+        }
+        daemon.drain();
+        assert!(watch.elapsed() < Duration::from_secs(80), "after {n} events:\n{}", daemon.text());
+        let values = json!({ "upload_key": format!("none{n}") });
+        assert_eq!(house.post("synthesis.finished", &format!("n{n}"), &values), 202);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    crate::support::tell(&format!(
+        "a photo that fell due while events came each 100 ms was gone after {} s of them",
+        watch.elapsed().as_secs()
+    ));
     assert_eq!(daemon.stop().code(), Some(0));
     house.place.audit();
 }

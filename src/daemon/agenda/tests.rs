@@ -52,7 +52,7 @@ fn a_continuous_rule_looks_at_once_then_when_it_said_and_at_most_an_hour_later()
     let now = at("2026-01-01T12:00:00Z");
     assert_eq!(agenda.due_look(&rule.name, now), Some(Looked::Never));
     let next = at("2026-01-01T12:10:00Z");
-    agenda.looked(&rule.name, Ending::Well(Some(next)), now);
+    agenda.looked(&rule, Ending::Well(Some(next)), now);
     assert_eq!(agenda.due_look(&rule.name, at("2026-01-01T12:09:59Z")), None);
     assert_eq!(agenda.due_look(&rule.name, next), Some(Looked::Well));
     // The clock goes back by a day.
@@ -67,7 +67,7 @@ fn failures_that_leave_entries_become_rarer_and_others_do_not() {
     let (rule, mut agenda) = (rule("continuous"), Agenda::default());
     let now = at("2026-01-01T12:00:00Z");
     let mut wait = |ending| {
-        agenda.looked(&rule.name, ending, now);
+        agenda.looked(&rule, ending, now);
         agenda.next_look(|_| false).unwrap().duration_since(now).as_secs()
     };
     let waits: Vec<_> = (0..9).map(|_| wait(Ending::Recorded)).collect();
@@ -81,10 +81,10 @@ fn failures_that_leave_entries_become_rarer_and_others_do_not() {
 fn a_reload_has_continuous_rules_look_again_and_forgets_those_that_are_gone() {
     let (rule, mut agenda) = (rule("continuous"), Agenda::default());
     let now = at("2026-01-01T12:00:00Z");
-    agenda.looked(&rule.name, Ending::Recorded, now);
+    agenda.looked(&rule, Ending::Recorded, now);
     agenda.reconfigured(&config("continuous", "1 year"));
     assert_eq!(agenda.due_look(&rule.name, now), Some(Looked::Failed));
-    agenda.looked(&rule.name, Ending::Recorded, now);
+    agenda.looked(&rule, Ending::Recorded, now);
     agenda.reconfigured(&config("0 3 * * *", "1 year"));
     assert_eq!(agenda.next_look(|_| false), None);
 }
@@ -135,4 +135,20 @@ fn records_that_stayed_are_looked_for_again_soon() {
     assert_eq!(ending(RunState::Observed, Some(9), Mode::Observe), Ending::Well(next));
     assert_eq!(ending(RunState::Refused, None, Mode::Enforce), Ending::Recorded);
     assert_eq!(ending(RunState::Busy, None, Mode::Enforce), Ending::Unrecorded);
+    let stuck = |remaining| RunResult { stuck_events: 1, ..result(RunState::Failed, remaining) };
+    let ending = |remaining| Ending::of(&stuck(remaining), Mode::Enforce, next);
+    assert_eq!(ending(Some(0)), Ending::Well(next), "what is due by its age is gone");
+    assert_eq!(ending(Some(1)), Ending::Recorded);
+}
+
+/// Its `max_age` is a promise, also where one record or one event keeps failing.
+#[test]
+fn a_rule_that_events_wake_looks_again_in_minutes_whatever_failed() {
+    let (mut rule, mut agenda) = (rule("continuous"), Agenda::default());
+    rule.events = vec!["synthesis.finished".parse().unwrap()];
+    let now = at("2026-01-01T12:00:00Z");
+    for _ in 0..9 {
+        agenda.looked(&rule, Ending::Recorded, now);
+        assert!(agenda.next_look(|_| false).unwrap() <= now + SignedDuration::from_mins(4));
+    }
 }
