@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{poll, says};
 use crate::house::{House, set_age, until};
+use crate::support::fresh_postgres;
 
 const HOUR: Duration = Duration::from_hours(1);
 /// An event that nothing keeps is worked off long before.
@@ -114,6 +115,38 @@ async fn an_event_whose_rows_file_is_held_waits_and_its_run_says_so() {
     let error = ended["error"].as_str().unwrap();
     assert!(error.starts_with("1 event waits") && error.contains("is held"), "{error}");
     assert!(house.file("creations/held").exists());
+    assert_eq!(daemon.stop().code(), Some(0));
+    house.place.audit();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_table_told_of_waits_for_longer_than_the_table_is_looked_back() {
+    let house = House::bare(fresh_postgres().await).await;
+    house.configure(|sample| sample.replace("overlap = \"15 minutes\"", "overlap = \"1 second\""));
+    for key in ["stuck", "other"] {
+        house.upload(key).await;
+    }
+    fs::rename(house.photo("stuck"), house.file("aside")).unwrap();
+    fs::create_dir(house.photo("stuck")).unwrap();
+    let daemon = house.place.start();
+    house.end("stuck", "finished").await;
+    let ledger = house.place.ledger().await;
+    poll(&ledger, EVENTS, |events| events == 1).await;
+    // Others come after it, and the process ends that knew of it.
+    let moment = "now() + interval '1 hour'";
+    house.app.execute(&format!("UPDATE synthesis_jobs SET status = 'finished', finished_at = {moment} WHERE upload_key = 'other'; NOTIFY synthesis_jobs")).await;
+    house.gone("other").await;
+    let past = "SELECT count(*) FROM event_source WHERE reached > '2020'";
+    poll(&ledger, past, |sources| sources > 0).await;
+    daemon.kill();
+    let later = house.app.execute("UPDATE synthesis_jobs SET finished_at = now() - interval '1 hour' WHERE upload_key = 'stuck'");
+    later.await;
+    fs::remove_dir(house.photo("stuck")).unwrap();
+    fs::rename(house.file("aside"), house.photo("stuck")).unwrap();
+    let mut daemon = house.place.start();
+    house.gone("stuck").await;
+    house.settled(&mut daemon).await;
+    ledger.close().await;
     assert_eq!(daemon.stop().code(), Some(0));
     house.place.audit();
 }
