@@ -88,9 +88,12 @@ async fn one_that_cannot_be_deleted_keeps_no_later_event_waiting_and_goes_once_i
         let is_over = |line: &Value| line["rule"] == "face-photos" && says(line, "the run");
         daemon.wait("its end", is_over);
     }
-    let status = house.place.json(&["status", "face-photos"]);
-    let error = status["rules"][0]["last_error"].as_str().unwrap();
-    assert!(error.starts_with("1 event waits"), "{error}");
+    // A run that tries it again may just be under way.
+    let says_so = |status: &Value| {
+        let error = status["rules"][0]["last_error"].as_str();
+        error.is_some_and(|error| error.starts_with("1 event waits"))
+    };
+    until("its status says so", || says_so(&house.place.json(&["status", "face-photos"]))).await;
     fs::remove_dir(house.photo("stuck")).unwrap();
     house.upload_files("stuck");
     until("it goes once it can", || !house.photo("stuck").exists()).await;
@@ -122,25 +125,19 @@ async fn an_event_whose_rows_file_is_held_waits_and_its_run_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_table_told_of_waits_for_longer_than_the_table_is_looked_back() {
     let house = House::bare(fresh_postgres().await).await;
-    house.configure(|sample| sample.replace("overlap = \"15 minutes\"", "overlap = \"1 second\""));
-    for key in ["stuck", "other"] {
-        house.upload(key).await;
-    }
+    house.configure(|sample| sample.replace("overlap = \"15 minutes\"", "overlap = \"1 minute\""));
+    house.upload("stuck").await;
     fs::rename(house.photo("stuck"), house.file("aside")).unwrap();
     fs::create_dir(house.photo("stuck")).unwrap();
     let daemon = house.place.start();
     house.end("stuck", "finished").await;
     let ledger = house.place.ledger().await;
     poll(&ledger, EVENTS, |events| events == 1).await;
-    // Others come after it, and the process ends that knew of it.
-    let moment = "now() + interval '1 hour'";
-    house.app.execute(&format!("UPDATE synthesis_jobs SET status = 'finished', finished_at = {moment} WHERE upload_key = 'other'; NOTIFY synthesis_jobs")).await;
-    house.gone("other").await;
-    let past = "SELECT count(*) FROM event_source WHERE reached > '2020'";
-    poll(&ledger, past, |sources| sources > 0).await;
+    let features = "SELECT count(*) FROM face_features";
+    poll(&house.app.pool, features, |rows| rows == 0).await;
+    // The process ends that knew of it, and the table does not tell of it any more.
     daemon.kill();
-    let later = house.app.execute("UPDATE synthesis_jobs SET finished_at = now() - interval '1 hour' WHERE upload_key = 'stuck'");
-    later.await;
+    house.app.execute("UPDATE synthesis_jobs SET finished_at = now() - interval '1 hour'").await;
     fs::remove_dir(house.photo("stuck")).unwrap();
     fs::rename(house.file("aside"), house.photo("stuck")).unwrap();
     let mut daemon = house.place.start();
