@@ -222,7 +222,7 @@ pub enum RunError {
     Clock(#[from] Jump),
     /// The rule is another than the one that was interrupted, and would look in the wrong place.
     #[error(
-        "an interrupted batch of rule `{rule}` cannot be resolved, because the rule's table, action or changes are others now: put the rule back as it was, in observe mode, until it has run once"
+        "an interrupted batch of rule `{rule}` cannot be resolved, because the rule's table, action or changes, or the columns of the table's key, are others now: put them back as they were, the rule in observe mode, until it has run once"
     )]
     RuleChanged {
         /// The rule.
@@ -431,7 +431,8 @@ impl Runner {
             let refusal = Refusal::new("the store's marker could not be written", &error);
             return self.refuse(rule, request, refusal, now, watch).await;
         }
-        let run = self.ledger.start_run(request, rule, &start, now).await?;
+        let mut run = self.ledger.start_run(request, rule, &start, now).await?;
+        run.key = prepared.target.key_names().into_iter().map(str::to_owned).collect();
         fault::point("run.started");
         let execution = Execution {
             runner: self,

@@ -340,7 +340,7 @@ impl Gate {
         transaction_id: Option<&str>,
         now: Timestamp,
     ) -> Result<Uuid, LedgerError> {
-        let (batch, sealed) = intent::seal(&ledger.keys, intended);
+        let (batch, sealed) = intent::seal(&ledger.keys, run, intended);
         let (records, epoch) = (intended.keys.len() as u64, self.epoch);
         let transaction_id = transaction_id.map(str::to_owned);
         let intent =

@@ -60,6 +60,8 @@ pub struct Attached {
 pub struct OpenBatch {
     /// Its id.
     pub id: Uuid,
+    /// The columns whose values its keys are; nothing where that was not written down.
+    pub key: Vec<String>,
     /// What it takes.
     pub intended: Intended,
     /// The name of its transaction in the store.
@@ -77,6 +79,8 @@ const BY_EVENT: u8 = 3;
 const PARTITION: u8 = 4;
 /// Comes before what follows where rows of other tables go along.
 const ALONG: u8 = 5;
+/// Comes before all else, with the names of the key's columns.
+const KEYED_BY: u8 = 6;
 /// Stands for the length of a value that there is not.
 const NOTHING: usize = u32::MAX as usize;
 
@@ -281,7 +285,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Uuid, LedgerError> {
         // Sealed before the transaction, in which others wait.
-        let (batch, sealed) = seal(&self.keys, intended);
+        let (batch, sealed) = seal(&self.keys, run, intended);
         let records = intended.keys.len() as u64;
         let transaction_id = transaction_id.map(str::to_owned);
         let intent = Intent { batch, sequence, records, sealed, transaction_id, epoch, now };
@@ -329,8 +333,13 @@ impl Ledger {
         let damaged = LedgerError::Damaged { column: "intent", found: "no keys that open" };
         let opened = self.keys.unseal(&row.bytes("intent")?, id.as_bytes());
         let Ok(plain) = opened else { return Err(damaged) };
-        let Some(intended) = Intended::decode(&plain) else { return Err(damaged) };
-        Ok(OpenBatch { id, intended, transaction_id: row.optional_text("transaction_id")? })
+        let keyed = keyed_by(&plain);
+        let Some((key, intended)) =
+            keyed.and_then(|(key, rest)| Some((key, Intended::decode(rest)?)))
+        else {
+            return Err(damaged);
+        };
+        Ok(OpenBatch { id, key, intended, transaction_id: row.optional_text("transaction_id")? })
     }
 }
 
@@ -346,9 +355,32 @@ pub(super) struct Intent {
 }
 
 /// The id of a new batch, and what it takes sealed for it.
-pub(super) fn seal(keys: &Keys, intended: &Intended) -> (Uuid, Vec<u8>) {
+pub(super) fn seal(keys: &Keys, run: &Run, intended: &Intended) -> (Uuid, Vec<u8>) {
     let batch = clock::new_id();
-    (batch, keys.seal(&intended.encode(), batch.as_bytes()))
+    (batch, keys.seal(&keyed(&run.key, intended), batch.as_bytes()))
+}
+
+/// What a batch takes, after the names of the key's columns where they are known.
+fn keyed(key: &[String], intended: &Intended) -> Vec<u8> {
+    let mut plain = Vec::new();
+    if !key.is_empty() {
+        plain.push(KEYED_BY);
+        put(&mut plain, key.len());
+        for column in key {
+            put_text(&mut plain, column);
+        }
+    }
+    plain.extend(intended.encode());
+    plain
+}
+
+/// The names of the key's columns, where they stand before what a batch takes, and the rest.
+fn keyed_by(plain: &[u8]) -> Option<(Vec<String>, &[u8])> {
+    let Some((&KEYED_BY, mut rest)) = plain.split_first() else {
+        return Some((Vec::new(), plain));
+    };
+    let columns = (0..number(&mut rest)?).map(|_| text(&mut rest)).collect::<Option<_>>()?;
+    Some((columns, rest))
 }
 
 /// Writes an intent of a run that stands so. The caller has made sure, and keeps sure, that its epoch is
@@ -522,6 +554,17 @@ mod tests {
         let mut plain = Vec::new();
         intended.keys.iter().for_each(|key| key.encode_to(&mut plain));
         assert_eq!(intended.encode(), plain);
+    }
+
+    #[test]
+    fn the_columns_of_the_key_are_kept_and_older_intents_read_without() {
+        let intended = Intended { by_event: true, ..Intended::of(vec![key("a"), key("b")]) };
+        for columns in [vec![], vec!["tenant".to_owned(), "id".to_owned()]] {
+            let plain = keyed(&columns, &intended);
+            let (read, rest) = keyed_by(&plain).unwrap();
+            assert_eq!((read, Intended::decode(rest)), (columns, Some(intended.clone())));
+        }
+        assert_eq!(keyed(&[], &intended), intended.encode());
     }
 
     #[test]

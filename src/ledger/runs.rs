@@ -57,6 +57,8 @@ pub struct Run {
     pub started_at: Timestamp,
     /// The stores that sets of backups cover: what it takes from them may come back.
     pub covered: Arc<BTreeSet<Name>>,
+    /// The columns of its table's key, where whoever runs it knows them: its intents keep them.
+    pub key: Vec<String>,
 }
 
 impl Run {
@@ -516,6 +518,7 @@ impl Ledger {
                     cutoff: row.moment("cutoff")?,
                     started_at: row.moment("started_at")?,
                     covered: covered.clone(),
+                    key: Vec::new(),
                 })
             })
             .collect()
@@ -535,6 +538,7 @@ fn new_run(request: Uuid, rule: &Rule, now: Timestamp) -> Run {
         cutoff: rule.cutoff(now),
         started_at: now,
         covered: Arc::default(),
+        key: Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{RunError, Runner, attachments};
 use crate::audit::entry::{Cause, RunEnd};
 use crate::clock::Stopwatch;
 use crate::fault;
-use crate::ledger::{Finish, Intended, Outcome, Request, Run};
+use crate::ledger::{Finish, Intended, OpenBatch, Outcome, Request, Run};
 use crate::rule::Rule;
 use crate::store::sql::{Access, Interrupted, Resolution};
 
@@ -107,10 +107,9 @@ impl Runner {
                 if !run.can_be_resolved_by(rule, &batch.intended.tellings) {
                     return Err(RunError::RuleChanged { rule: rule.name.clone() });
                 }
-                let (outcome, taken) =
-                    self.resolve(rule, &run, batch.intended, batch.transaction_id).await?;
+                let (outcome, taken) = self.resolve(rule, &run, batch).await?;
                 fault::point("recovery.resolved");
-                self.ledger.settle(&run, batch.id, &taken, outcome, now).await?;
+                self.ledger.settle(&run, id, &taken, outcome, now).await?;
                 fault::point("recovery.settled");
                 match outcome {
                     Outcome::Done => recovered.done += 1,
@@ -138,9 +137,9 @@ impl Runner {
         &self,
         rule: &Rule,
         run: &Run,
-        intended: Intended,
-        transaction_id: Option<String>,
+        batch: OpenBatch,
     ) -> Result<(Outcome, Intended), RunError> {
+        let OpenBatch { key, intended, transaction_id, .. } = batch;
         // Nothing but what belonged to records that are gone: their store is not asked.
         if intended.keys.is_empty() {
             return self.undone(intended).await;
@@ -149,6 +148,13 @@ impl Runner {
         // Who is told stands in the intent; whom the rule tells by now is nothing to this batch.
         let rule = &Rule { tellings: Vec::new(), ..rule.clone() };
         let target = store.target(rule).await?;
+        // By other columns nothing of it would be found, and that would look as if it were gone.
+        let is_keyed_so = target.rows().is_none_or(|rows| {
+            rows.fits_keys(&intended.keys) && (key.is_empty() || key == target.key_names())
+        });
+        if !is_keyed_so {
+            return Err(RunError::RuleChanged { rule: rule.name.clone() });
+        }
         let interrupted = Interrupted {
             keys: intended.keys.clone(),
             identities: intended.identities.clone(),

@@ -20,7 +20,7 @@ use super::sources::News;
 use super::{Progress, RunError};
 use crate::clock::{self, Stopwatch};
 use crate::fault;
-use crate::ledger::{Intended, Ledger, LedgerError, Outcome, Run, Settlement};
+use crate::ledger::{Intended, Ledger, LedgerError, OpenBatch, Outcome, Run, Settlement};
 use crate::pace::Tempo;
 use crate::plan::DependentRows;
 use crate::store::{Committed, Effected, Left, StoreError, make_last};
@@ -390,7 +390,8 @@ impl Execution<'_> {
         tracing::warn!(rule = %self.rule.name, %error, "asking what became of a batch");
         let Begun { id, intended, transaction_id, .. } = begun;
         let all = intended.keys.len();
-        let resolved = self.runner.resolve(self.rule, &self.run, intended, transaction_id).await;
+        let open = OpenBatch { id, key: self.run.key.clone(), intended, transaction_id };
+        let resolved = self.runner.resolve(self.rule, &self.run, open).await;
         let (outcome, taken) =
             resolved.map_err(|_| RunError::Unresolved { rule: self.rule.name.clone() })?;
         // What belonged to the records may be gone, and they are not: that is no success.

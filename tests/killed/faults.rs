@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use crate::harness::Place;
 use crate::house::{Act, House, kind_of};
 use crate::random::{length, side_by_side};
-use crate::support::{TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
+use crate::support::{Kind, TestDatabase, fresh_mysql, fresh_postgres, fresh_sqlite};
 
 /// Steps of a batch, met in the first batch of a run and in later ones.
 const IN_A_BATCH: [&str; 6] = [
@@ -176,4 +176,38 @@ async fn what_cannot_have_happened_is_reported_and_nothing_is_resolved_by_it() {
     house.ledger.execute("UPDATE batch SET seq = 0 WHERE state = 'intended'").await;
     house.finish().await;
     house.assert_covered().await;
+}
+
+/// By another key none of a batch would be found, as if all of it were gone.
+#[tokio::test]
+async fn a_batch_is_not_resolved_by_another_key_than_it_was_taken_by() {
+    for store in [fresh_postgres().await, fresh_mysql().await] {
+        let mut house = House::new(store, None, Act::Delete).await;
+        house.add(100).await;
+        die(&mut house, "run", "batch.intended", 0).await;
+        let (due, kind) = (house.due().await, kind_of(&house.store));
+        let drop = match house.store.kind {
+            Kind::MySql => "DROP PRIMARY KEY",
+            _ => "DROP CONSTRAINT accounts_pkey",
+        };
+        let migrate = format!(
+            "ALTER TABLE accounts ADD COLUMN number bigint; UPDATE accounts SET number = id + 1000000;
+             ALTER TABLE accounts {drop}, ADD PRIMARY KEY (number)"
+        );
+        house.store.execute(&migrate).await;
+        let refused = house.place.run(&["--json", "run"]);
+        let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{kind}: {said}");
+        assert!(said.contains("the columns of the table's key"), "{kind}: {said}");
+        assert_eq!((house.open_batches().await, house.recorded().await), (1, 0), "{kind}");
+        assert_eq!(house.due().await, due, "{kind}");
+        assert_eq!(house.ledger.count("SELECT count(*) FROM notice").await, 0, "{kind}");
+
+        let back = format!(
+            "ALTER TABLE accounts {drop}, ADD PRIMARY KEY (id); ALTER TABLE accounts DROP COLUMN number"
+        );
+        house.store.execute(&back).await;
+        house.finish().await;
+        house.assert_covered().await;
+    }
 }

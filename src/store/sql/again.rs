@@ -1,11 +1,14 @@
 //! Records that were taken and are there again, by their keys.
 
-use super::catalogue::Table;
+use uuid::Uuid;
+
+use super::catalogue::{Column, ColumnKind, Table};
 use super::statement::Statement;
 use super::target::{Bounds, Target};
 use super::window::{Window, inside, read_key, select_key};
 use super::{Row, Transaction};
-use crate::types::Key;
+use crate::rule::Dialect;
+use crate::types::{Key, KeyValue};
 
 /// Keys that are asked for in one statement.
 const CHUNK: usize = 500;
@@ -29,7 +32,7 @@ impl Target {
         Window::Matching { columns: self.table.key.clone(), keys: keys.to_vec() }
     }
 
-    /// Whether keys have as many values as the table's has columns: it may be another table by now.
+    /// Whether keys can be keys of the table: it may be another one by now, or have another key.
     pub(crate) fn fits_keys(&self, keys: &[Key]) -> bool {
         fits(&self.table, keys)
     }
@@ -41,7 +44,18 @@ impl Target {
 }
 
 fn fits(table: &Table, keys: &[Key]) -> bool {
-    keys.iter().all(|key| key.0.len() == table.key.len())
+    let fits = |(value, column): (&KeyValue, &Column)| match (column.kind, value) {
+        // There any column holds any type.
+        _ if table.dialect == Dialect::Sqlite => true,
+        (ColumnKind::Integer, KeyValue::Text(text)) => text.parse::<i128>().is_ok(),
+        (ColumnKind::Integer, value) => matches!(value, KeyValue::Int(_)),
+        (ColumnKind::Uuid, KeyValue::Text(text)) => text.parse::<Uuid>().is_ok(),
+        (ColumnKind::Uuid, value) => !matches!(value, KeyValue::Int(_)),
+        _ => true,
+    };
+    let has_its_values =
+        |key: &Key| key.0.len() == table.key.len() && key.0.iter().zip(&table.key).all(fits);
+    keys.iter().all(has_its_values)
 }
 
 /// Those of these keys that are there again, with what becomes of each. Of anonymized records, those that are as they were
