@@ -386,7 +386,9 @@ impl Daemon {
         let active = self.active.clone();
         let again = self.put_off.over(|name| self.running.contains_key(name));
         // Whichever run begins next tries them.
-        again.iter().for_each(|name| active.runner.stuck.release(name));
+        for name in &again {
+            active.runner.stuck.release(name);
+        }
         for name in self.ledger.rules_with_events().await? {
             let Some(rule) = active.config.rules.get(&name) else { continue };
             if self.running.contains_key(&name) {

@@ -175,14 +175,12 @@ async fn hear(ear: Option<&mut Ear>) -> Result<Vec<Arc<Sighting>>, Lost> {
     };
     listener.woken().await.map_err(|_| Lost)?;
     let Some(reads) = latest else { return Ok(Vec::new()) };
-    match reads.look(listener).await {
-        Ok(sightings) => Ok(sightings),
-        Err(_) => {
-            // The table may be another by now.
-            *latest = None;
-            Ok(Vec::new())
-        }
+    let looked = reads.look(listener).await;
+    if looked.is_err() {
+        // The table may be another by now.
+        *latest = None;
     }
+    Ok(looked.unwrap_or_default())
 }
 
 /// The connection is lost.

@@ -47,8 +47,6 @@ pub(super) struct EventRun {
     pub(super) are_all: bool,
     /// Events that could not be worked off.
     pub(super) stuck: StuckEvents,
-    /// Whether some of them were tried in this run.
-    pub(super) were_tried: bool,
     /// Whether what is being taken is what events name.
     pub(super) name_it: bool,
 }
@@ -81,17 +79,15 @@ impl<'a> Looks<'a> {
     /// What the next look finds; never where none is owed. A quick one waits until what has just happened is worked off,
     /// unless `at_once`. Nothing is lost where it is not waited for to the end.
     async fn found(&mut self, at_once: bool, begin: impl FnOnce(Depth) -> Looking<'a>) -> Found {
-        let looking = match &mut self.under_way {
-            Some(looking) => looking,
-            None => {
-                let Some((depth, since)) = self.owed else { return pending().await };
-                if depth == Depth::Quick && !at_once {
-                    tokio::time::sleep(OWED.saturating_sub(since.elapsed())).await;
-                }
-                self.owed = None;
-                self.under_way.insert(begin(depth))
+        if self.under_way.is_none() {
+            let Some((depth, since)) = self.owed else { return pending().await };
+            if depth == Depth::Quick && !at_once {
+                tokio::time::sleep(OWED.saturating_sub(since.elapsed())).await;
             }
-        };
+            self.owed = None;
+            self.under_way = Some(begin(depth));
+        }
+        let Some(looking) = &mut self.under_way else { return pending().await };
         let found = looking.await;
         self.under_way = None;
         found
@@ -372,7 +368,6 @@ impl Execution<'_> {
         }
         let events = stuck.count() - before;
         if events > 0 {
-            self.events.were_tried = true;
             let why = stuck.why();
             tracing::warn!(rule = %self.rule.name, events, why, "events wait for what could not be deleted");
         }

@@ -225,8 +225,8 @@ impl Execution<'_> {
                 (RunState::Stopped, Some(self.why_stopped()), None)
             }
             (Ok(Ended::Complete), ..) if self.events.stuck.count() > 0 => {
-                let tried = self.events.were_tried;
-                let state = if tried { RunState::Failed } else { RunState::Done };
+                let state =
+                    if self.events.stuck.are_new { RunState::Failed } else { RunState::Done };
                 (state, Some(STUCK), Some(self.events.stuck.in_words()))
             }
             (Ok(_), ..) if left > 0 => {

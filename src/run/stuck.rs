@@ -11,12 +11,15 @@ use crate::types::Name;
 pub(super) struct StuckEvents {
     ids: BTreeSet<String>,
     why: String,
+    /// Whether some of them were tried in this run.
+    pub(super) are_new: bool,
 }
 
 impl StuckEvents {
     pub(super) fn add(&mut self, ids: Vec<String>, why: String) {
         self.ids.extend(ids);
         self.why = why;
+        self.are_new = true;
     }
 
     pub(super) fn has(&self, id: &str) -> bool {
@@ -50,7 +53,8 @@ pub struct StuckByRule(Mutex<BTreeMap<Name, StuckEvents>>);
 impl StuckByRule {
     pub(super) fn of(&self, rule: &Name) -> StuckEvents {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(rule).cloned().unwrap_or_default()
+        let known = all.get(rule).cloned().unwrap_or_default();
+        StuckEvents { are_new: false, ..known }
     }
 
     pub(super) fn keep(&self, rule: &Name, stuck: StuckEvents) {
