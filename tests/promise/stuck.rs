@@ -69,6 +69,31 @@ async fn events_that_name_no_files_keep_neither_others_nor_what_is_too_old_waiti
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_the_database_keeps_keeps_no_other_events_waiting() {
+    let house = House::new().await;
+    for key in ["a", "kept", "b"] {
+        house.upload(key).await;
+        say(&house, "synthesis.finished", &format!("upload_key={key}"));
+    }
+    house
+        .app
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'not %', OLD.upload_key; END $$;
+             CREATE TRIGGER refuse BEFORE DELETE ON face_features FOR EACH ROW
+             WHEN (OLD.upload_key = 'kept') EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let ended = run(&house, "face-features");
+    assert_eq!((&ended["state"], &ended["records"]), (&json!("failed"), &json!(2)), "{ended}");
+    let error = ended["error"].as_str().unwrap();
+    assert!(error.starts_with("1 event waits") && error.contains("a trigger"), "{error}");
+    assert!(!error.contains("not kept"), "{error}");
+    assert_eq!(house.app.strings("SELECT upload_key FROM face_features").await, ["kept"]);
+    house.place.audit();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_cannot_be_deleted_keeps_no_later_event_waiting_and_goes_once_it_can() {
     let house = House::new().await;
     fs::create_dir(house.photo("stuck")).unwrap();
