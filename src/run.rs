@@ -222,7 +222,7 @@ pub enum RunError {
     Clock(#[from] Jump),
     /// The rule is another than the one that was interrupted, and would look in the wrong place.
     #[error(
-        "an interrupted batch of rule `{rule}` cannot be resolved, because the rule's table, action or changes, or the columns of the table's key, are others now: put them back as they were, the rule in observe mode, until it has run once"
+        "an interrupted batch of rule `{rule}` cannot be resolved, because the rule's table, action or changes, or the columns of the table's key, are others now: put the rule back as it was, in observe mode, or the key, until it has run once"
     )]
     RuleChanged {
         /// The rule.
