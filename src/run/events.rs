@@ -7,14 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio_util::task::AbortOnDropHandle;
 
 use super::execution::{Ended, Execution, Next};
 use super::sources::{Depth, News, SourceError};
 use super::stuck::StuckEvents;
-use super::underway::Begun;
+use super::underway::{Begun, ended};
 use super::{RunError, Runner};
 use crate::clock::{self, Stopwatch};
 use crate::fault;
@@ -53,18 +54,16 @@ pub(super) struct EventRun {
 
 /// What a look has found, and what was wrong with one of the sources.
 type Found = (Vec<News>, Option<SourceError>);
-/// A look that is under way.
-type Looking<'a> = Pin<Box<dyn Future<Output = Found> + Send + 'a>>;
-
-/// Looks at applications' tables, which go on while what has just happened is worked off.
+/// Looks at applications' tables, which go on while what has just happened is worked off: in tasks of their own, because one
+/// that nobody polls would go on holding what it has, or is next to have.
 #[derive(Default)]
-struct Looks<'a> {
-    under_way: Option<Looking<'a>>,
+struct Looks {
+    under_way: Option<AbortOnDropHandle<Found>>,
     /// The next, and since when it is owed.
     owed: Option<(Depth, Stopwatch)>,
 }
 
-impl<'a> Looks<'a> {
+impl Looks {
     fn owe(&mut self, depth: Depth) {
         self.owed = Some(match self.owed {
             Some((owed, since)) => (owed.max(depth), since),
@@ -78,17 +77,22 @@ impl<'a> Looks<'a> {
 
     /// What the next look finds; never where none is owed. A quick one waits until what has just happened is worked off,
     /// unless `at_once`. Nothing is lost where it is not waited for to the end.
-    async fn found(&mut self, at_once: bool, begin: impl FnOnce(Depth) -> Looking<'a>) -> Found {
+    async fn found(&mut self, at_once: bool, runner: &Runner, rule: &Rule) -> Found {
         if self.under_way.is_none() {
             let Some((depth, since)) = self.owed else { return pending().await };
             if depth == Depth::Quick && !at_once {
                 tokio::time::sleep(OWED.saturating_sub(since.elapsed())).await;
             }
             self.owed = None;
-            self.under_way = Some(begin(depth));
+            let (runner, rule) = (runner.clone(), rule.clone());
+            let look = async move {
+                let Runner { sources, stores, ledger, .. } = &runner;
+                sources.look(&rule, stores, ledger, depth).await
+            };
+            self.under_way = Some(AbortOnDropHandle::new(tokio::spawn(look)));
         }
         let Some(looking) = &mut self.under_way else { return pending().await };
-        let found = looking.await;
+        let found = ended(looking).await;
         self.under_way = None;
         found
     }
@@ -225,7 +229,7 @@ impl Execution<'_> {
 
     async fn work_off_events(&mut self, stands: bool) -> Result<Ended, RunError> {
         let (runner, rule) = (self.runner, self.rule);
-        let Runner { sources, stores, ledger, .. } = runner;
+        let Runner { sources, ledger, .. } = runner;
         let (began, mut last) = (Stopwatch::start(), Stopwatch::start());
         let inbox = runner.inboxes.of(&rule.name);
         let _standing = inbox.stand();
@@ -278,19 +282,17 @@ impl Execution<'_> {
                 self.events.stuck = stuck;
                 return Ok(Ended::Complete);
             }
-            let look =
-                |depth| -> Looking<'_> { Box::pin(sources.look(rule, stores, ledger, depth)) };
             tokio::select! {
                 biased;
                 () = inbox.called(), if !is_over => {
                     let (calls, sightings) = inbox.take();
                     received = calls.received();
                     calls.depth().into_iter().for_each(|depth| looks.owe(depth));
-                    let news = sources.sighted(rule, &sightings).await;
+                    let news = sources.sighted(rule, &sightings);
                     waiting = self.fresh((news, None)).await?.0;
                 }
                 () = self.stop.cancelled() => {}
-                found = looks.found(is_over, look) => {
+                found = looks.found(is_over, runner, rule) => {
                     let (news, is_all) = self.fresh(found).await?;
                     waiting = news;
                     if !is_all {
@@ -343,7 +345,7 @@ impl Execution<'_> {
         if hides_more {
             self.flush().await?;
         }
-        let news = self.runner.sources.unseen(&self.rule.name, news).await;
+        let news = self.runner.sources.unseen(&self.rule.name, news);
         let is_fresh = |news: &News| !self.underway.has_news(news);
         let fresh: Vec<_> = news.into_iter().filter(is_fresh).map(Waiting::Happened).collect();
         let is_all = !is_full || fresh.is_empty() && !hides_more;
@@ -403,7 +405,7 @@ impl Execution<'_> {
             happened.iter().map(|news| (news.event.clone(), vec![rule.clone()])).collect();
         if !told.is_empty() {
             ledger.receive(&told, clock::now()).await?;
-            sources.worked_off(rule, happened.into_iter()).await;
+            sources.worked_off(rule, happened.into_iter());
         }
         let ids = events.into_iter().map(|event| match event {
             Waiting::Received { id, .. } => id,
@@ -422,7 +424,7 @@ impl Execution<'_> {
             self.runner.ledger.forget_events(&self.rule.name, &ids).await?;
         }
         let news = events.iter().filter_map(Waiting::news);
-        self.runner.sources.worked_off(&self.rule.name, news).await;
+        self.runner.sources.worked_off(&self.rule.name, news);
         Ok(())
     }
 

@@ -8,12 +8,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::clock;
@@ -42,6 +41,7 @@ pub struct Sources(BTreeMap<Name, Vec<Source>>);
 #[derive(Debug)]
 struct Source {
     config: SourceConfig,
+    /// Never locked while anything is waited for: a look goes on beside what its run does, and is not polled meanwhile.
     state: Mutex<State>,
 }
 
@@ -215,10 +215,10 @@ impl Sources {
     }
 
     /// Of what was handed over, that which a rule listens to and has not worked off.
-    pub(super) async fn sighted(&self, rule: &Rule, sightings: &[Arc<Sighting>]) -> Vec<News> {
+    pub(super) fn sighted(&self, rule: &Rule, sightings: &[Arc<Sighting>]) -> Vec<News> {
         let mut news = Vec::with_capacity(sightings.len());
         for (place, source) in self.of(&rule.name) {
-            let mut state = source.state.lock().await;
+            let mut state = source.state();
             let own = sightings.iter().filter(|sighting| sighting.source == source.config.name);
             news.extend(own.filter_map(|sighting| state.news(rule, place, sighting)));
         }
@@ -226,36 +226,32 @@ impl Sources {
     }
 
     /// Those of these that were not worked off since they were found.
-    pub(super) async fn unseen(&self, rule: &Name, news: Vec<News>) -> Vec<News> {
-        let Some(sources) = self.0.get(rule) else { return news };
-        let mut unseen = Vec::with_capacity(news.len());
-        for one in news {
-            let Some(source) = sources.get(one.source) else { continue };
-            if !source.state.lock().await.has_seen(&one.row) {
-                unseen.push(one);
-            }
+    pub(super) fn unseen(&self, rule: &Name, mut news: Vec<News>) -> Vec<News> {
+        for (place, source) in self.of(rule) {
+            let state = source.state();
+            news.retain(|one| one.source != place || !state.has_seen(&one.row));
         }
-        unseen
+        news
     }
 
     /// Takes note that these were worked off.
-    pub(super) async fn worked_off<'a>(&self, rule: &Name, news: impl Iterator<Item = &'a News>) {
+    pub(super) fn worked_off<'a>(&self, rule: &Name, news: impl Iterator<Item = &'a News>) {
         let Some(sources) = self.0.get(rule) else { return };
         for News { source, row, .. } in news {
-            let Some(source) = sources.get(*source) else { continue };
-            source.state.lock().await.pass(row);
+            if let Some(source) = sources.get(*source) {
+                source.state().pass(row);
+            }
         }
     }
 
     /// Has the ledger remember how far a rule has come.
     pub(super) async fn save(&self, rule: &Name, ledger: &Ledger) -> Result<(), LedgerError> {
-        for source in self.0.get(rule).into_iter().flatten() {
-            let mut state = source.state.lock().await;
-            let Some(reached) = state.reached else { continue };
+        for (_, source) in self.of(rule) {
+            let Some(reached) = source.state().reached else { continue };
             ledger.set_source_reached(rule, &source.config.name, reached).await?;
             let overlap = SignedDuration::try_from(source.config.overlap).unwrap_or_default();
             let oldest = reached.checked_sub(overlap).unwrap_or(Timestamp::MIN);
-            state.seen.retain(|_, (at, _)| *at >= oldest);
+            source.state().seen.retain(|_, (at, _)| *at >= oldest);
         }
         Ok(())
     }
@@ -275,13 +271,12 @@ impl Source {
             Depth::Quick => QUICK,
             Depth::Whole => SignedDuration::try_from(self.config.overlap).unwrap_or_default(),
         };
-        // Nobody waits for the state while a table is read: a whole look takes long.
         let (known, reached) = self.begin(rule, ledger).await?;
         let watched = if let Some(watched) = known {
             watched
         } else {
             let watched = Arc::new(tables.watch(&self.config).await?);
-            self.state.lock().await.watched = Some(watched.clone());
+            self.state().watched = Some(watched.clone());
             watched
         };
         let mut since = reached.map(|at| at.checked_sub(back).unwrap_or(Timestamp::MIN));
@@ -292,18 +287,19 @@ impl Source {
                 Ok(rows) => rows,
                 Err(error) => {
                     // The table may be another by now.
-                    self.state.lock().await.watched = None;
+                    self.state().watched = None;
                     return Err(error.into());
                 }
             };
             let is_all = rows.len() < limit as usize;
             let last = rows.last().map(|row| row.at);
-            let mut state = self.state.lock().await;
             // Pages overlap by rows of one moment.
             let fresh = rows.into_iter().filter(|row| found.insert(row.key.clone()));
             let sightings = fresh.filter_map(|row| Sighting::of(&self.config, row));
-            news.extend(sightings.filter_map(|sighting| state.news(rule, place, &sighting)));
-            drop(state);
+            {
+                let mut state = self.state();
+                news.extend(sightings.filter_map(|sighting| state.news(rule, place, &sighting)));
+            }
             if is_all || news.len() >= PAGE as usize {
                 break;
             }
@@ -320,19 +316,30 @@ impl Source {
         rule: &Rule,
         ledger: &Ledger,
     ) -> Result<(Option<Arc<Watched>>, Option<Timestamp>), SourceError> {
-        let mut state = self.state.lock().await;
-        if !state.is_loaded {
-            let reached = ledger.source_reached(&rule.name, &self.config.name).await?;
-            // What happened long before anybody listened goes by its age. From when on somebody listens outlasts a restart:
-            // a rule may wait for days for its first approval.
-            let now = clock::now();
-            if reached.is_none() {
-                ledger.set_source_reached(&rule.name, &self.config.name, now).await?;
-            }
-            state.reached = Some(reached.unwrap_or(now).min(now));
-            state.is_loaded = true;
+        if let Some(known) = self.known() {
+            return Ok(known);
         }
+        let reached = ledger.source_reached(&rule.name, &self.config.name).await?;
+        // What happened long before anybody listened goes by its age. From when on somebody listens outlasts a restart: a
+        // rule may wait for days for its first approval.
+        let now = clock::now();
+        if reached.is_none() {
+            ledger.set_source_reached(&rule.name, &self.config.name, now).await?;
+        }
+        let mut state = self.state();
+        // What was worked off meanwhile was seen just now, and may have come earlier to pass than what was not.
+        state.reached = Some(reached.unwrap_or(now).min(now));
+        state.is_loaded = true;
         Ok((state.watched.clone(), state.reached))
+    }
+
+    fn known(&self) -> Option<(Option<Arc<Watched>>, Option<Timestamp>)> {
+        let state = self.state();
+        state.is_loaded.then(|| (state.watched.clone(), state.reached))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -203,7 +203,7 @@ impl Underway {
 }
 
 /// What panicked there goes on here.
-async fn ended<T>(task: &mut JoinHandle<T>) -> T {
+pub(super) async fn ended<T>(task: &mut (impl Future<Output = Result<T, JoinError>> + Unpin)) -> T {
     match task.await {
         Ok(ended) => ended,
         Err(died) => std::panic::resume_unwind(died.into_panic()),
@@ -412,7 +412,7 @@ impl Execution<'_> {
     /// Counts a batch whose outcome is written.
     async fn count(&mut self, known: Known) {
         let news = known.events.iter().filter_map(Waiting::news);
-        self.runner.sources.worked_off(&self.rule.name, news).await;
+        self.runner.sources.worked_off(&self.rule.name, news);
         let taken = known.taken.keys.len() as u64;
         self.lives_on.add(known.left);
         self.taken.extend(&known.taken.keys, known.taken.by_event.then_some(known.at));
