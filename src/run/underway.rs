@@ -327,7 +327,7 @@ impl Execution<'_> {
         match settled {
             Settled::Written(known) => {
                 for one in known {
-                    self.count(one);
+                    self.count(&one);
                 }
                 Ok(())
             }
@@ -363,7 +363,7 @@ impl Execution<'_> {
             Settled::Written(known) => {
                 for one in known {
                     taken += one.taken.keys.len() as u64;
-                    self.count(one);
+                    self.count(&one);
                 }
             }
             Settled::Unwritten(error) => return Err(error.into()),
@@ -404,13 +404,13 @@ impl Execution<'_> {
         fault::point("batch.settled");
         let records = known.taken.keys.len() as u64;
         if is_done {
-            self.count(known);
+            self.count(&known);
         }
         Ok((records, is_done))
     }
 
     /// Counts a batch whose outcome is written.
-    fn count(&mut self, known: Known) {
+    fn count(&mut self, known: &Known) {
         let news = known.events.iter().filter_map(Waiting::news);
         self.runner.sources.worked_off(&self.rule.name, news);
         let taken = known.taken.keys.len() as u64;
