@@ -1,8 +1,9 @@
 //! Intents: what a batch is about to take, written down before it is taken.
 
 use jiff::Timestamp;
-use sqlx::AnyPool;
-use sqlx::any::AnyRow;
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{Any, AnyPool};
 use uuid::Uuid;
 
 use super::error::Doing;
@@ -383,6 +384,23 @@ fn keyed_by(plain: &[u8]) -> Option<(Vec<String>, &[u8])> {
     Some((columns, rest))
 }
 
+/// Binds the eight values of an intent's row.
+fn bind<'q>(
+    insert: Query<'q, Any, AnyArguments>,
+    run: &Run,
+    intent: &'q Intent,
+) -> Query<'q, Any, AnyArguments> {
+    insert
+        .bind(intent.batch.to_string())
+        .bind(run.id.to_string())
+        .bind(to_integer(intent.sequence))
+        .bind(to_integer(intent.records))
+        .bind(intent.transaction_id.as_deref())
+        .bind(intent.sealed.as_slice())
+        .bind(to_text(intent.now))
+        .bind(to_integer(intent.epoch))
+}
+
 /// Writes an intent of a run that stands so. The caller has made sure, and keeps sure, that its epoch is
 /// the current one.
 pub(super) async fn insert_intent(
@@ -395,21 +413,12 @@ pub(super) async fn insert_intent(
         return Err(LedgerError::RunTakenOver);
     }
     step(run.id, state, Step::Intend { sequence: intent.sequence })?;
-    sqlx::query(
+    let insert = sqlx::query(
         "INSERT INTO batch (id, run_id, seq, state, records, transaction_id, intent, intended_at, hold_epoch) \
          VALUES ($1, $2, $3, 'intended', $4, $5, $6, $7, $8)",
-    )
-    .bind(intent.batch.to_string())
-    .bind(run.id.to_string())
-    .bind(to_integer(intent.sequence))
-    .bind(to_integer(intent.records))
-    .bind(intent.transaction_id.as_deref())
-    .bind(intent.sealed.as_slice())
-    .bind(to_text(intent.now))
-    .bind(to_integer(intent.epoch))
-    .execute(&mut **tx)
-    .await
-    .doing("writing an intent")?;
+    );
+    let insert = bind(insert, run, intent);
+    insert.execute(&mut **tx).await.doing("writing an intent")?;
     fault::point("batch.intending");
     Ok(())
 }
@@ -425,25 +434,15 @@ pub(super) async fn insert_alone(
     intent: &Intent,
 ) -> Result<bool, LedgerError> {
     fault::point("batch.intending");
-    let inserted = sqlx::query(
+    let insert = sqlx::query(
         "INSERT INTO batch (id, run_id, seq, state, records, transaction_id, intent, intended_at, hold_epoch) \
          SELECT $1, id, $3, 'intended', $4, $5, $6, $7, $8 FROM run \
          WHERE id = $2 AND state = 'running' AND (SELECT epoch FROM hold_epoch WHERE id = 1) = $8 \
            AND (SELECT coalesce(max(seq) + 1, 0) FROM batch WHERE run_id = $2) = $3 \
            AND (SELECT count(*) FROM batch WHERE run_id || '' = $2 AND state = 'intended') < $9",
-    )
-    .bind(intent.batch.to_string())
-    .bind(run.id.to_string())
-    .bind(to_integer(intent.sequence))
-    .bind(to_integer(intent.records))
-    .bind(intent.transaction_id.as_deref())
-    .bind(intent.sealed.as_slice())
-    .bind(to_text(intent.now))
-    .bind(to_integer(intent.epoch))
-    .bind(to_integer(MOST_OPEN as u64))
-    .execute(pool)
-    .await
-    .doing("writing an intent")?;
+    );
+    let insert = bind(insert, run, intent).bind(to_integer(MOST_OPEN as u64));
+    let inserted = insert.execute(pool).await.doing("writing an intent")?;
     Ok(inserted.rows_affected() == 1)
 }
 
